@@ -1,0 +1,1 @@
+"""Vocabulary shared by every package: errors, settings, records, seams, randomness, metrics."""

@@ -1,0 +1,90 @@
+"""The records that packages hand to each other."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+    reasoning: str | None = None
+    """What the assistant thought before `content`; None when the turn has no think block."""
+
+
+class Judgement(StrEnum):
+    """What a verifier concluded."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    INFRA = "infra"
+    """Our own failure. Masked from rewards, baselines, curriculum and metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one reply."""
+
+    judgement: Judgement
+    score: float
+    """In [0, 1]; 1 only for a right reply. Meaningless for INFRA."""
+    reason: str = ""
+
+    @property
+    def reward(self) -> float:
+        """Binary task reward. Raises ValueError for INFRA, which must be masked instead."""
+        if self.judgement is Judgement.INFRA:
+            raise ValueError("an INFRA verdict has no reward; mask the rollout instead")
+        return 1.0 if self.judgement is Judgement.RIGHT else 0.0
+
+
+def right(reason: str = "") -> Verdict:
+    """Return the verdict for a right reply."""
+    return Verdict(Judgement.RIGHT, 1.0, reason)
+
+
+def wrong(reason: str, score: float = 0.0) -> Verdict:
+    """Return the verdict for a wrong reply; `score` < 1 may grant partial credit for diagnosis."""
+    return Verdict(Judgement.WRONG, score, reason)
+
+
+def infra(reason: str) -> Verdict:
+    """Return the verdict for a failure of our own."""
+    return Verdict(Judgement.INFRA, 0.0, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One completion asked of a `Sampler`."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    """Most tokens to generate; the sampler cuts there, it never force-closes thinking."""
+    seed: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    priority: int = 0
+    """Smaller runs first: the age of the problem, so that the oldest problem finishes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a `Sampler` returns for one `SampleRequest`."""
+
+    text: str
+    """Everything generated, thinking included, as the model wrote it."""
+    num_tokens: int
+    """Newly generated tokens."""
+    finish_reason: FinishReason
+    num_prompt_tokens: int = 0
+    token_ids: tuple[int, ...] | None = None
+    """Ids of `text`, when the sampler can tell them."""
+    started_in_think: bool = True
+    """True when the prompt already opened the think block, so `text` begins inside it."""
+    logprobs: tuple[float, ...] = field(default=(), repr=False)

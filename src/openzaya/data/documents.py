@@ -1,0 +1,187 @@
+"""Documents on disk: one flat token file and one segment table per corpus, memory-mapped.
+
+Trimming and packing for any context length are arithmetic on the table; the token file is written
+once and never copied.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openzaya.core.errors import DataError
+from openzaya.text.document import (
+    KINDS,
+    ROLES,
+    Document,
+    DocumentBuilder,
+    Kind,
+    Mask,
+    Segment,
+    SegmentRole,
+    Tokens,
+    text_document,
+)
+
+__all__ = [
+    "Corpus",
+    "Document",
+    "DocumentBuilder",
+    "Kind",
+    "Mask",
+    "Segment",
+    "SegmentRole",
+    "Tokens",
+    "load_corpus",
+    "save_corpus",
+    "text_document",
+]
+
+_FORMAT = 1
+_FILES = ("tokens.npy", "segments.npy", "documents.npy")
+_COLUMNS = 4  # kind, role, length, loss
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus(Sequence[Document]):
+    """Documents of a folder, read on demand."""
+
+    tokens: Tokens
+    """All tokens, memory-mapped."""
+    table: NDArray[np.int32]
+    """[segments, 4]: kind, role, length, loss."""
+    places: NDArray[np.int64]
+    """[documents + 1, 2]: first token and first segment of every document."""
+    source_of: NDArray[np.int32]
+    """[documents]: index into `sources`."""
+    sources: tuple[str, ...]
+    """Names of the data sets."""
+    fingerprint: str
+    """Hash of all contents; the same documents always give the same one."""
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.places) - 1
+
+    @overload
+    def __getitem__(self, key: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Document]: ...
+
+    def __getitem__(self, key: int | slice) -> Document | list[Document]:
+        """Return one document (a view into the file) or a list of them."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        number = key + len(self) if key < 0 else key
+        if not 0 <= number < len(self):
+            raise IndexError(key)
+        (first, row), (end, row_end) = self.places[number].tolist(), self.places[number + 1].tolist()
+        segments: list[Segment] = []
+        start = 0
+        for kind, role, length, loss in self.table[row:row_end].tolist():
+            segments.append(Segment(KINDS[kind], ROLES[role], start, length, bool(loss)))
+            start += length
+        source = self.sources[int(self.source_of[number])]
+        return Document(self.tokens[first:end], tuple(segments), source)
+
+    def __iter__(self) -> Iterator[Document]:
+        """Go through all documents in order."""
+        return (self[i] for i in range(len(self)))
+
+
+def save_corpus(folder: str | Path, documents: Iterable[Document]) -> str:
+    """Write documents into a folder and return the fingerprint.
+
+    The token file is streamed, so memory holds the table only. Raises DataError when the folder
+    already holds a corpus or there is no document.
+    """
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    if (root / "corpus.json").exists():
+        raise DataError(f"{root} already holds a corpus; choose an empty folder or delete it first")
+    rows: list[tuple[int, int, int, int]] = []
+    index: list[tuple[int, int]] = [(0, 0)]
+    names: dict[str, int] = {}
+    source_of: list[int] = []
+    total = 0
+    raw = root / "tokens.tmp"
+    with raw.open("wb") as file:
+        for document in documents:
+            file.write(np.ascontiguousarray(document.tokens, dtype="<i4").tobytes())
+            total += len(document)
+            for part in document.segments:
+                kind, role = KINDS.index(part.kind), ROLES.index(part.role)
+                rows.append((kind, role, part.length, int(part.loss)))
+            index.append((total, len(rows)))
+            source_of.append(names.setdefault(document.source, len(names)))
+    if not total:
+        raw.unlink()
+        raise DataError(f"no documents for {root}, expected at least one; check the reader")
+    tokens = np.memmap(raw, dtype="<i4", mode="r", shape=(total,))
+    np.save(root / "tokens.npy", tokens)
+    del tokens
+    raw.unlink()
+    np.save(root / "segments.npy", np.asarray(rows, dtype="<i4").reshape(-1, _COLUMNS))
+    places = np.asarray(index, dtype="<i8")
+    which = np.asarray([*source_of, -1], dtype="<i8")
+    np.save(root / "documents.npy", np.column_stack([places, which]))
+    fingerprint = _fingerprint(root, list(names))
+    meta = {"format": _FORMAT, "sources": list(names), "fingerprint": fingerprint}
+    # Written last: a folder without it is not a corpus.
+    (root / "corpus.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    return fingerprint
+
+
+def load_corpus(folder: str | Path, *, verify: bool = False) -> Corpus:
+    """Open a corpus without reading its tokens; `verify` hashes all files first.
+
+    Raises DataError when files are missing, damaged or of another format.
+    """
+    root = Path(folder)
+    try:
+        meta = json.loads((root / "corpus.json").read_text(encoding="utf-8"))
+        table = np.load(root / "segments.npy", allow_pickle=False)
+        places = np.load(root / "documents.npy", allow_pickle=False)
+        tokens = np.load(root / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{root} cannot be read as a corpus ({error}); expected corpus.json and "
+            f"{', '.join(_FILES)}: prepare the data again"
+        ) from error
+    if meta.get("format") != _FORMAT:
+        raise DataError(
+            f"{root} has corpus format {meta.get('format')}, expected {_FORMAT}; "
+            "prepare the data again"
+        )
+    if verify and _fingerprint(root, meta["sources"]) != meta["fingerprint"]:
+        raise DataError(
+            f"{root} does not match its fingerprint {meta['fingerprint']}: its files changed after "
+            "they were written; prepare the data again"
+        )
+    if tuple(places[-1, :2]) != (len(tokens), len(table)):
+        raise DataError(
+            f"{root}: the table ends at {places[-1, :2].tolist()}, the files hold {len(tokens)} "
+            f"tokens and {len(table)} segments; prepare the data again"
+        )
+    return Corpus(
+        tokens=tokens,
+        table=table,
+        places=np.ascontiguousarray(places[:, :2]),
+        source_of=places[:-1, 2].astype(np.int32),
+        sources=tuple(meta["sources"]),
+        fingerprint=meta["fingerprint"],
+    )
+
+
+def _fingerprint(root: Path, sources: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps([_FORMAT, list(sources)]).encode())
+    for name in _FILES:
+        with (root / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,314 @@
+"""The engine: continuous batching of generation requests over the slots of one cache.
+
+A step admits waiting requests, computes pieces of their prompts, samples the first token of the
+prompts that are complete, and decodes one token for every running request.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from openzaya.core.errors import ConfigError, ContextLengthError, RequestError
+from openzaya.core.seeding import stream_seed
+from openzaya.engine.capture import Ledger
+from openzaya.engine.request import Output, Request, SamplingParams
+from openzaya.engine.runner import Runner
+from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
+from openzaya.engine.scheduler import Chunk, Scheduler
+from openzaya.model.zaya import Zaya
+
+DEFAULT_CONTEXT_TOKENS = 4096
+MAX_CAPTURED_EXPERTS = 255
+
+
+@dataclass(kw_only=True, slots=True)
+class EngineStats:
+    """What an engine has done since it was made."""
+
+    steps: int = 0
+    """Calls of `step` that ran the model."""
+    tokens_generated: int = 0
+    """Sampled tokens."""
+    tokens_prefilled: int = 0
+    """Prompt tokens computed."""
+    tokens_prefill_saved: int = 0
+    """Prompt tokens copied from an identical prompt instead of computed."""
+    decode_steps: int = 0
+    """Batched decode passes."""
+    tokens_decoded: int = 0
+    """Tokens sampled by them; the first token of a request comes from its prefill."""
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean requests per decode pass; 0 before the first."""
+        return self.tokens_decoded / self.decode_steps if self.decode_steps else 0.0
+
+
+class Engine:
+    """Generates tokens for many requests at once with one model.
+
+    `add` and `abort` may be called from any thread; `step` and `generate` from one thread at a
+    time. Tokens and log-probabilities do not depend on what else runs (see engine/sampling.py for
+    the last-bits caveat). An exception out of `step` leaves the engine unusable.
+
+    Raises `ConfigError` for sizes that cannot work.
+    """
+
+    def __init__(
+        self,
+        model: Zaya,
+        max_slots: int = 64,
+        max_tokens: int | None = None,
+        *,
+        prefill_tokens: int = 2048,
+    ) -> None:
+        """Allocate the cache: `max_slots` requests at once, of `max_tokens` context each.
+
+        `max_tokens` counts prompt and generation; by default the model's positions, at most 4096.
+        `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes.
+        """
+        positions = model.config.max_position_embeddings
+        self.max_tokens = min(positions, DEFAULT_CONTEXT_TOKENS) if max_tokens is None else max_tokens
+        if not 2 <= self.max_tokens <= positions:
+            raise ConfigError(
+                f"max_tokens is {max_tokens}, expected 2 to {positions} (max_position_embeddings "
+                "of the model); choose a context in that range"
+            )
+        if max_slots < 1 or prefill_tokens < 1:
+            raise ConfigError(
+                f"max_slots is {max_slots} and prefill_tokens {prefill_tokens}, expected at least "
+                "1 each; choose larger ones"
+            )
+        self.stats = EngineStats()
+        self.prefill_tokens = prefill_tokens
+        self._num_experts: int = model.config.num_experts
+        self._vocab_size: int = model.config.vocab_size
+        self._runner = Runner(model, max_slots + 1, self.max_tokens)
+        self._scheduler = Scheduler(max_slots, self._runner.cache)
+        self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
+        self._sampling = SamplingTable(max_slots)
+        self._decode_batch: tuple[int, SamplingBatch] | None = None
+        self._version = 0
+        self._lock = Lock()
+        self._next_id = 0
+        self._arrived: list[Request] = []
+        self._aborted: list[int] = []
+        self._unclaimed: list[Output] = []
+
+    @property
+    def weights_version(self) -> int:
+        """Version recorded with every token sampled from now on."""
+        return self._version
+
+    def bump_version(self) -> int:
+        """Declare that the model's weights have changed; return the new version.
+
+        Call it between steps. Running requests go on with the cache that older weights wrote.
+
+        Paper: IV-B1 a (PipelineRL).
+        """
+        self._version += 1
+        return self._version
+
+    @property
+    def has_work(self) -> bool:
+        """True while `step` has something to do or to return."""
+        waiting = self._arrived or self._aborted or self._unclaimed
+        return bool(waiting) or self._scheduler.has_work
+
+    def add(self, prompt_ids: Sequence[int], params: SamplingParams, priority: int = 0) -> int:
+        """Queue a request and return its id; smaller `priority` is admitted first.
+
+        Raises `ContextLengthError` for a prompt that leaves no room for a token, `RequestError`
+        for one that is empty or holds ids outside the vocabulary.
+        """
+        prompt = np.array(prompt_ids, dtype=np.int64)
+        room = self.max_tokens - len(prompt)
+        if len(prompt) == 0:
+            raise RequestError("the prompt is empty, expected at least one token; add a start token")
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens, expected at most {self.max_tokens - 1} "
+                f"(context {self.max_tokens} less one to generate); shorten the prompt or make the "
+                "engine with a larger max_tokens"
+            )
+        if prompt.min() < 0 or prompt.max() >= self._vocab_size:
+            raise RequestError(
+                f"the prompt holds ids from {prompt.min()} to {prompt.max()}, expected 0 to "
+                f"{self._vocab_size - 1}; encode it with the model's own tokenizer"
+            )
+        if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
+            raise RequestError(
+                f"the model has {self._num_experts} experts, expected at most "
+                f"{MAX_CAPTURED_EXPERTS} to record them as bytes; set capture_experts=False"
+            )
+        with self._lock:
+            request = Request(
+                request_id=self._next_id,
+                prompt=prompt,
+                params=params,
+                priority=priority,
+                limit=min(params.max_tokens, room),
+            )
+            self._next_id += 1
+            self._arrived.append(request)
+        return request.request_id
+
+    def abort(self, request_id: int) -> None:
+        """End a request at the next step, which returns what it has; finished ones are ignored."""
+        with self._lock:
+            self._aborted.append(request_id)
+
+    def step(self) -> list[Output]:
+        """Run one step and return the requests that ended; does nothing without work."""
+        unclaimed, self._unclaimed = self._unclaimed, []
+        return unclaimed + self._step()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+    ) -> list[Output]:
+        """Generate for all prompts and return the outputs in order.
+
+        With one `params` for all, prompt 0 uses its seed and prompt i a seed derived from it and i,
+        so that equal prompts get different samples; with a list, seeds are used as given. Other
+        requests go on meanwhile; the next `step` returns those that ended.
+        """
+        if isinstance(params, SamplingParams):
+            params = [
+                replace(params, seed=stream_seed(params.seed, "engine", "prompt", i)) if i else params
+                for i in range(len(prompts))
+            ]
+        if len(params) != len(prompts):
+            raise RequestError(
+                f"got {len(params)} params for {len(prompts)} prompts, expected one each; pass one "
+                "SamplingParams for all or a list of equal length"
+            )
+        outputs: dict[int, Output] = {}
+        with self._aborting_on_error() as pending:
+            for prompt, own in zip(prompts, params, strict=True):
+                pending.append(self.add(prompt, own))
+            mine = set(pending)
+            while len(outputs) < len(mine):
+                for output in self._step():
+                    if output.request_id in mine:
+                        outputs[output.request_id] = output
+                    else:
+                        self._unclaimed.append(output)
+        return [outputs[request_id] for request_id in pending]
+
+    @contextmanager
+    def _aborting_on_error(self) -> Iterator[list[int]]:
+        """Give a list of request ids that are aborted unless the block ends well."""
+        pending: list[int] = []
+        finished = False
+        try:
+            yield pending
+            finished = True
+        finally:
+            if not finished:
+                for request_id in pending:
+                    self.abort(request_id)
+
+    @torch.no_grad()
+    def _step(self) -> list[Output]:
+        """Admit, prefill, decode; return the requests that ended."""
+        outputs = self._take_messages()
+        for request in self._scheduler.admit():
+            self._ledger.open(request)
+            self._sampling.open(request.row, request.params)
+        chunks = self._scheduler.next_chunks(self.prefill_tokens)
+        if chunks:
+            outputs += self._prefill(chunks)
+        if self._scheduler.decoding:
+            outputs += self._decode()
+            self.stats.steps += 1
+        elif chunks:
+            self.stats.steps += 1
+        return outputs
+
+    def _take_messages(self) -> list[Output]:
+        """Queue what `add` brought, take out what `abort` named."""
+        if not (self._arrived or self._aborted):
+            return []
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+            aborted, self._aborted = self._aborted, []
+        for request in arrived:
+            self._scheduler.submit(request)
+        outputs = []
+        for request_id in aborted:
+            slot = self._scheduler.find_slot(request_id)
+            if slot is not None:
+                outputs.append(self._ledger.output(self._scheduler.decoding[slot], "abort"))
+                self._scheduler.release(slot)
+            else:
+                request = self._scheduler.withdraw(request_id)
+                if request is not None:
+                    outputs.append(self._ledger.output(request, "abort"))
+        return outputs
+
+    def _prefill(self, chunks: list[Chunk]) -> list[Output]:
+        """Compute pieces of prompts; sample the first token of those that are complete."""
+        logits_NV, experts = self._runner.prefill(chunks)
+        slots: list[int] = []
+        sources: list[int] = []
+        offset = ended = 0
+        for chunk in chunks:
+            members = chunk.prefill.members
+            rows = [request.row for request in members]
+            self._ledger.record_prompt_experts(
+                rows, chunk.start, experts[offset : offset + chunk.length]
+            )
+            offset += chunk.length
+            self.stats.tokens_prefilled += chunk.length
+            if chunk.ends_prompt:
+                self.stats.tokens_prefill_saved += (len(members) - 1) * len(chunk.prefill.prompt)
+                slots += self._scheduler.promote(chunk.prefill)
+                sources += [ended] * len(members)
+                ended += 1
+        if not slots:
+            return []
+        rows_of_slots = self._scheduler.row_of_slot[slots]
+        batch = self._sampling.batch(rows_of_slots, self._runner.device)
+        return self._extend(logits_NV[sources], np.array(slots), batch)
+
+    def _decode(self) -> list[Output]:
+        """Sample the next token of every decoding request."""
+        count = len(self._scheduler.decoding)
+        rows = self._scheduler.row_of_slot[:count]
+        if self._decode_batch is None or self._decode_batch[0] != self._scheduler.changes:
+            batch = self._sampling.batch(rows, self._runner.device)
+            self._decode_batch = (self._scheduler.changes, batch)
+        tokens = self._ledger.last_tokens[rows]
+        logits_BV, experts = self._runner.decode(tokens, self._ledger.captures)
+        if experts is not None:
+            self._ledger.record_experts(rows, experts)
+        self.stats.decode_steps += 1
+        self.stats.tokens_decoded += count
+        return self._extend(logits_BV, np.arange(count), self._decode_batch[1])
+
+    def _extend(
+        self, logits_BV: Tensor, slots: npt.NDArray[np.intp], batch: SamplingBatch
+    ) -> list[Output]:
+        """Sample one token for each slot, record it, and end the requests it finishes."""
+        rows = self._scheduler.row_of_slot[slots]
+        drawn = self._sampling.uniforms(rows, self._ledger.counts[rows])
+        uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
+        tokens_B, logprobs_B = sample(logits_BV, uniforms_B, batch)
+        finished = self._ledger.record(
+            rows, tokens_B.cpu().numpy(), logprobs_B.cpu().numpy(), self._version
+        )
+        self.stats.tokens_generated += len(slots)
+        outputs = []
+        # From the last slot down: the slot that moves into a gap is never a finished one.
+        for slot in np.sort(slots[finished])[::-1].tolist():
+            request = self._scheduler.decoding[slot]
+            outputs.append(self._ledger.output(request, self._ledger.reason(request.row)))
+            self._scheduler.release(slot)
+        return outputs

@@ -1,0 +1,99 @@
+"""What is asked of the engine and what it gives back; token ids only, never text."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from openzaya.core.errors import RequestError
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one request is sampled; the defaults are plain sampling from the model.
+
+    The order is temperature, top-k, top-p on what top-k left, min-p; the rest is renormalized.
+    Raises `RequestError` for values outside their ranges.
+    """
+
+    max_tokens: int
+    """Most tokens to generate, the stop token included; at least 1."""
+    temperature: float = 1.0
+    """Divides the logits; 0 = greedy."""
+    top_p: float = 1.0
+    """Keep the smallest set of likeliest tokens with at least this mass; 1 keeps all."""
+    top_k: int = 0
+    """Keep this many likeliest tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the likeliest token's probability; 0 keeps all."""
+    seed: int = 0
+    """Names the request's own stream of uniform draws, one per token."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Generation ends after any of these; the caller passes the end-of-sequence id."""
+    capture_experts: bool = False
+    """Record the expert of every input token and layer (router replay)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no sampler could honor."""
+        checks = (
+            ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature, 0.0 <= self.temperature < np.inf, "finite and >= 0"),
+            ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "in (0, 1]"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
+            ("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
+        )
+        for name, value, fits, expected in checks:
+            if not fits:
+                raise RequestError(f"{name} is {value}, expected {expected}; change {name}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """A finished request: every sampled token with what training needs to know about it."""
+
+    request_id: int
+    """The id that `Engine.add` returned."""
+    prompt_len: int
+    """Tokens of the prompt."""
+    token_ids: list[int]
+    """Sampled tokens, the stop token included."""
+    logprobs: list[float]
+    """Log-probability of each token under the distribution it was drawn from; under temperature 1
+    for greedy requests."""
+    versions: list[int]
+    """Weights version that sampled each token."""
+    experts: npt.NDArray[np.uint8] | None
+    """[prompt_len + n - 1, L]: expert of every token that was an input, E = skip; the last sampled
+    token was never an input. None unless asked for, and when nothing was sampled."""
+    finish_reason: FinishReason
+    """"stop" after a stop token, "length" at `max_tokens` or the slot's end, else "abort"."""
+
+    @property
+    def expert_ids(self) -> npt.NDArray[np.uint8] | None:
+        """The same array as `experts`."""
+        return self.experts
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Request:
+    """A request inside the engine."""
+
+    request_id: int
+    """Counts requests of this engine."""
+    prompt: npt.NDArray[np.int64]
+    """Prompt ids, at least one."""
+    params: SamplingParams
+    """How to sample it."""
+    priority: int
+    """Smaller is admitted first."""
+    limit: int
+    """Most tokens to generate: `max_tokens` or what the context leaves."""
+    row: int = -1
+    """Row of the ledger while the request runs; -1 before."""
+
+    def key(self) -> bytes:
+        """Return bytes that are equal for equal prompts."""
+        return self.prompt.tobytes()

@@ -1,0 +1,1 @@
+"""Environments: procedural problems with verifiers. One environment, one file."""

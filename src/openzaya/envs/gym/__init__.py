@@ -1,0 +1,1 @@
+"""The gym: one folder a family, one file an environment, found by its name."""

@@ -1,0 +1,1 @@
+"""Evaluation: pass@1 with standard errors, and test-time compute at equal generated tokens."""

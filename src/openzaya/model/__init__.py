@@ -1,0 +1,1 @@
+"""The ZAYA model: MoE++ layers, caches and checkpoints. Knows token ids, never text."""

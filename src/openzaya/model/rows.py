@@ -1,0 +1,36 @@
+"""Moving rows between layouts, with a backward pass that is the inverse move.
+
+torch's own backward of `index_select` adds; our indices never repeat, so a copy is enough.
+"""
+
+import torch
+from torch import Tensor
+
+
+def take_rows(x_ND: Tensor, index_T: Tensor) -> Tensor:
+    """Return rows `index_T` of `x_ND`; no index may occur twice."""
+    if not (torch.is_grad_enabled() and x_ND.requires_grad):
+        return x_ND.index_select(0, index_T)
+    out_TD: Tensor = _Take.apply(x_ND, index_T)  # type: ignore[no-untyped-call]
+    return out_TD
+
+
+def put_rows(x_TD: Tensor, index_T: Tensor, num_rows: int) -> Tensor:
+    """Return a zero tensor of `num_rows` rows with `x_TD` at rows `index_T`; none twice."""
+    return x_TD.new_zeros(num_rows, x_TD.shape[1]).index_copy(0, index_T, x_TD)
+
+
+class _Take(torch.autograd.Function):
+    """Gather unique rows; the gradient is scattered back."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, *args: Tensor) -> Tensor:
+        x_ND, index_T = args
+        ctx.save_for_backward(index_T)
+        ctx.num_rows = x_ND.shape[0]  # type: ignore[attr-defined]
+        return x_ND.index_select(0, index_T)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (index_T,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return put_rows(grads[0], index_T, ctx.num_rows), None  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Recipes: typed Python functions that return settings, and the drivers that run them in order."""

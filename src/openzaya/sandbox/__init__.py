@@ -1,0 +1,1 @@
+"""Where untrusted programs will run; in this release, the check whether they could."""

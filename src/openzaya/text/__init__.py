@@ -1,0 +1,1 @@
+"""Text: tokenizer, chat template, thinking, tails. Torch-free; imports only core."""

@@ -1,0 +1,79 @@
+"""Templates: package data rendered in a sandbox with the helpers that Hugging Face offers."""
+
+import json
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, NoReturn, Protocol
+
+from openzaya.core.errors import CheckpointError, DataError
+
+
+class Template(Protocol):
+    """A compiled template."""
+
+    def render(self, **variables: object) -> str:
+        """Return the text for these variables; DataError when the template cannot take them."""
+        ...
+
+
+class _Sandboxed:
+    """A compiled jinja template whose failures are ours to explain."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def render(self, **variables: object) -> str:
+        """Return the text for these variables."""
+        from jinja2 import TemplateError
+
+        try:
+            return str(self._compiled.render(**variables))
+        except (TemplateError, TypeError) as error:
+            raise DataError(
+                f"the template refused the conversation: {error}; correct the messages or the "
+                "tools, or use another template"
+            ) from error
+
+
+@cache
+def pinned_source(name: str) -> str:
+    """Return the text of a template that ships with openzaya."""
+    return (files("openzaya.text") / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def compile_template(source: str) -> Template:
+    """Compile a template in an immutable sandbox. Raises CheckpointError for a syntax error."""
+    # Imported here: everything but rendering works on machines without jinja2.
+    from jinja2 import TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return _Sandboxed(environment.from_string(source))
+    except TemplateSyntaxError as error:
+        raise CheckpointError(
+            f"line {error.lineno} of the template is not jinja ({error.message}); expected a "
+            "Hugging Face chat template: correct or remove chat_template.jinja"
+        ) from error
+
+
+def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
+    # Plain JSON: jinja's own filter escapes <, > and & for HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

@@ -1,0 +1,33 @@
+"""The markers of the chat format and how to keep them out of foreign text."""
+
+import re
+
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
+TOOL_MARKERS = (
+    "<zyphra_tool_call>",
+    "</zyphra_tool_call>",
+    "<zyphra_tool_response>",
+    "</zyphra_tool_response>",
+)
+CHAT_MARKERS = (IM_START, IM_END, THINK_OPEN, THINK_CLOSE)
+ALL_MARKERS = CHAT_MARKERS + TOOL_MARKERS
+
+# Besides our own markers: the control tokens of the Gemma vocabulary and anything <|shaped so|>.
+_CONTROL = re.compile(
+    r"<\|[A-Za-z0-9_]+\|>|</?think>|</?zyphra_tool_(?:call|response)>"
+    r"|<(?:bos|eos|pad|unk|mask)>|<(?:start|end)_of_(?:turn|image)>"
+)
+
+
+def strip_markers(text: str) -> str:
+    """Return `text` without any chat, thinking or tool marker.
+
+    Removing one marker can join the halves of another, so it repeats until nothing is left.
+    """
+    previous = None
+    while previous != text:
+        previous, text = text, _CONTROL.sub("", text)
+    return text

@@ -1,0 +1,46 @@
+"""Taking a reply apart into what was thought and what was answered."""
+
+import re
+from dataclasses import dataclass
+
+from openzaya.text.markers import IM_END, THINK_CLOSE, THINK_OPEN
+
+_MARKER = re.compile(f"({re.escape(THINK_OPEN)}|{re.escape(THINK_CLOSE)})")
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A reply in two parts."""
+
+    reasoning: str
+    """All think blocks, joined by an empty line; markers and outer newlines removed."""
+    answer: str
+    """Everything outside the blocks, joined likewise; empty while a block is still open."""
+    closed: bool
+    """False when the text ends inside a think block."""
+
+
+def split_thinking(text: str, started_in_think: bool = True) -> Thought:
+    """Split what a model generated into reasoning and answer.
+
+    `started_in_think` says that the prompt already opened the block; an opening marker that the
+    model repeats is harmless, and a reply whose first marker is a closing one began inside a block
+    whatever the prompt said. Further blocks (between tool calls) join the first. Inside a block an
+    opening marker, outside a block a closing one is dropped. The reply ends at the first stop
+    token.
+    """
+    text = text.partition(IM_END)[0]
+    parts = _MARKER.split(text)
+    inside = started_in_think or (len(parts) > 1 and parts[1] == THINK_CLOSE)
+    reasoning: list[str] = []
+    answer: list[str] = []
+    for index, part in enumerate(parts):
+        if index % 2:
+            inside = part == THINK_OPEN
+        elif part.strip("\n"):
+            (reasoning if inside else answer).append(part.strip("\n"))
+    return Thought(
+        reasoning="\n\n".join(reasoning),
+        answer="" if inside else "\n\n".join(answer),
+        closed=not inside,
+    )

@@ -1,0 +1,150 @@
+"""From a completion to the candidate that the next round sees: thinking, answer, tail, flags."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from openzaya.core.errors import OpenZayaError
+from openzaya.core.protocols import Sampler
+from openzaya.core.records import Completion
+from openzaya.text.tails import TailSource, tail_of
+from openzaya.text.think import Thought, split_thinking
+from openzaya.ttc.result import Candidate
+from openzaya.ttc.selection import Extract
+from openzaya.ttc.strategies import MarkovianRSAConfig
+
+LOOP_WINDOW_CHARS = 8_192
+"""How much of a tail's end is judged for repetition."""
+LOOP_MIN_CHARS = 512
+"""Shorter tails are never called looping."""
+LOOP_RATIO = 0.05
+"""A tail that deflate shrinks below this share repeats itself; plain reasoning stays above 0.2."""
+
+
+@runtime_checkable
+class RemoteTails(Protocol):
+    """A sampler that must ask a server to cut a tail exactly."""
+
+    async def cut_tail(self, text: str, count: int) -> str:
+        """Return the suffix of `text` that is `count` tokens long."""
+        ...
+
+
+class _MissingCutError(Exception):
+    """A cut that the server has not been asked for yet."""
+
+    def __init__(self, text: str, count: int) -> None:
+        super().__init__(count)
+        self.key = (text, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a candidate stands in the run."""
+
+    stage: int
+    slot: int
+    seed: int
+    parents: tuple[int, ...]
+
+
+async def compact(
+    completion: Completion,
+    place: Place,
+    attempts: int,
+    config: MarkovianRSAConfig,
+    sampler: Sampler,
+    extract: Extract,
+) -> Candidate:
+    """Return the candidate that a completion becomes.
+
+    A candidate is finished when the model ended by itself outside the think block with something
+    to say; only then an answer is read. A trace without reasoning passes on what it wrote.
+    """
+    thought = split_thinking(completion.text, completion.started_in_think)
+    is_finished = completion.finish_reason == "stop" and thought.closed and bool(thought.answer)
+    source = config.tail_source
+    if source == "thinking" and not thought.reasoning.strip():
+        source = "all"
+    tail = await _tail(thought, sampler, config.tail_tokens, source, is_finished)
+    if config.snap == "line":
+        tail = snap_to_line(tail)
+    return Candidate(
+        stage=place.stage,
+        slot=place.slot,
+        seed=place.seed,
+        parents=place.parents,
+        text=completion.text,
+        thinking=thought.reasoning,
+        answer_text=thought.answer,
+        answer=extract(thought.answer) if is_finished else None,
+        tail=tail,
+        is_finished=is_finished,
+        is_looping=is_looping(tail),
+        num_tokens=completion.num_tokens,
+        num_prompt_tokens=completion.num_prompt_tokens,
+        finish_reason=completion.finish_reason,
+        attempts=attempts,
+    )
+
+
+def failed(place: Place, attempts: int, error: OpenZayaError) -> Candidate:
+    """Return the candidate that stands for a call which was given up."""
+    return Candidate(
+        stage=place.stage,
+        slot=place.slot,
+        seed=place.seed,
+        parents=place.parents,
+        text="",
+        thinking="",
+        answer_text="",
+        answer=None,
+        tail="",
+        is_finished=False,
+        is_looping=False,
+        num_tokens=0,
+        num_prompt_tokens=0,
+        finish_reason="error",
+        attempts=attempts,
+        error=f"{type(error).__name__}: {error}",
+    )
+
+
+async def _tail(
+    thought: Thought, sampler: Sampler, tail_tokens: int, source: TailSource, is_finished: bool
+) -> str:
+    """Call the one tail builder; cuts that need a server are fetched between its tries."""
+    if not isinstance(sampler, RemoteTails):
+        return tail_of(thought, sampler.last_tokens, tail_tokens, source, finished=is_finished)
+    fetched: dict[tuple[str, int], str] = {}
+    while True:
+        try:
+            return tail_of(thought, _from(fetched), tail_tokens, source, finished=is_finished)
+        except _MissingCutError as missing:
+            fetched[missing.key] = await sampler.cut_tail(*missing.key)
+
+
+def _from(fetched: dict[tuple[str, int], str]) -> Callable[[str, int], str]:
+    def last_tokens(text: str, count: int) -> str:
+        if not text:
+            return text
+        if (text, count) not in fetched:
+            raise _MissingCutError(text, count)
+        return fetched[text, count]
+
+    return last_tokens
+
+
+def snap_to_line(tail: str) -> str:
+    """Drop the broken first line of a tail when it ends within the first tenth."""
+    end = tail.find("\n", 0, len(tail) // 10 + 1)
+    return tail if end < 0 else tail[end + 1 :]
+
+
+def is_looping(text: str) -> bool:
+    """Say whether the end of a text repeats itself so much that it carries nothing."""
+    window = text[-LOOP_WINDOW_CHARS:].encode("utf-8", errors="replace")
+    if len(window) < LOOP_MIN_CHARS:
+        return False
+    return len(zlib.compress(window, 6)) < LOOP_RATIO * len(window)

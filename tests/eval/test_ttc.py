@@ -1,0 +1,65 @@
+"""The comparison gives the vote what Markovian RSA spent, and scores as the paper does."""
+
+import asyncio
+
+import pytest
+
+from openzaya.core.records import Completion, right, wrong
+from openzaya.core.seeding import stream
+from openzaya.eval.ttc import compare
+from openzaya.ttc.strategies import MarkovianRSAConfig
+
+CONFIG = MarkovianRSAConfig(
+    num_candidates=4, tails_per_prompt=2, rounds=1, budget_tokens=40, tail_tokens=10
+)
+
+
+class Dice:
+    """Answers "1" with a chance that is higher when candidates are shown."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def sample(self, request):
+        self.calls += 1
+        shown = "Candidate" in request.messages[-1].content
+        rng = stream(request.seed, "dice")
+        tokens = rng.randint(5, request.max_tokens)
+        answer = "1" if rng.random() < (0.9 if shown else 0.5) else str(rng.randint(2, 9))
+        return Completion(f"hm\n</think>\n\n{answer}", tokens, "stop", num_prompt_tokens=8)
+
+    def count_prompt_tokens(self, messages):
+        return 8
+
+    def last_tokens(self, text, count):
+        return text[-count:]
+
+
+def judge(_index, reply):
+    return right() if reply.endswith("\n1") else wrong("not one")
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    questions = [f"question {i}" for i in range(60)]
+    return asyncio.run(compare(questions, judge, Dice(), CONFIG, seed=3))
+
+
+def test_the_vote_spends_at_most_what_markovian_rsa_spent_and_nearly_all_of_it(comparison):
+    assert comparison.majority_tokens <= comparison.mrsa_tokens
+    assert comparison.majority_tokens > comparison.mrsa_tokens - CONFIG.budget_tokens
+    assert comparison.majority_rollouts == pytest.approx(8, abs=1.0)
+
+
+def test_the_four_scores_are_what_the_dice_promise(comparison):
+    assert comparison.single.mean == pytest.approx(0.5, abs=0.08)
+    assert comparison.mrsa_mean.mean == pytest.approx(0.9, abs=0.06)
+    assert comparison.majority.mean > 0.9
+    assert comparison.mrsa_vote.mean > 0.9
+    assert comparison.single.num_problems == 60
+
+
+def test_the_same_seed_gives_the_same_table():
+    questions = ["a", "b", "c"]
+    first, second = (asyncio.run(compare(questions, judge, Dice(), CONFIG, seed=5)) for _ in "xy")
+    assert first == second
