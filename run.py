@@ -33,9 +33,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PIP_INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 OLD_PYTHON = "openzaya needs Python 3.11 or newer, this is {}.{}; try: make PYTHON=python3.12 setup"
 NO_VENV = "this Python has no venv/ensurepip; on Debian: apt-get install python3-venv; then again"
-    "this Python has no venv/ensurepip; on Debian: apt-get install python3-venv; then try again"
-)
-NO_GPU = """warning: a CUDA build of torch on a machine without a GPU: it works, but takes 2 GB more.
+NO_GPU = """warning: a CUDA build of torch without a GPU: it works, but takes 2 GB more disk.
 cure: rm -rf .venv; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup"""
 SHOW_TORCH = """
 import importlib.util, json, pathlib, runpy
@@ -48,7 +46,7 @@ CHECKS = [
     ["ruff", "check", "--quiet", "."],
     ["mypy", "--no-error-summary"],
     ["lint-imports", "--no-logo", "--no-timing"],
-    ["pytest", "-q", "tests/house", *FAST, "--durations=0", "--no-header"],
+    ["pytest", "-q", "tests/house", *FAST, "--no-header"],
 ]
 FIXES = [["ruff", "check", "--fix", "--quiet", "."], ["ruff", "format", "."]]
 
@@ -64,20 +62,23 @@ def child_env() -> dict[str, str]:
 def fingerprint() -> str:
     """Return a hash of what decides the installation."""
     parts = [(ROOT / "pyproject.toml").read_bytes(), CONSTRAINTS.read_bytes()]
-    parts.append(f"{sys.version_info[:2]} {ROOT}".encode())
+    parts.append(f"{sys.version_info[:2]} {ROOT}".encode())  # a moved venv is a broken one
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def setup(extra: str) -> None:
     """Make .venv hold openzaya with `extra` ("" or "dev"); do nothing when it already does."""
-    want = {"hash": fingerprint(), "extras": sorted({"", extra})}
-    have = json.loads(STAMP.read_text()) if PYTHON.exists() and STAMP.exists() else {}
+    want = {"hash": fingerprint(), "root": str(ROOT), "extras": sorted({"", extra})}
+    try:
+        have = json.loads(STAMP.read_text()) if PYTHON.exists() else {}
+    except (OSError, ValueError):  # no stamp, or one that a crash has torn
+        have = {}
     if have.get("hash") == want["hash"]:
         if extra in have["extras"]:
             return
         want["extras"] = sorted({*have["extras"], extra})
     start = time.monotonic()
-    if not PYTHON.exists():
+    if not PYTHON.exists() or have.get("root", str(ROOT)) != str(ROOT):
         if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
             sys.exit(NO_VENV)
         say(f"making {VENV}")

@@ -54,7 +54,7 @@ def test_the_vote_spends_at_most_what_markovian_rsa_spent_and_nearly_all_of_it(c
 def test_the_four_scores_are_what_the_dice_promise(comparison):
     assert comparison.single.mean == pytest.approx(0.5, abs=0.08)
     assert comparison.mrsa_mean.mean == pytest.approx(0.9, abs=0.06)
-    assert comparison.majority.mean > 0.9
+    assert comparison.majority.mean > comparison.single.mean + 0.2
     assert comparison.mrsa_vote.mean > 0.9
     assert comparison.single.num_problems == 60
 

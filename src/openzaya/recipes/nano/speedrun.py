@@ -90,3 +90,76 @@ def claim(run_dir: Path, config: SpeedrunConfig) -> None:
             f"{run_dir} holds a run with other settings ({'; '.join(changed[:5])}); resume it with "
             "the same settings or choose another folder with --run-dir"
         )
+
+
+class Speedrun:
+    """One run: its folder, its settings, and the results of finished stages."""
+
+    def __init__(self, run_dir: Path, config: SpeedrunConfig, echo: Echo) -> None:
+        """Prepare the metrics file and the codec."""
+        self.run_dir = run_dir
+        self.config = config
+        self.echo = echo
+        self.codec = nano_codec()
+        self.writer = MetricWriter(run_dir / "metrics.jsonl")
+        self.results: dict[str, dict[str, Any]] = {}
+
+    def fresh_model(self) -> Zaya:
+        """Return a randomly initialized nano model."""
+        tokenizer = self.codec.tokenizer
+        model = Zaya(preset("nano", eos_token_id=tokenizer.eos_id, pad_token_id=0))
+        seed = stream_seed(self.config.seed, "init")
+        model.init_weights(torch.Generator().manual_seed(seed))
+        return model.to(self.config.device)
+
+    def finish(self, name: str, model: Zaya, work: Callable[[str, Zaya], dict[str, Any]]) -> Zaya:
+        """Do a stage, examine the model and keep both, or take them from an earlier session."""
+        folder = self.run_dir / name
+        done = folder / "result.json"
+        if not done.exists():
+            self.echo(f"{name}: started")
+            begun = time.monotonic()
+            result = work(name, model)
+            result["train_s"] = round(time.monotonic() - begun, 1)
+            begun = time.monotonic()
+            seed = stream_seed(self.config.seed, "examine")
+            result["pass@1"] = examine(model, self.codec, self.config.eval_samples, seed)
+            result["eval_s"] = round(time.monotonic() - begun, 1)
+            export(model, self.codec, folder / "model")
+            write_json(done, result)
+        self.results[name] = json.loads(done.read_text(encoding="utf-8"))
+        self.echo(f"{name}: {summary_line(self.results[name])}")
+        return load(folder / "model", device=self.config.device)
+
+    def supervise(self, name: str, model: Zaya) -> dict[str, Any]:
+        """Write the stage's corpus and train on it."""
+        stage: SupervisedStage = getattr(self.config, name)
+        writer = Writer(
+            self.codec.tokenizer,
+            self.codec.chat,
+            stage.corpus,
+            stream_seed(self.config.seed, "corpus", name),
+        )
+        mixture, card = mix(write_corpus(writer), stage.train.context_tokens, self.config.seed)
+        self.echo(f"{name}: {card}")
+        train = replace(stage.train, seed=stream_seed(self.config.seed, "order", name))
+
+        def report(state: TrainState, step: StepReport) -> None:
+            if state.step % 20 == 0 or state.step == train.steps:
+                self.echo(f"{name}: step {state.step}/{train.steps} loss {step.loss:.3f}")
+
+        summary = run_stage(
+            model,
+            train,
+            lambda step: mixture.windows_for_step(train.seed, step, train.tokens_per_step),
+            self.run_dir / name / "checkpoints",
+            on_step=report,
+            writer=self.writer,
+        )
+        return {
+            "corpus": card,
+            "steps": train.steps,
+            "tokens": train.steps * train.tokens_per_step,
+            "loss by source": summary.loss_by_source(),
+            "load entropy by layer": summary.load_entropy(),
+        }

@@ -1,0 +1,1 @@
+"""The pipeline: actors fill a buffer with groups, the trainer empties it, weights flow back."""

@@ -1,0 +1,1 @@
+"""Supervised training: batches, loss, one step, one stage, checkpoints."""

@@ -1,0 +1,126 @@
+"""One optimizer step: pull, pack, forward_backward, update, report."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openzaya.core.log import declare, span
+from openzaya.data.windows import Window
+from openzaya.model.balance import RouterBalancer
+from openzaya.model.zaya import Zaya
+from openzaya.optim import Optimizers, lr_scale
+from openzaya.train.batch import Batch, split_windows
+from openzaya.train.loss import chunked_cross_entropy
+from openzaya.train.stages import StageConfig
+from openzaya.train.state import TrainState
+
+declare("train/loss", "nats/token", "sum of weighted token losses / sum of weights")
+declare("train/grad_norm", "1", "2-norm of all gradients before clipping", healthy=(0.0, 10.0))
+declare("train/lr_scale", "1", "learning rate / peak learning rate", healthy=(0.0, 1.0))
+declare("train/tokens", "tokens", "tokens of the step")
+declare("train/skipped", "steps", "updates left out so far", healthy=(0.0, 10.0))
+declare("train/load_entropy", "1", "mean over layers of H(share) / ln E", (0.5, 1.0), "II-A2, Fig. 4")
+declare("train/skip_fraction", "share", "tokens routed to the skip class", healthy=(0.0, 0.05))
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step was like."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    applied: bool
+    lr_scale: float
+    load_entropy: list[float]
+    skip_fraction: float
+    loss_by_source: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Sum of token losses and number of trained tokens of every source."""
+
+    def metrics(self, state: TrainState) -> dict[str, float]:
+        """Return the declared metrics."""
+        return {
+            "train/loss": self.loss,
+            "train/grad_norm": self.grad_norm,
+            "train/lr_scale": self.lr_scale,
+            "train/tokens": self.tokens,
+            "train/skipped": state.skipped,
+            "train/load_entropy": sum(self.load_entropy) / len(self.load_entropy),
+            "train/skip_fraction": self.skip_fraction,
+        }
+
+
+def train_step(
+    model: Zaya,
+    optimizers: Optimizers,
+    balancer: RouterBalancer,
+    windows: Sequence[Window],
+    config: StageConfig,
+    state: TrainState,
+) -> StepReport:
+    """Do one optimizer step on `windows` and advance `state`.
+
+    The loss is normalized over the whole step, so cutting it into microbatches changes nothing.
+    A step that is not finite or spikes changes neither weights nor balancing biases.
+    """
+    batches = [
+        Batch.from_windows(part, model.device) for part in split_windows(windows, config.micro_tokens)
+    ]
+    total = max(1.0, sum(float(batch.weights_T.sum()) for batch in batches))
+    optimizers.zero_grad()
+    loss, by_source = forward_backward(model, balancer, batches, total, config)
+    with span("train/update"):
+        grad_norm = optimizers.grad_norm()
+        applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
+        scale = lr_scale(state.step, config.schedule)
+        if applied:
+            optimizers.step(scale, grad_norm)
+        entropy, skipped = balancer.load_entropy(), balancer.skip_fraction()
+        balancer.step(apply=applied)
+    tokens = sum(len(window) for window in windows)
+    state.step += 1
+    state.tokens += tokens
+    state.skipped += not applied
+    return StepReport(loss, grad_norm, tokens, applied, scale, entropy, skipped, by_source)
+
+
+def forward_backward(
+    model: Zaya,
+    balancer: RouterBalancer,
+    batches: Sequence[Batch],
+    total_weight: float,
+    config: StageConfig,
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Accumulate the gradients of all microbatches; return the mean loss and sums by source."""
+    losses: list[Tensor] = []
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for batch in batches:
+        with span("train/forward_backward"):
+            trunk = model.trunk(batch.ids_T, lengths=batch.lengths)
+            loss, nll_T = chunked_cross_entropy(
+                trunk.hidden_TD,
+                model.embed_tokens.weight,
+                batch.targets_T,
+                batch.weights_T / total_weight,
+                z_loss=config.z_loss,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+        balancer.observe(trunk.experts_TL)
+        losses.append(loss.detach())
+        _add_by_source(sums, batch, nll_T)
+    mean = float(torch.stack(losses).sum())
+    return mean if math.isfinite(mean) else math.inf, {k: (v[0], v[1]) for k, v in sums.items()}
+
+
+def _add_by_source(sums: dict[str, list[float]], batch: Batch, nll_T: Tensor) -> None:
+    starts = np.cumsum([0, *batch.lengths[:-1]])
+    loss = np.add.reduceat((nll_T * batch.weights_T).cpu().numpy(), starts)
+    weight = np.add.reduceat(batch.weights_T.cpu().numpy(), starts)
+    for source, x, w in zip(batch.sources, loss.tolist(), weight.tolist(), strict=True):
+        sums[source][0] += x
+        sums[source][1] += w
