@@ -9,17 +9,23 @@ from random import Random
 
 from openzaya.envs.base import Solution, Teacher
 
-Attempt = Callable[[str, Random, Teacher], tuple[str, bool]]
-"""Write one try out: its working, and whether it hits as the teacher sees it."""
+Attempt = Callable[[str, Random, Teacher], tuple[str, int]]
+"""Write one try out: its working, and the value that it comes to as the teacher sees it."""
 
 
-def search(tries: Iterable[str], attempt: Attempt, rng: Random, teacher: Teacher) -> Solution:
-    """Go through `tries` until a hit or until patience ends; the last one tried is the answer."""
+def search(
+    tries: Iterable[str], attempt: Attempt, target: int, rng: Random, teacher: Teacher
+) -> Solution:
+    """Go through `tries` until a hit or until patience ends; the last one tried is the answer.
+
+    Every try ends by putting its value beside the target: `0?4n` or `4?4y`.
+    """
     written: list[str] = []
     answer = ""
     for answer in tries:
-        working, hit = attempt(answer, rng, teacher)
-        written.append(working + ("y" if hit else "n"))
+        working, value = attempt(answer, rng, teacher)
+        hit = value == target
+        written.append(f"{working}?{target}{'y' if hit else 'n'}")
         if hit or len(written) == teacher.patience:
             break
     return Solution("".join(written[-1:] if teacher.recap_only else written), answer)

@@ -76,7 +76,8 @@ def load(
         model = Zaya(config)
     tensors = read_tensors(files)
     if is_legacy:
-        tensors = legacy.convert(tensors, config)
+        clamp_temp = bool(raw.get("clamp_temp", False))
+        tensors = legacy.convert(tensors, config, clamp_temp=clamp_temp)
     fill(model, tensors, DTYPES[dtype], torch.device(device), folder)
     return model.eval()
 

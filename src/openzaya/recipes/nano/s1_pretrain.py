@@ -9,7 +9,7 @@ from openzaya.recipes.nano.corpus import CorpusConfig
 from openzaya.recipes.nano.settings import TOKENS_PER_STEP, SupervisedStage
 from openzaya.train.stages import StageConfig
 
-OPTIM = OptimConfig(muon=MuonConfig(lr=0.022, weight_decay=0.0), lr_adamw=0.006)
+OPTIM = OptimConfig(muon=MuonConfig(lr=0.015, weight_decay=0.0), lr_adamw=0.004)
 """Peak rates of all supervised stages, found at this size. Deviation: D-008."""
 BALANCE = BalanceConfig(lr=2e-3)
 """Faster than at scale: a stage has hundreds of steps, not hundreds of thousands."""

@@ -6,17 +6,19 @@ checkpoint and comes to the same numbers.
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from openzaya.core.config import config_hash, diff, dump_toml, load_toml, to_mapping
+from openzaya.core.config import config_hash, diff, dump_toml, from_mapping, load_toml
 from openzaya.core.errors import ConfigError
 from openzaya.core.log import MetricWriter
 from openzaya.core.seeding import stream_seed
+from openzaya.data.mixture import Mixture
+from openzaya.data.windows import Window, build_windows
 from openzaya.eval.rollouts import Codec
 from openzaya.model.checkpoint import load
 from openzaya.model.presets import preset
@@ -24,13 +26,22 @@ from openzaya.model.zaya import Zaya
 from openzaya.recipes.nano import s1_pretrain, s2_midtrain, s3_sft, s4_rl
 from openzaya.recipes.nano.corpus import Writer, write_corpus
 from openzaya.recipes.nano.evaluation import compare_ttc, examine, ttc_items
+from openzaya.recipes.nano.report import report_card
 from openzaya.recipes.nano.settings import SupervisedStage
+from openzaya.recipes.nano.tasks import held_out
 from openzaya.recipes.nano.vocabulary import build_tokenizer
+from openzaya.rl.stages import RLStage, StepOutcome, run_rl
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.document import Document
 from openzaya.train.loop import run_stage
+from openzaya.train.state import TrainState
+from openzaya.train.step import StepReport
 from openzaya.ttc.strategies import NANO, MarkovianRSAConfig
 
 Echo = Callable[[str], None]
+
+WINDOW_TOKENS = 512
+"""Windows of the shorter stages hold several contexts; documents never see each other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +94,8 @@ def claim(run_dir: Path, config: SpeedrunConfig) -> None:
     if not path.exists():
         path.write_text(dump_toml(config), encoding="utf-8")
         return
-    found, wanted = load_toml(path), to_mapping(config)
-    changed = diff(found, wanted)
+    found = from_mapping(SpeedrunConfig, load_toml(path), str(path))
+    changed = diff(found, config)
     if changed:
         raise ConfigError(
             f"{run_dir} holds a run with other settings ({'; '.join(changed[:5])}); resume it with "
@@ -163,3 +174,97 @@ class Speedrun:
             "loss by source": summary.loss_by_source(),
             "load entropy by layer": summary.load_entropy(),
         }
+
+    def reinforce(self, name: str, model: Zaya) -> dict[str, Any]:
+        """Run the RL stage."""
+        settings = self.config.rl
+        seed = stream_seed(self.config.seed, "rl")
+        stage = RLStage(
+            model,
+            s4_rl.score,
+            self.codec.tokenizer,
+            self.codec.chat,
+            replace(settings.train, seed=seed),
+            settings.tail_tokens,
+        )
+
+        def report(step: int, outcome: StepOutcome) -> None:
+            if step % 5 == 0 or step == settings.train.steps:
+                reward = outcome.metrics["rl/reward"]
+                self.echo(f"{name}: step {step}/{settings.train.steps} reward {reward:.3f}")
+
+        state = run_rl(
+            stage,
+            s4_rl.NanoPrompts(settings, seed),
+            self.run_dir / name / "checkpoints",
+            on_step=report,
+            writer=self.writer,
+        )
+        return {"steps": settings.train.steps, "reward by step": state.rewards}
+
+    def report(self, model: Zaya) -> dict[str, Any]:
+        """Compare test-time compute after SFT and after RL; write report and final model."""
+        items = ttc_items(self.config.ttc_per_task)
+        seed = stream_seed(self.config.seed, "ttc")
+        done = self.run_dir / "ttc.json"
+        if not done.exists():
+            self.echo(f"test-time compute on {len(items)} problems")
+            sft = load(self.run_dir / "sft" / "model", device=self.config.device)
+            tables = {
+                stage: compare_ttc(chosen, self.codec, items, self.config.ttc, seed)
+                for stage, chosen in (("sft", sft), ("rl", model))
+            }
+            write_json(done, {stage: table.rows() for stage, table in tables.items()})
+        report = {
+            "config hash": config_hash(self.config),
+            "stages": self.results,
+            "test-time compute": json.loads(done.read_text(encoding="utf-8")),
+            "problems": {"held out": len(held_out()), "test-time compute": len(items)},
+        }
+        write_json(self.run_dir / "report.json", report)
+        (self.run_dir / "REPORT.md").write_text(report_card(report), encoding="utf-8")
+        export(model, self.codec, self.run_dir / "model")
+        return report
+
+
+def mix(documents: Sequence[Document], context_tokens: int, seed: int) -> tuple[Mixture, str]:
+    """Trim and pack each source apart and mix them as they come; return a data card line too."""
+    sources: dict[str, list[Document]] = {}
+    for document in documents:
+        name = document.source if document.source in ("facts", "aggregation") else "traces"
+        sources.setdefault(name, []).append(document)
+    windows: dict[str, list[Window]] = {}
+    card = []
+    for name, members in sources.items():
+        size = max(context_tokens, WINDOW_TOKENS)
+        windows[name] = build_windows(members, context_tokens, window_tokens=size, seed=seed)
+        before = sum(len(d.tokens) for d in members)
+        after = sum(len(w.tokens) for w in windows[name])
+        card.append(f"{name} {before} tokens, {after} after trimming to {context_tokens}")
+    weights = {name: float(sum(len(w) for w in members)) for name, members in windows.items()}
+    return Mixture(windows, weights), "; ".join(card)
+
+
+def export(model: Zaya, codec: Codec, folder: Path) -> None:
+    """Write a complete model folder: weights, tokenizer, chat template."""
+    model.save(folder)
+    codec.tokenizer.save(folder)
+    codec.chat.save(folder)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write through a temporary file: a killed run leaves the whole result or none."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def summary_line(result: dict[str, Any]) -> str:
+    """Return a finished stage's pass@1 in one line."""
+    scores = result["pass@1"]
+    parts = [
+        f"{level} {scores[kind][level]['all'][0]:.3f} ({kind})"
+        for kind in ("temperature 1", "greedy")
+        for level in ("easy", "hard")
+    ]
+    return f"pass@1 {', '.join(parts)}; {result['train_s']:.0f} s + {result['eval_s']:.0f} s"

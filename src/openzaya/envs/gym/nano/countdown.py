@@ -61,24 +61,30 @@ def _tries(problem: Problem, rng: Random) -> list[str]:
     return [_written(digits, operators) for operators in rng.sample(every, min(len(every), 40))]
 
 
-def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, bool]:
+def _target(problem: Problem) -> int:
+    target = problem.data["target"]
+    assert isinstance(target, int)
+    return target
+
+
+def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write `3+7=0*5=0` with running values."""
     value = int(answer[0])
     working = answer[0]
     for operator, digit in zip(answer[1::2], answer[2::2], strict=True):
         value = teacher.digit(rng, apply(operator, value, int(digit)))
         working += f"{operator}{digit}={value}"
-    return working, value == problem.data["target"]
+    return working, value
 
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try operators at random until the target is met."""
-    return search(_tries(problem, rng), partial(_attempt, problem), rng, teacher)
+    return search(_tries(problem, rng), partial(_attempt, problem), _target(problem), rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
     """Check what the candidates claim; search on when no claim holds."""
-    claimed = [re.sub(r"=[0-9]", "", claim) for claim in claims(tails)]
+    claimed = [re.sub(r"[=?][0-9]", "", claim) for claim in claims(tails)]
     known = [claim for claim in claimed if _read(problem, claim) is not None]
     order = known + [attempt for attempt in _tries(problem, rng) if attempt not in known]
-    return search(order, partial(_attempt, problem), rng, teacher)
+    return search(order, partial(_attempt, problem), _target(problem), rng, teacher)

@@ -60,7 +60,13 @@ def _tries(problem: Problem, rng: Random) -> list[str]:
     return list(dict.fromkeys(picks))
 
 
-def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, bool]:
+def _target(problem: Problem) -> int:
+    target = problem.data["target"]
+    assert isinstance(target, int)
+    return target
+
+
+def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write `a3+c5=8+e2=0` with running sums."""
     numbers = problem.data["numbers"]
     assert isinstance(numbers, list)
@@ -70,12 +76,12 @@ def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tu
         number = numbers[TAGS.index(letter)]
         value = teacher.digit(rng, value + number)
         working += f"+{letter}{number}={value}"
-    return working, value == problem.data["target"]
+    return working, value
 
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try subsets of the wanted size at random until one sums to the target."""
-    return search(_tries(problem, rng), partial(_attempt, problem), rng, teacher)
+    return search(_tries(problem, rng), partial(_attempt, problem), _target(problem), rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
@@ -83,4 +89,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     claimed = [re.sub(r"[^a-z]", "", claim) for claim in claims(tails)]
     known = [claim for claim in claimed if _read(problem, claim) is not None]
     order = known + [attempt for attempt in _tries(problem, rng) if attempt not in known]
-    return search(order, partial(_attempt, problem), rng, teacher)
+    return search(order, partial(_attempt, problem), _target(problem), rng, teacher)
