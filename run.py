@@ -34,7 +34,7 @@ PIP_INSTALL = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 OLD_PYTHON = "openzaya needs Python 3.11 or newer, this is {}.{}; try: make PYTHON=python3.12 setup"
 NO_VENV = "this Python has no venv/ensurepip; on Debian: apt-get install python3-venv; then again"
 NO_GPU = """warning: a CUDA build of torch without a GPU: it works, but takes 2 GB more disk.
-cure: rm -rf .venv; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup"""
+cure: rm -rf .venv; PIP_EXTRA_INDEX_URL=(the CPU index that pytorch.org names) make setup"""
 SHOW_TORCH = """
 import importlib.util, json, pathlib, runpy
 v = runpy.run_path(pathlib.Path(importlib.util.find_spec("torch").origin).with_name("version.py"))

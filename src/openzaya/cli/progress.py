@@ -1,0 +1,174 @@
+"""What a run of Markovian RSA looks like on a terminal: live rounds, then the answer.
+
+Progress goes to stderr, so that stdout holds the answer alone.
+"""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from openzaya.ttc.budget import Preview
+from openzaya.ttc.events import CandidateDone, Event, RunDone, RunStarted, StageDone
+from openzaya.ttc.result import Candidate, Result, Round
+from openzaya.ttc.selection import histogram
+from openzaya.ttc.strategies import MarkovianRSAConfig
+
+SHOWN_ANSWERS = 4
+"""Most frequent answers that a round shows."""
+SHOWN_CHARS = 28
+"""Longer answers are clipped in tables."""
+
+
+class Progress:
+    """Listens to a run; draws a live table on a terminal, prints lines elsewhere."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        """Write to stderr, or nowhere."""
+        self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
+        self.live: Live | None = None
+        self.config: MarkovianRSAConfig | None = None
+        self.preview: Preview | None = None
+        self.answers: list[list[str | None]] = []
+        self.tokens: list[int] = []
+        self.begun = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        """Start drawing."""
+        if self.console.is_terminal and not self.console.quiet:
+            self.live = Live(console=self.console, refresh_per_second=8, transient=False)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing, whatever happened."""
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        if isinstance(event, RunStarted):
+            self.config, self.preview = event.config, event.preview
+            self.answers = [[] for _ in range(event.config.num_stages)]
+            self.tokens = [0] * event.config.num_stages
+            self.console.print(plan_line(event))
+        elif isinstance(event, CandidateDone):
+            self.answers[event.stage].append(None if event.failed else event.answer)
+            self.tokens[event.stage] += event.num_tokens
+        elif isinstance(event, StageDone) and self.live is None:
+            self.console.print(self.stage_line(event.stage))
+        if self.live is not None:
+            self.live.update(self.table(), refresh=isinstance(event, StageDone | RunDone))
+
+    def stage_line(self, stage: int) -> str:
+        """Return one round as one line, for logs."""
+        done, total = len(self.answers[stage]), self._total(stage)
+        shown = shown_answers(self.answers[stage])
+        return f"round {stage}: {done}/{total} candidates, {self.tokens[stage]} tokens; {shown}"
+
+    def table(self) -> Group:
+        """Return the live table."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("round", "candidates", "tokens", "answers (how many candidates)"):
+            table.add_column(heading, no_wrap=True)
+        for stage, answers in enumerate(self.answers):
+            done, total = len(answers), self._total(stage)
+            bar = "#" * done + "." * (total - done) if total <= 32 else ""
+            table.add_row(
+                str(stage), f"{bar} {done}/{total}", str(self.tokens[stage]), shown_answers(answers)
+            )
+        cap = self.preview.decode_cap if self.preview else 0
+        spent = sum(self.tokens)
+        elapsed = time.monotonic() - self.begun
+        return Group(table, Text(f"{spent} of at most {cap} tokens, {elapsed:.0f} s", style="dim"))
+
+    def _total(self, stage: int) -> int:
+        return self.config.candidates_at(stage) if self.config else 0
+
+
+def plan_line(event: RunStarted) -> str:
+    """Return what the run is going to cost at most."""
+    config, preview = event.config, event.preview
+    return (
+        f"plan: {preview.stages} stages of {config.num_candidates} candidates "
+        f"(C = {config.tails_per_prompt} tails of {config.tail_tokens} tokens), "
+        f"{preview.calls} calls, at most {preview.decode_cap} new tokens and "
+        f"{preview.prefill_cap} prompt tokens, context {preview.context_bound}"
+    )
+
+
+def clip(text: str) -> str:
+    """Return a text that fits into a cell."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 3] + "..."
+
+
+def shown_answers(answers: list[str | None]) -> str:
+    """Return the most frequent answers with their counts."""
+    counts = list(histogram(answers).items())
+    parts = [f"{clip(answer)} ({count})" for answer, count in counts[:SHOWN_ANSWERS]]
+    if len(counts) > SHOWN_ANSWERS:
+        parts.append(f"and {len(counts) - SHOWN_ANSWERS} more")
+    return ", ".join(parts) or "no answer yet"
+
+
+def show_result(result: Result, show: str, console: Console | None = None) -> None:
+    """Print the rounds to stderr if asked for, then the answer alone to stdout."""
+    console = console or Console(stderr=True, highlight=False)
+    if show in ("rounds", "all"):
+        for entry in result.rounds:
+            console.print(round_table(entry, result))
+            if show == "all":
+                for candidate in entry.candidates:
+                    console.print(candidate_text(candidate))
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    if result.interrupted:
+        console.print("stopped: this is the best answer so far")
+    console.print(
+        f"{result.usage.generated} tokens generated, {result.usage.prefill} prompt tokens, "
+        f"{result.usage.calls} calls; answer by {result.why}",
+        markup=False,
+    )
+    sys.stdout.write((result.answer or result.chosen.answer_text or "(no answer)") + "\n")
+    sys.stdout.flush()
+
+
+def round_table(entry: Round, result: Result) -> Table:
+    """Return one round's candidates."""
+    title = f"round {entry.stage}" + (" (final)" if entry is result.rounds[-1] else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("slot", justify="right")
+    table.add_column("saw tails of")
+    table.add_column("tokens", justify="right")
+    table.add_column("answer")
+    table.add_column("end of the reasoning", overflow="ellipsis", no_wrap=True)
+    for candidate in entry.candidates:
+        chosen = candidate is result.chosen
+        mark = "*" if chosen else " "
+        seen = ", ".join(map(str, candidate.parents)) or "-"
+        answer = clip(candidate.answer or candidate.error or "(unfinished)")
+        tail = " ".join(candidate.thinking.split())[-48:]
+        table.add_row(
+            f"{mark}{candidate.slot}",
+            seen,
+            str(candidate.num_tokens),
+            Text(answer, style="bold" if chosen else ""),
+            Text(tail, style="dim"),
+        )
+    return table
+
+
+def candidate_text(candidate: Candidate) -> Text:
+    """Return everything a candidate wrote."""
+    head = f"\nround {candidate.stage}, slot {candidate.slot}:\n"
+    return Text(head + (candidate.text or candidate.error))

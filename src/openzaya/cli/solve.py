@@ -1,0 +1,141 @@
+"""`openzaya solve`: answer one hard question with Markovian RSA, live."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openzaya.core.errors import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    from openzaya.core.protocols import Sampler
+    from openzaya.ttc.result import Result
+    from openzaya.ttc.strategies import MarkovianRSAConfig
+
+NAME = "solve"
+SUMMARY = "Answer one hard question with Markovian RSA, on our model or on a server."
+JSON = True
+EXIT_INTERRUPTED = 130
+
+EXAMPLES = """
+examples:
+  openzaya solve 'countdown 3 7 5 2 = 4'                     the bundled nano model
+  openzaya solve -f problem.txt --model DIR                  a model folder on this machine
+  openzaya solve 'How many primes are below 10**4?' \\
+      --model http://localhost:8000 --preset 16k             any OpenAI-compatible server
+  openzaya solve 'sort qdkax' --show rounds --set tail_tokens=32
+
+cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
+Ctrl-C stops and prints the best answer so far.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("question", nargs="?", default="", help="the question")
+    parser.add_argument("-f", "--file", help="read the question from a file (- = stdin)")
+    parser.add_argument("--model", default="nano", help="nano, a model folder or a URL [nano]")
+    parser.add_argument("--upstream-model", default="", help="model name on a server")
+    parser.add_argument("--preset", help="nano, 16k, 40k, light, ... [nano, or 16k on a server]")
+    parser.add_argument("--show", choices=("answer", "rounds", "all"), default="answer")
+    parser.add_argument("--seed", type=int, default=0, help="names the random streams [0]")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a preset's field"
+    )
+    parser.epilog = EXAMPLES
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the question; return 0, or 130 when it was stopped."""
+    from openzaya.cli.progress import show_result
+
+    question = read_question(args)
+    config = choose_config(args)
+    result = asyncio.run(solve(question, config, args))
+    if args.json:
+        print(json.dumps(result.to_json(), ensure_ascii=False))
+    else:
+        show_result(result, args.show)
+    return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def read_question(args: argparse.Namespace) -> str:
+    """Return the question. Raises RequestError when there is none, or two."""
+    if args.question and args.file:
+        raise RequestError("found a question and --file; give one of them")
+    text = args.question
+    if args.file == "-":
+        text = sys.stdin.read()
+    elif args.file:
+        try:
+            text = Path(args.file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"{args.file} cannot be read: {error}; give a text file") from error
+    if not text.strip():
+        raise RequestError("the question is empty; write it in quotes or name a file with -f")
+    return str(text).strip()
+
+
+def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
+    """Return the preset with the changes asked for."""
+    from openzaya.core.config import resolve
+    from openzaya.ttc.strategies import DEFAULT_PRESET, preset
+
+    name = args.preset or ("nano" if args.model == "nano" else DEFAULT_PRESET)
+    return resolve(preset(name), [], args.set)
+
+
+async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":
+    """Open the sampler and run; Ctrl-C ends the run with the best so far."""
+    from openzaya.cli.progress import Progress
+    from openzaya.ttc import MarkovianRSA
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    try:
+        async with open_sampler(args.model, args.upstream_model, config) as sampler:
+            with Progress(quiet=args.json) as progress:
+                solver = MarkovianRSA(config)
+                return await solver.run(
+                    question, sampler, seed=args.seed, on_event=progress, stop=stop
+                )
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+@asynccontextmanager
+async def open_sampler(
+    model: str, upstream_model: str, config: "MarkovianRSAConfig"
+) -> "AsyncIterator[Sampler]":
+    """Yield a sampler for the bundled model, a folder or a URL."""
+    if model.startswith(("http://", "https://")):
+        from openzaya.backends.openai_http import HttpConfig, OpenAISampler
+
+        async with OpenAISampler(HttpConfig(url=model, model=upstream_model)) as remote:
+            yield remote
+        return
+    from openzaya.backends.local import load_local_sampler
+
+    with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
+        yield local
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of a model named on the command line; `nano` is the bundled one."""
+    if model != "nano":
+        return Path(model)
+    from importlib.resources import files
+
+    folder = Path(str(files("openzaya"))) / "assets" / "nano"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the bundled nano model is missing from {folder}; reinstall openzaya, or train one "
+            "with `make speedrun` and name its folder with --model"
+        )
+    return folder
