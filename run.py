@@ -45,7 +45,7 @@ CHECKS = [
     ["ruff", "format", "--check", "--quiet", "."],
     ["ruff", "check", "--quiet", "."],
     ["mypy", "--no-error-summary"],
-    ["lint-imports", "--no-logo", "--no-timing"],
+    ["lint-imports", "--no-logo"],
     ["pytest", "-q", "tests/house", *FAST, "--no-header"],
 ]
 FIXES = [["ruff", "check", "--fix", "--quiet", "."], ["ruff", "format", "."]]

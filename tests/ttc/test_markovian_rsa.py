@@ -396,7 +396,7 @@ def stopped_run(hold: dict[int, set[int]], stop_after: int) -> tuple[Result, Fak
     """Hold these slots of these stages for ever and stop after so many candidates."""
 
     async def main() -> tuple[Result, FakeSampler]:
-        sampler = FakeSampler()
+        sampler = FakeSampler(lambda r, c: f"x </think> {r.seed % 3}")
         sampler.gate = asyncio.Event()
         sampler.held_seeds = {
             stream_seed(0, "ttc", "sample", stage, slot)

@@ -1,13 +1,13 @@
-"""A sampler over our own engine: a thread steps it, coroutines wait for their requests."""
+"""The sampler that runs on our own engine, in this process."""
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from asyncio import wrap_future
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Condition, Thread
+from types import TracebackType
+from typing import Self
 
-from openzaya.core.errors import EngineError
+from openzaya.core.errors import EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
@@ -16,159 +16,168 @@ from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiter:
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Output]"
-
-    def resolve(self, output: Output) -> None:
-        """Hand the output to the coroutine, unless it has gone."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._set, output, None)
-
-    def fail(self, error: Exception) -> None:
-        """Raise in the coroutine, unless it has gone."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._set, None, error)
-
-    def _set(self, output: Output | None, error: Exception | None) -> None:
-        if self.future.done():
-            return
-        if error is not None:
-            self.future.set_exception(error)
-        elif output is not None:
-            self.future.set_result(output)
-
-
 class LocalSampler:
-    """Meets `core.protocols.Sampler`; many coroutines share one continuous batch.
+    """Completes conversations with an `Engine`; meets `core.protocols.Sampler`.
 
-    Close it when done, or use it as a context manager: it owns a thread.
+    One background thread steps the engine while any completion is awaited. Cancelling `sample`
+    aborts its generation. Any event loop and any number of them may wait at once. Until `close`,
+    the engine belongs to this sampler: nobody else may step it. Usable as a context manager.
     """
 
-    retries_itself = True
-    """A deterministic engine fails the same way again."""
-    tail_method = "exact"
-    """Tails are cut at the tokens of the model itself."""
-
-    def __init__(self, engine: Engine, tokenizer: TextTokenizer, chat: ChatTemplate) -> None:
-        """Start the thread that steps `engine`; nothing else may step it meanwhile."""
-        self.engine = engine
-        self.tokenizer = tokenizer
-        self.chat = chat
-        self._waiters: dict[int, _Waiter] = {}
-        self._wake = Condition()
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: TextTokenizer,
+        chat: ChatTemplate,
+        *,
+        enable_thinking: bool = True,
+    ) -> None:
+        """Start the stepping thread. `enable_thinking=False` prompts for an answer at once."""
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._enable_thinking = enable_thinking
+        self._pending: dict[int, Future[Output]] = {}
+        self._changed = Condition()
         self._closing = False
-        self._broken: Exception | None = None
+        self._failure: BaseException | None = None
         self._thread = Thread(target=self._run, name="openzaya-engine", daemon=True)
         self._thread.start()
 
-    @property
-    def context_tokens(self) -> int:
-        """Longest prompt plus reply."""
-        return self.engine.max_tokens
-
     async def sample(self, request: SampleRequest) -> Completion:
-        """Return one completion; cancelling the coroutine aborts the generation.
+        """Return one completion; the stop token is counted but left out of the text.
 
-        Raises ContextLengthError for a prompt that does not fit, EngineError when the engine fails.
+        Raises `ContextLengthError` for a prompt that leaves no room for a token, `EngineError` when
+        generation failed or the sampler is closed.
         """
-        ids = self.chat.encode_prompt(request.messages, self.tokenizer)
+        prompt = self._encode(request.messages)
         params = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
             seed=request.seed,
-            stop_token_ids=(self.tokenizer.eos_id,),
+            stop_token_ids=(self._tokenizer.eos_id,),
         )
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Output] = loop.create_future()
-        with self._wake:
-            if self._broken is not None or self._closing:
-                raise EngineError(f"the engine is not running ({self._broken}); load it again")
-            request_id = self.engine.add(ids, params, request.priority)
-            self._waiters[request_id] = _Waiter(loop, future)
-            self._wake.notify()
-        with self._aborting(request_id):
-            output = await future
+        # Added and registered in one breath: the thread cannot deliver in between.
+        with self._changed:
+            self._refuse_if_stopped()
+            request_id = self._engine.add(prompt, params, priority=request.priority)
+            future: Future[Output] = Future()
+            self._pending[request_id] = future
+            self._changed.notify()
+        try:
+            output = await wrap_future(future)
+        finally:
+            self._forget(request_id)
         return self._completion(output)
 
-    @contextmanager
-    def _aborting(self, request_id: int) -> Iterator[None]:
-        """Abort the request when the coroutine leaves without its output."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            with self._wake:
-                if self._waiters.pop(request_id, None) is not None:
-                    self.engine.abort(request_id)
-                    self._wake.notify()
-            raise
+    def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """Return the length of the prompt that `messages` become."""
+        return len(self._encode(messages))
+
+    def last_tokens(self, text: str, count: int) -> str:
+        """Return the suffix of `text` that is at most `count` tokens long."""
+        return self._tokenizer.last_tokens(text, count)
+
+    def close(self) -> None:
+        """Stop the thread and abort what runs; waiting calls get an `EngineError`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        """Return the sampler itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the sampler."""
+        self.close()
+
+    def _encode(self, messages: tuple[Message, ...]) -> list[int]:
+        return self._chat.encode_prompt(
+            messages, self._tokenizer, enable_thinking=self._enable_thinking
+        )
 
     def _completion(self, output: Output) -> Completion:
-        ids = list(output.token_ids)
-        shown = ids[:-1] if ids and ids[-1] == self.tokenizer.eos_id else ids
+        ids = output.token_ids
+        shown = ids[:-1] if output.finish_reason == "stop" else ids
         return Completion(
-            text=self.tokenizer.decode(shown),
+            text=self._tokenizer.decode(shown),
             num_tokens=len(ids),
             finish_reason=output.finish_reason,
             num_prompt_tokens=output.prompt_len,
-            token_ids=tuple(shown),
-            started_in_think=True,
+            token_ids=tuple(ids),
+            started_in_think=self._enable_thinking,
             logprobs=tuple(output.logprobs),
         )
 
-    def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
-        """Return the exact length of the prompt."""
-        return len(self.chat.encode_prompt(messages, self.tokenizer))
+    def _refuse_if_stopped(self) -> None:
+        if self._failure is not None:
+            raise EngineError(
+                f"the engine stopped with {type(self._failure).__name__}: {self._failure}; "
+                "expected it to run: make a new engine and sampler"
+            ) from self._failure
+        if self._closing:
+            raise EngineError("the sampler is closed, expected an open one; make a new sampler")
 
-    def last_tokens(self, text: str, count: int) -> str:
-        """Return the suffix of `text` that is `count` tokens long."""
-        return self.tokenizer.last_tokens(text, count)
-
-    def close(self) -> None:
-        """Stop the thread; coroutines that still wait get an EngineError."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join()
-
-    def __enter__(self) -> "LocalSampler":
-        """Return the sampler."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
+    def _forget(self, request_id: int) -> None:
+        """Abort the request unless it was delivered: the caller no longer waits."""
+        with self._changed:
+            if self._pending.pop(request_id, None) is not None:
+                self._engine.abort(request_id)
+                self._changed.notify()
 
     def _run(self) -> None:
+        """Step the engine while there is work; the body of the thread."""
         try:
             while self._wait_for_work():
-                for output in self.engine.step():
-                    self._deliver(output)
-        except Exception as error:  # noqa: BLE001 - the thread's boundary: waiters must hear of it
-            self._fail_all(error)
-        else:
-            self._fail_all(EngineError("the sampler was closed"))
+                self._deliver(self._engine.step())
+        except (OpenZayaError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+            self._failure = error
+        finally:
+            # Also after an error of a kind not foreseen above: nobody may wait forever.
+            self._fail_pending()
 
     def _wait_for_work(self) -> bool:
-        with self._wake:
-            while not (self._closing or self.engine.has_work):
-                self._wake.wait()
+        """Sleep until the engine has work; return False to end the thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._engine.has_work)
             return not self._closing
 
-    def _deliver(self, output: Output) -> None:
-        with self._wake:
-            waiter = self._waiters.pop(output.request_id, None)
-        if waiter is not None:
-            waiter.resolve(output)
+    def _deliver(self, outputs: list[Output]) -> None:
+        """Hand finished outputs to those who wait for them."""
+        if not outputs:
+            return
+        with self._changed:
+            ready = [(self._pending.pop(output.request_id, None), output) for output in outputs]
+        for future, output in ready:
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_result(output)
 
-    def _fail_all(self, error: Exception) -> None:
-        with self._wake:
-            self._broken = error
-            waiters, self._waiters = list(self._waiters.values()), {}
-        for waiter in waiters:
-            waiter.fail(EngineError(f"the engine stopped: {type(error).__name__}: {error}"))
+    def _fail_pending(self) -> None:
+        """Give everyone who still waits the reason why nothing will come."""
+        with self._changed:
+            # However the thread ended, no request is accepted from here on.
+            self._closing = True
+            for request_id in self._pending:
+                self._engine.abort(request_id)
+            waiting = list(self._pending.values())
+            self._pending.clear()
+        reason = "was closed" if self._failure is None else f"failed: {self._failure}"
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                error = EngineError(
+                    f"the engine {reason} while a completion was awaited, expected it to finish; "
+                    "make a new sampler and ask again"
+                )
+                error.__cause__ = self._failure
+                future.set_exception(error)
 
 
 def load_local_sampler(
@@ -178,12 +187,11 @@ def load_local_sampler(
     max_tokens: int | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    enable_thinking: bool = True,
 ) -> LocalSampler:
-    """Load model, tokenizer and chat template of a folder and start an engine on them.
-
-    Raises CheckpointError when the folder is incomplete or damaged.
-    """
+    """Return a sampler over the model, tokenizer and chat template of a folder."""
+    model = load(model_dir, dtype=dtype, device=device)
+    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens)
     tokenizer = TextTokenizer.load(model_dir)
     chat = ChatTemplate.load(model_dir)
-    model = load(model_dir, dtype=dtype, device=device)
-    return LocalSampler(Engine(model, max_slots=max_slots, max_tokens=max_tokens), tokenizer, chat)
+    return LocalSampler(engine, tokenizer, chat, enable_thinking=enable_thinking)

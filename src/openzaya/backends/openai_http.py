@@ -1,24 +1,47 @@
-"""A sampler over any OpenAI-compatible server, through /v1/chat/completions with streaming.
-"""
+"""A sampler over any OpenAI-compatible server, through /v1/chat/completions with streaming."""
 
 import asyncio
+import email.utils
 import json
+import logging
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
+from typing import Any
 
 import aiohttp
 
-from openzaya.backends.sse import ChatStream, clip, events
-from openzaya.core.errors import ContextLengthError, UpstreamError
+from openzaya.backends.gate import Gate
+from openzaya.backends.sse import ChatStream, StreamError, clip, events
+from openzaya.backends.tails_http import TailCutter
+from openzaya.core.errors import ConfigError, ContextLengthError, UpstreamError
+from openzaya.core.protocols import Tokenizer
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest
 from openzaya.core.seeding import stream
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-DEFAULT_CHARS_PER_TOKEN = 3.6
-"""English text with a common tokenizer; replaced by what the server's own usage shows."""
+OVERLOADED_STATUS = frozenset({429, 503})
+TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximum context")
+"""Words by which servers say that a prompt does not fit."""
+MAX_WAIT_S = 30.0
+MAX_RETRY_AFTER_S = 300.0
+"""Longest wait that a server may ask for; a longer one is an error."""
+PROBE_S = 10.0
+"""Longest wait for an answer that only tells what a server can do."""
+CLOSING_S = 5.0
+"""Longest wait for usage and [DONE] after the finish reason."""
+TOKENS_PER_MESSAGE = 8
+"""Estimate of what a chat template adds to a turn."""
+OVERRUN_TOKENS = 16
+"""A stream this much longer than asked for is cut."""
+TOLERATED_MISCOUNT = 0.02
+
+_log = logging.getLogger(__name__)
+
+Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,55 +55,82 @@ class HttpConfig:
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; the key itself is never stored or logged."""
     max_in_flight: int = 64
-    """Most calls at the same time."""
+    """Most calls at the same time; lowered for a while when the server is overloaded."""
     max_attempts: int = 4
     """Tries of one call."""
     first_token_s: float = 600.0
-    """Longest wait for the first event: a long prompt must be read first."""
+    """Longest wait for the first token: a long prompt must be read first."""
     between_tokens_s: float = 120.0
-    """Longest silence inside a stream."""
+    """Longest wait between two tokens; keep-alive comments do not count."""
+    min_tokens_per_s: float = 0.02
+    """A stream slower than this over `slow_after_s` is given up."""
+    slow_after_s: float = 300.0
+    """How long a stream may be slow."""
     retry_base_s: float = 0.5
     """Mean wait before the second try; doubled for each further one, at most 30 s."""
+    check_model: bool = True
+    """Refuse replies that another model than the one asked for signs."""
+    probe: bool = True
+    """Spend one token when opening to learn whether the server sends token ids."""
+
+    def __post_init__(self) -> None:
+        """Check the address and the limits."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"the URL is {self.url!r}; write it as http://host:port")
+        for name in ("max_in_flight", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; choose at least 1")
 
 
 class OpenAISampler:
     """Meets `core.protocols.Sampler`; use it as an async context manager.
 
     A stream that ends without a finish reason is never taken for a complete answer: it is tried
-    again. Cancelling a call closes its connection, which stops the generation on real servers.
+    again with the same seed. Cancelling a call closes its connection, which stops the generation
+    on real servers. `alarms` counts replies whose figures do not agree with what was received.
     """
 
     retries_itself = True
-    context_tokens: int | None = None
 
-    def __init__(self, config: HttpConfig) -> None:
+    def __init__(
+        self,
+        config: HttpConfig,
+        *,
+        tokenizer: Tokenizer | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         """Keep the settings; the connection opens with the context manager."""
         self.config = config
         base = config.url.rstrip("/")
         self.base = base if base.endswith("/v1") else f"{base}/v1"
         self.model = config.model
-        self._free = asyncio.PriorityQueue[tuple[int, int, asyncio.Event]]()
-        self._in_flight = 0
-        self._calls = 0
-        self._characters = 0
-        self._tokens = 0
+        self.context_tokens: int | None = None
+        self.alarms = 0
+        self._sleep = sleep
+        self._gate = Gate(config.max_in_flight)
+        self._tails = TailCutter(tokenizer)
+        self._sends_ids = False
+        self._can_tokenize = False
+        self._key = ""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "OpenAISampler":
-        """Open the connection pool and find the model's name.
+        """Open the connection pool, find the model's name and what the server can do.
 
         Raises UpstreamError when the server cannot be reached or does not name one model.
         """
-        key = os.environ.get(self.config.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._key = os.environ.get(self.config.api_key_env, "").strip()
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
         )
         try:
-            if not self.model:
-                self.model = await self._only_model()
+            await self._find_model()
+            if self.config.probe:
+                self._can_tokenize = await self._cut_on_server("probe probe", 1) is not None
+                self._sends_ids = await self._probe_ids()
         except BaseException:
             await self._session.close()
             raise
@@ -104,23 +154,26 @@ class OpenAISampler:
         return self._session
 
     @property
-    def chars_per_token(self) -> float:
-        """Characters a token, measured from the server's usage figures."""
-        return self._characters / self._tokens if self._tokens else DEFAULT_CHARS_PER_TOKEN
-
-    @property
     def tail_method(self) -> str:
-        """How tails are cut: by characters, since a chat server shows no tokens."""
-        return f"approximate ({self.chars_per_token:.2f} characters a token)"
+        """How the last tail was cut; approximate methods say so."""
+        return self._tails.method
 
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
-        """Estimate the prompt's length from its characters."""
-        characters = sum(len(m.content) + len(m.reasoning or "") for m in messages)
-        return int(characters / self.chars_per_token) + 8 * len(messages)
+        """Return the prompt's length, an estimate where no local tokenizer is known."""
+        return sum(self._tails.count(m.content) + TOKENS_PER_MESSAGE for m in messages)
 
     def last_tokens(self, text: str, count: int) -> str:
-        """Return about the last `count` tokens of `text`."""
-        return text[-max(1, int(count * self.chars_per_token)) :] if count > 0 else ""
+        """Return the last `count` tokens of `text`, by the best means without a call."""
+        return self._tails.last_tokens(text, count)
+
+    async def cut_tail(self, text: str, count: int) -> str:
+        """Return the last `count` tokens of `text`; asks the server when no ids came with it."""
+        exact = self._tails.by_ids(text, count)
+        if exact is None and self._can_tokenize and text:
+            exact = await self._cut_on_server(text, count)
+            if exact is not None:
+                self._tails.method = "exact (the server's /tokenize)"
+        return self._tails.last_tokens(text, count) if exact is None else exact
 
     async def sample(self, request: SampleRequest) -> Completion:
         """Return one completion, after retries with growing random waits if need be.
@@ -128,32 +181,76 @@ class OpenAISampler:
         Raises ContextLengthError when the server says the prompt is too long, UpstreamError when
         all tries failed; the message names the URL and quotes what came back.
         """
-        await self._enter(request.priority)
-        try:
-            return await self._with_retries(request)
-        finally:
-            self._leave()
-
-    async def _with_retries(self, request: SampleRequest) -> Completion:
-        rng = stream(request.seed, "retry")
-        for attempt in range(1, self.config.max_attempts + 1):
-            try:
-                return self._completion(await self._call(request))
-            except _RetryLater as error:
-                if attempt == self.config.max_attempts:
-                    raise UpstreamError(
-                        f"{self.base} failed {attempt} times, the last time with: {error}; check "
-                        "the server and its log, or try again later"
-                    ) from error
-                await asyncio.sleep(error.wait_s or self._wait(attempt, rng))
+        async with self._gate.place(request.priority):
+            rng = stream(request.seed, "retry")
+            for attempt in range(1, self.config.max_attempts + 1):
+                try:
+                    reply = await self._call(request)
+                except _RetryLaterError as error:
+                    if attempt == self.config.max_attempts:
+                        raise UpstreamError(
+                            f"{self.base} failed {attempt} times, the last time with: {error}; "
+                            "check the address, that the server runs, and its log"
+                        ) from error
+                    await self._sleep(max(error.wait_s, self._wait(attempt, rng)))
+                else:
+                    self._gate.grow()
+                    return self._completion(reply, request)
         raise AssertionError("max_attempts is at least 1")
 
     def _wait(self, attempt: int, rng: Random) -> float:
-        return min(30.0, self.config.retry_base_s * 2 ** (attempt - 1)) * rng.uniform(0.5, 1.5)
+        return min(MAX_WAIT_S, self.config.retry_base_s * 2 ** (attempt - 1)) * rng.uniform(
+            0.5, 1.5
+        )
 
     async def _call(self, request: SampleRequest) -> ChatStream:
-        """Do one call. Raises _RetryLater for what another try may cure."""
-        body = {
+        """Do one call. Raises _RetryLaterError for what another try may cure."""
+        state = ChatStream()
+        try:
+            await self._read(request, state)
+        except (aiohttp.ClientError, TimeoutError, StreamError) as error:
+            # Once the reason to stop is known, a missing [DONE] loses nothing.
+            if isinstance(error, StreamError) or not state.is_complete:
+                reason = self._clean(str(error)) or "no token in time"
+                raise _RetryLaterError(f"{type(error).__name__}: {reason}") from error
+        if not state.is_complete:
+            raise _RetryLaterError("the stream was cut before it said why it stopped")
+        if state.finish_reason in ("abort", "error"):
+            raise _RetryLaterError(f"the server gave up: finish_reason {state.finish_reason!r}")
+        if self.config.check_model and not _is_same_model(self.model, state.model):
+            raise UpstreamError(
+                f"{self.base} was asked for model {self.model!r} and answered as {state.model!r}; "
+                "name the model that you mean with --upstream-model"
+            )
+        return state
+
+    async def _read(self, request: SampleRequest, state: ChatStream) -> None:
+        """Stream one reply into `state`; leaving early closes the connection."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        url = f"{self.base}/chat/completions"
+        async with (
+            asyncio.timeout(self.config.first_token_s) as deadline,
+            self.session.post(url, json=self._body(request), allow_redirects=False) as response,
+        ):
+            await self._check_status(response)
+            async for data in events(response.content.iter_any()):
+                before = state.num_chunks
+                state.feed(data)
+                if state.is_done:
+                    return
+                if state.num_seen > request.max_tokens + OVERRUN_TOKENS:
+                    self._alarm(f"it sent more than the {request.max_tokens} tokens asked for")
+                    state.finish_reason = "length"
+                    return
+                if state.is_complete:
+                    deadline.reschedule(clock() + CLOSING_S)
+                elif state.num_chunks > before:
+                    deadline.reschedule(clock() + self.config.between_tokens_s)
+                    self._check_speed(state.num_seen, clock() - begun)
+
+    def _body(self, request: SampleRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
             "max_tokens": request.max_tokens,
@@ -163,123 +260,171 @@ class OpenAISampler:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        state = ChatStream()
-        try:
-            async with self.session.post(f"{self.base}/chat/completions", json=body) as response:
-                await self._check_status(response)
-                async for data in events(self._chunks(response)):
-                    state.feed(data)
-                    if state.is_done:
-                        break
-        except (aiohttp.ClientError, TimeoutError, UpstreamError) as error:
-            if isinstance(error, ContextLengthError):
-                raise
-            raise _RetryLater(f"{type(error).__name__}: {error}") from error
-        if not state.is_complete:
-            raise _RetryLater("the stream was cut before it said why it stopped")
-        return state
+        if self._sends_ids:
+            body["return_token_ids"] = True
+        return body
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """Yield the body as it comes; raises TimeoutError when it falls silent."""
-        limit = self.config.first_token_s
-        while True:
-            async with asyncio.timeout(limit):
-                chunk = await response.content.readany()
-            if not chunk:
-                return
-            yield chunk
-            limit = self.config.between_tokens_s
+    def _check_speed(self, num_tokens: int, seconds: float) -> None:
+        slow = num_tokens < self.config.min_tokens_per_s * seconds
+        if slow and seconds > self.config.slow_after_s:
+            raise StreamError(f"only {num_tokens} tokens in {seconds:.0f} s")
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         kind = response.headers.get("Content-Type", "")
         if response.status == 200 and "text/event-stream" in kind:
             return
-        body = clip((await response.content.read(4096)).decode("utf-8", "replace"))
+        body = self._clean(clip((await response.content.read(4096)).decode("utf-8", "replace")))
         if response.status == 200:
-            raise _RetryLater(f"the answer is {kind or 'untyped'}, expected an event stream: {body!r}")
+            raise _RetryLaterError(f"the answer is {kind or 'untyped'}, not a stream: {body!r}")
+        if response.status in OVERLOADED_STATUS:
+            self._gate.shrink()
         if response.status in RETRIED_STATUS:
-            raise _RetryLater(f"HTTP {response.status}: {body!r}", _retry_after(response))
-        if response.status == 400 and "context" in body.lower():
+            raise _RetryLaterError(f"HTTP {response.status}: {body!r}", self._asked_wait(response))
+        if response.status in (400, 413) and any(word in body.lower() for word in TOO_LONG):
             raise ContextLengthError(
                 f"{self.base} refuses the prompt as too long ({body}); shorten the question or "
-                "choose a shorter tail"
+                "choose a smaller preset"
             )
         raise UpstreamError(
             f"{self.base} answered HTTP {response.status}: {body!r}; check the model name "
             f"{self.model!r} and the key in {self.config.api_key_env}"
         )
 
-    def _completion(self, state: ChatStream) -> Completion:
-        started_in_think = bool(state.reasoning)
-        closed = bool(state.content) or state.finish_reason == "stop"
-        text = state.content
-        if started_in_think:
-            text = state.reasoning + (f"\n</think>\n\n{state.content}" if closed else "")
-        tokens = state.usage.get("completion_tokens", 0)
-        if not tokens:
-            tokens = max(state.num_chunks, int(len(text) / self.chars_per_token))
-        else:
-            self._tokens += tokens
-            self._characters += len(text)
-        reason: FinishReason = "stop" if state.finish_reason == "stop" else "length"
+    def _asked_wait(self, response: aiohttp.ClientResponse) -> float:
+        wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        if wait_s > MAX_RETRY_AFTER_S:
+            raise UpstreamError(
+                f"{self.base} asks to come back in {wait_s:.0f} s, more than the "
+                f"{MAX_RETRY_AFTER_S:.0f} s that a run waits; try again then"
+            )
+        return wait_s
+
+    def _completion(self, state: ChatStream, request: SampleRequest) -> Completion:
+        """Join reasoning and content the way the model wrote them, and settle the count."""
+        reasoning, content = state.reasoning, state.content
+        self._tails.remember(state.reasoning_pieces)
+        self._tails.remember(state.content_pieces)
+        text = content
+        if reasoning:
+            is_closed = bool(content) or state.finish_reason == "stop"
+            text = reasoning + (f"\n</think>\n\n{content}" if is_closed else "")
+        num_tokens = self._count(state, len(reasoning) + len(content), request.max_tokens)
         return Completion(
             text=text,
-            num_tokens=tokens,
-            finish_reason=reason,
+            num_tokens=num_tokens,
+            finish_reason=_finish_reason(state.finish_reason),
             num_prompt_tokens=state.usage.get("prompt_tokens", 0),
-            started_in_think=started_in_think,
+            token_ids=tuple(state.token_ids) or None,
+            started_in_think=bool(reasoning),
         )
 
-    async def _only_model(self) -> str:
+    def _count(self, state: ChatStream, num_characters: int, max_tokens: int) -> int:
+        """Return the tokens to bill: own ids, else a plausible usage, else an estimate."""
+        told = state.usage.get("completion_tokens")
+        own = len(state.token_ids)
+        if own:
+            if told is not None and abs(told - own) > TOLERATED_MISCOUNT * own:
+                self._alarm(f"its usage says {told} tokens, its ids are {own}")
+            self._tails.measure(num_characters, own)
+            return own
+        if told is not None and told <= max_tokens * (1 + TOLERATED_MISCOUNT):
+            if told or not num_characters:
+                self._tails.measure(num_characters, told)
+                return told
+        if told is not None:
+            self._alarm(f"its usage says {told} tokens for {num_characters} characters")
+        estimate = int(num_characters / self._tails.chars_per_token)
+        return min(max(state.num_chunks, estimate), max_tokens + OVERRUN_TOKENS)
+
+    def _alarm(self, message: str) -> None:
+        """Report a server whose figures cannot be true: every time counted, logged once."""
+        self.alarms += 1
+        if self.alarms == 1:
+            _log.warning("%s does not keep its own count: %s", self.base, message)
+
+    def _clean(self, text: str) -> str:
+        """Remove the key from a text that a server may have echoed."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def _find_model(self) -> None:
+        """Learn the model's name, unless it was given, and its context.
+
+        Raises UpstreamError for a server that cannot be reached or leaves the choice open.
+        """
         try:
-            async with asyncio.timeout(30), self.session.get(f"{self.base}/models") as response:
-                body = await response.content.read(1 << 20)
-                names = [str(entry["id"]) for entry in json.loads(body)["data"]]
+            models = (await self._json("GET", f"{self.base}/models"))["data"]
+            served = {str(entry["id"]): entry for entry in models}
         except (aiohttp.ClientError, TimeoutError) as error:
             raise UpstreamError(
                 f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
                 "address and that the server runs"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if self.model:
+                return  # some servers have no list; the first call will tell
             raise UpstreamError(
-                f"{self.base}/models holds no list of models ({clip(body.decode('utf-8', 'replace'))!r}); "
+                f"{self.base}/models holds no list of models ({self._clean(clip(str(error)))}); "
                 "is this an OpenAI-compatible server?"
             ) from error
-        if len(names) != 1:
-            raise UpstreamError(
-                f"{self.base} serves {len(names)} models ({', '.join(names[:5])}); name one with "
-                "--upstream-model"
+        names = list(served)
+        if not self.model and len(names) == 1:
+            self.model = names[0]
+        if not self.model or (names and self.model not in served):
+            found = (
+                f"model {self.model!r} is not among" if self.model else "a choice is needed from"
             )
-        return names[0]
+            raise UpstreamError(
+                f"{found} the {len(names)} models of {self.base} ({', '.join(names[:5])}); name "
+                "one with --upstream-model"
+            )
+        told = served.get(self.model, {}).get("max_model_len")
+        self.context_tokens = told if type(told) is int and told > 0 else None
 
-    async def _enter(self, priority: int) -> None:
-        """Wait for a free place; the smallest priority goes first, then who came first."""
-        self._calls += 1
-        if self._in_flight < self.config.max_in_flight:
-            self._in_flight += 1
-            return
-        turn = asyncio.Event()
-        self._free.put_nowait((priority, self._calls, turn))
+    async def _json(self, method: str, url: str, body: Any = None) -> Any:
+        """Return the parsed answer of a small call. Raises ValueError for anything but JSON."""
+        async with (
+            asyncio.timeout(PROBE_S),
+            self.session.request(method, url, json=body, allow_redirects=False) as response,
+        ):
+            content = await response.content.read(1 << 22)
+            if response.status != 200:
+                raise ValueError(
+                    f"HTTP {response.status}: {content[:200].decode('utf-8', 'replace')}"
+                )
+            return json.loads(content)
+
+    async def _cut_on_server(self, text: str, count: int) -> str | None:
+        """Return the tail by /tokenize and /detokenize; None where the server has none."""
+        root = self.base.removesuffix("/v1")
+        # One name for the text on vLLM and SGLang, another on llama.cpp.
+        question = {"model": self.model, "prompt": text, "content": text}
+        question["add_special_tokens"] = False  # type: ignore[assignment]
         try:
-            await turn.wait()
-        except asyncio.CancelledError:
-            if turn.is_set():
-                self._leave()
-            else:
-                turn.set()
-            raise
+            ids = (await self._json("POST", f"{root}/tokenize", question))["tokens"]
+            if len(ids) <= count:
+                return text
+            answer = await self._json(
+                "POST", f"{root}/detokenize", {"model": self.model, "tokens": ids[-count:]}
+            )
+            tails = [answer[name] for name in ("prompt", "content", "text") if name in answer]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            return None
+        return tails[0] if tails and isinstance(tails[0], str) else None
 
-    def _leave(self) -> None:
-        """Give the place to the next who still waits."""
-        while not self._free.empty():
-            _, _, turn = self._free.get_nowait()
-            if not turn.is_set():
-                turn.set()
-                return
-        self._in_flight -= 1
+    async def _probe_ids(self) -> bool:
+        """Say whether the server sends token ids in its stream; costs one token."""
+        request = SampleRequest(messages=(Message("user", "Hi"),), max_tokens=1, seed=0)
+        state = ChatStream()
+        self._sends_ids = True
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self._read(request, state)
+        except (aiohttp.ClientError, TimeoutError, UpstreamError, _RetryLaterError):
+            return False
+        return bool(state.token_ids)
 
 
-class _RetryLater(Exception):
+class _RetryLaterError(Exception):
     """A failure that another try may cure."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
@@ -287,9 +432,27 @@ class _RetryLater(Exception):
         self.wait_s = wait_s
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Return the seconds a server asks us to wait, at most a minute; 0 when it does not say."""
+def _finish_reason(told: str | None) -> FinishReason:
+    """Translate; a filtered reply is an error that is kept, unknown reasons count as a cut."""
+    if told in ("stop", "tool_calls"):
+        return "stop"
+    return "error" if told == "content_filter" else "length"
+
+
+def _is_same_model(asked: str, told: str) -> bool:
+    """Accept the name asked for, a dated version of it, and a path with or without its folders."""
+    if not told or told == asked or told.startswith(f"{asked}-"):
+        return True
+    return told.rpartition("/")[2] == asked.rpartition("/")[2]
+
+
+def _retry_after_s(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for; 0 when it does not say."""
     try:
-        return min(60.0, max(0.0, float(response.headers.get("Retry-After", "0"))))
+        return max(0.0, float(header))
     except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, TypeError):
         return 0.0

@@ -87,7 +87,8 @@ def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
     from openzaya.ttc.strategies import DEFAULT_PRESET, preset
 
     name = args.preset or ("nano" if args.model == "nano" else DEFAULT_PRESET)
-    return resolve(preset(name), [], args.set)
+    changes = [change.removeprefix("ttc.") for change in args.set]
+    return resolve(preset(name), [], changes)
 
 
 async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":
@@ -120,8 +121,12 @@ async def open_sampler(
         async with OpenAISampler(HttpConfig(url=model, model=upstream_model)) as remote:
             yield remote
         return
-    from openzaya.backends.local import load_local_sampler
+    import torch
 
+    from openzaya.backends.local import load_local_sampler
+    from openzaya.backends.machine import choose_threads
+
+    torch.set_num_threads(choose_threads())
     with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
         yield local
 

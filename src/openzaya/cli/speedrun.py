@@ -8,6 +8,7 @@ from pathlib import Path
 NAME = "speedrun"
 SUMMARY = "Train the nano model through every stage of the recipe and print its report card."
 JSON = True
+THREADS_FILE = "threads"
 
 EXAMPLES = """
 examples:
@@ -40,10 +41,12 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.recipes.nano.speedrun import SpeedrunConfig, speedrun
 
     config = resolve(SpeedrunConfig(), args.config, args.set)
-    threads = args.threads or choose_threads()
-    torch.set_num_threads(threads)
-    begun = time.monotonic()
     folder = Path(args.run_dir)
+    threads = args.threads or threads_of(folder) or choose_threads()
+    torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / THREADS_FILE).write_text(f"{threads}\n", encoding="utf-8")
+    begun = time.monotonic()
 
     def echo(line: str) -> None:
         if not args.json:
@@ -57,3 +60,13 @@ def run(args: argparse.Namespace) -> int:
         print((folder / "REPORT.md").read_text(encoding="utf-8"))
         print(f"{time.monotonic() - begun:.0f} s in all; the model is in {folder / 'model'}")
     return 0
+
+
+def threads_of(folder: Path) -> int:
+    """Return the threads that a run in this folder began with, 0 when there is none.
+
+    The number of threads decides the order of sums, hence the last bits: a resumed run keeps it.
+    """
+    path = folder / THREADS_FILE
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else 0

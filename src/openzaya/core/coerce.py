@@ -97,7 +97,7 @@ def grow(hint: Any, node: Leaf | Tree, where: str, base: object) -> object:
     if options:
         return grow_dataclass(cast(type, options[0]), node, where, None)
     if get_origin(hint) in (dict, Mapping):
-        old = dict(base) if isinstance(base, Mapping) else {}
+        old = dict(base) if isinstance(base, Mapping) and is_assigned(node) else {}
         value_hint = get_args(hint)[1]
         return old | {
             key: grow(value_hint, below, join(where, key), old.get(key))
@@ -246,6 +246,13 @@ def choose(leaf: Leaf, choices: Sequence[tuple[object, object]], where: str) -> 
 def is_same(a: object, b: object) -> bool:
     """Compare by value and type, so that True is not 1."""
     return type(a) is type(b) and a == b
+
+
+def is_assigned(tree: Tree) -> bool:
+    """Say whether all leaves are assignments; a file's free table stands for itself, whole."""
+    return bool(tree) and all(
+        node.parse if isinstance(node, Leaf) else is_assigned(node) for node in tree.values()
+    )
 
 
 def arms_of(hint: Any) -> tuple[Any, ...]:

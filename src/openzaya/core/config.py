@@ -4,8 +4,9 @@
 
 Files are applied in their order, then the assignments; everything is merged before the dataclasses
 are rebuilt once, so that two settings which must change together may come from different places.
-Tables merge, arrays replace, unknown keys are fatal. TOML has no null: an optional field takes the
-word "none". Standard library only.
+Settings merge; arrays and free tables (a dict field) are
+replaced by a file and changed item by item by an assignment; unknown keys are fatal. TOML has no
+null: an optional field takes the word "none". Standard library only.
 """
 
 import json
@@ -111,8 +112,11 @@ def flatten(mapping: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 
 def diff(a: object, b: object) -> list[str]:
-    """Return one line `path: old -> new` for every setting in which two configs differ."""
-    old, new = flatten(to_mapping(a)), flatten(to_mapping(b))
+    """Return one line `path: old -> new` for every setting in which two configs differ.
+
+    Either may be a dataclass or the mapping that `to_mapping` made of one.
+    """
+    old, new = (flatten(x if isinstance(x, Mapping) else to_mapping(x)) for x in (a, b))
     absent = "(absent)"
     return [
         f"{path}: {old.get(path, absent)} -> {new.get(path, absent)}"

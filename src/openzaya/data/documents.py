@@ -81,7 +81,10 @@ class Corpus(Sequence[Document]):
         number = key + len(self) if key < 0 else key
         if not 0 <= number < len(self):
             raise IndexError(key)
-        (first, row), (end, row_end) = self.places[number].tolist(), self.places[number + 1].tolist()
+        (first, row), (end, row_end) = (
+            self.places[number].tolist(),
+            self.places[number + 1].tolist(),
+        )
         segments: list[Segment] = []
         start = 0
         for kind, role, length, loss in self.table[row:row_end].tolist():

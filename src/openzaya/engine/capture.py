@@ -58,7 +58,11 @@ class Ledger:
         return self._experts is not None
 
     def record(
-        self, rows: Rows, tokens: npt.NDArray[np.int64], logprobs: npt.NDArray[np.float32], version: int
+        self,
+        rows: Rows,
+        tokens: npt.NDArray[np.int64],
+        logprobs: npt.NDArray[np.float32],
+        version: int,
     ) -> npt.NDArray[np.bool_]:
         """Append one sampled token to each row; return which rows are finished by it.
 
@@ -79,8 +83,10 @@ class Ledger:
         finished: npt.NDArray[np.bool_] = stopped | (at + 1 >= self._limits[rows])
         return finished
 
-    def record_prompt_experts(self, rows: list[int], start: int, experts: npt.NDArray[np.uint8]) -> None:
-        """Keep the experts [n, L] of the prompt tokens from `start`, for all rows that share them."""
+    def record_prompt_experts(
+        self, rows: list[int], start: int, experts: npt.NDArray[np.uint8]
+    ) -> None:
+        """Keep the experts [n, L] of the prompt tokens from `start`, for all rows sharing them."""
         if self._experts is not None:
             for row in rows:
                 self._experts[row, start : start + len(experts)] = experts

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from openzaya.core.errors import ConfigError, ContextLengthError, RequestError
+from openzaya.core.errors import ConfigError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
-from openzaya.engine.request import Output, Request, SamplingParams
+from openzaya.engine.request import Output, Request, SamplingParams, check_prompt
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Chunk, Scheduler
@@ -74,7 +74,8 @@ class Engine:
         `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes.
         """
         positions = model.config.max_position_embeddings
-        self.max_tokens = min(positions, DEFAULT_CONTEXT_TOKENS) if max_tokens is None else max_tokens
+        default = min(positions, DEFAULT_CONTEXT_TOKENS)
+        self.max_tokens = default if max_tokens is None else max_tokens
         if not 2 <= self.max_tokens <= positions:
             raise ConfigError(
                 f"max_tokens is {max_tokens}, expected 2 to {positions} (max_position_embeddings "
@@ -129,20 +130,7 @@ class Engine:
         for one that is empty or holds ids outside the vocabulary.
         """
         prompt = np.array(prompt_ids, dtype=np.int64)
-        room = self.max_tokens - len(prompt)
-        if len(prompt) == 0:
-            raise RequestError("the prompt is empty, expected at least one token; add a start token")
-        if room < 1:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, expected at most {self.max_tokens - 1} "
-                f"(context {self.max_tokens} less one to generate); shorten the prompt or make the "
-                "engine with a larger max_tokens"
-            )
-        if prompt.min() < 0 or prompt.max() >= self._vocab_size:
-            raise RequestError(
-                f"the prompt holds ids from {prompt.min()} to {prompt.max()}, expected 0 to "
-                f"{self._vocab_size - 1}; encode it with the model's own tokenizer"
-            )
+        check_prompt(prompt, self.max_tokens, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
                 f"the model has {self._num_experts} experts, expected at most "
@@ -154,7 +142,7 @@ class Engine:
                 prompt=prompt,
                 params=params,
                 priority=priority,
-                limit=min(params.max_tokens, room),
+                limit=min(params.max_tokens, self.max_tokens - len(prompt)),
             )
             self._next_id += 1
             self._arrived.append(request)
@@ -180,10 +168,7 @@ class Engine:
         requests go on meanwhile; the next `step` returns those that ended.
         """
         if isinstance(params, SamplingParams):
-            params = [
-                replace(params, seed=stream_seed(params.seed, "engine", "prompt", i)) if i else params
-                for i in range(len(prompts))
-            ]
+            params = [_for_prompt(params, index) for index in range(len(prompts))]
         if len(params) != len(prompts):
             raise RequestError(
                 f"got {len(params)} params for {len(prompts)} prompts, expected one each; pass one "
@@ -225,11 +210,10 @@ class Engine:
         chunks = self._scheduler.next_chunks(self.prefill_tokens)
         if chunks:
             outputs += self._prefill(chunks)
-        if self._scheduler.decoding:
+        decodes = bool(self._scheduler.decoding)
+        if decodes:
             outputs += self._decode()
-            self.stats.steps += 1
-        elif chunks:
-            self.stats.steps += 1
+        self.stats.steps += decodes or bool(chunks)
         return outputs
 
     def _take_messages(self) -> list[Output]:
@@ -248,9 +232,9 @@ class Engine:
                 outputs.append(self._ledger.output(self._scheduler.decoding[slot], "abort"))
                 self._scheduler.release(slot)
             else:
-                request = self._scheduler.withdraw(request_id)
-                if request is not None:
-                    outputs.append(self._ledger.output(request, "abort"))
+                withdrawn = self._scheduler.withdraw(request_id)
+                if withdrawn is not None:
+                    outputs.append(self._ledger.output(withdrawn, "abort"))
         return outputs
 
     def _prefill(self, chunks: list[Chunk]) -> list[Output]:
@@ -312,3 +296,10 @@ class Engine:
             outputs.append(self._ledger.output(request, self._ledger.reason(request.row)))
             self._scheduler.release(slot)
         return outputs
+
+
+def _for_prompt(params: SamplingParams, index: int) -> SamplingParams:
+    """Return the params of the prompt at `index` when one set was given for all."""
+    if index == 0:
+        return params
+    return replace(params, seed=stream_seed(params.seed, "engine", "prompt", index))

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from openzaya.core.errors import RequestError
+from openzaya.core.errors import ContextLengthError, RequestError
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -97,3 +97,24 @@ class Request:
     def key(self) -> bytes:
         """Return bytes that are equal for equal prompts."""
         return self.prompt.tobytes()
+
+
+def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size: int) -> None:
+    """Refuse a prompt that the engine cannot continue.
+
+    Raises `ContextLengthError` when it leaves no room for a token, `RequestError` when it is empty
+    or holds ids outside the vocabulary.
+    """
+    if len(prompt) == 0:
+        raise RequestError("the prompt is empty, expected a token at least; add a start token")
+    if len(prompt) >= context_tokens:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt)} tokens, expected at most {context_tokens - 1} "
+            f"(context {context_tokens} less one to generate); shorten the prompt or make the "
+            "engine with a larger max_tokens"
+        )
+    if prompt.min() < 0 or prompt.max() >= vocab_size:
+        raise RequestError(
+            f"the prompt holds ids from {prompt.min()} to {prompt.max()}, expected 0 to "
+            f"{vocab_size - 1}; encode it with the model's own tokenizer"
+        )

@@ -1,4 +1,4 @@
-"""The forward passes of one engine step: pieces of prompts, and one token for every decoding slot."""
+"""The forward passes of one step: pieces of prompts, and one token for each decoding slot."""
 
 import numpy as np
 import numpy.typing as npt

@@ -73,9 +73,12 @@ class SamplingTable:
         self._top_p[row] = params.top_p
         self._top_k[row] = params.top_k
         self._min_p[row] = params.min_p
-        self._streams[row] = numpy_stream(params.seed, "engine", "token") if params.temperature else None
+        is_random = params.temperature > 0
+        self._streams[row] = numpy_stream(params.seed, "engine", "token") if is_random else None
 
-    def uniforms(self, rows: npt.NDArray[np.intp], at: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    def uniforms(
+        self, rows: npt.NDArray[np.intp], at: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.float32]:
         """Return the draw in [0, 1) of token `at` of each row; tokens are asked for in order."""
         column = at % BLOCK_TOKENS
         for row in rows[column == 0]:

@@ -133,7 +133,7 @@ class Muon:
             if group.decay and self.config.weight_decay:
                 torch._foreach_mul_(weights, 1.0 - lr * self.config.weight_decay)
             factor = self.config.factor(group.rows, group.columns)
-            updates = list(update_NIO.split(group.counts))
+            updates = list(torch.split(update_NIO, group.counts))
             torch._foreach_add_(weights, updates, alpha=-lr * factor)
         self.num_steps += 1
 
@@ -143,7 +143,7 @@ class Muon:
         for group in self.groups:
             if group.momentum_NIO is None:
                 continue
-            parts = group.momentum_NIO.split(group.counts)
+            parts = torch.split(group.momentum_NIO, group.counts)
             for claim, part in zip(group.claims, parts, strict=True):
                 state[f"{claim.name}/momentum"] = part.view(claim.parameter.shape)
         return state

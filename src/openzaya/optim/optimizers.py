@@ -114,7 +114,7 @@ class Optimizers:
     def _adamw_state(self, claim: Claim) -> dict[str, Any]:
         """Return AdamW's own state of one parameter, made of zeros before the first step."""
         assert self.adamw is not None, "only called for AdamW's parameters"
-        state = self.adamw.state[claim.parameter]
+        state: dict[str, Any] = self.adamw.state[claim.parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=claim.parameter.device)
             for key in ("exp_avg", "exp_avg_sq"):

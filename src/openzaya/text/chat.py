@@ -217,4 +217,3 @@ def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:
         return tokenizer.encode(piece.text)
     allow = TOOL_MARKERS if piece.role == "assistant" else ()
     return tokenizer.encode_plain(piece.text, allow)
-

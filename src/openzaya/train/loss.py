@@ -1,6 +1,6 @@
 """Cross-entropy in fp32 without ever holding the logits of all tokens.
 
-Letters: N predictions, V vocabulary, D model width.
+Letters: N predictions, M of them in one chunk, V vocabulary, D model width.
 """
 
 from typing import Any
@@ -56,21 +56,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            x_ND = hidden_ND[part].float()
-            weight_N = weights_N[part]
-            logits_NV = F.linear(x_ND, head_VD)
-            normalizer_N = torch.logsumexp(logits_NV, dim=-1)
-            picked_N = logits_NV.gather(1, targets_N[part].unsqueeze(1)).squeeze(1)
-            nll_N[part] = normalizer_N - picked_N
-            total += (weight_N * (nll_N[part] + z_loss * normalizer_N.square())).sum()
+            x_MD = hidden_ND[part].float()
+            weight_M = weights_N[part]
+            logits_MV = F.linear(x_MD, head_VD)
+            normalizer_M = torch.logsumexp(logits_MV, dim=-1)
+            picked_M = logits_MV.gather(1, targets_N[part].unsqueeze(1)).squeeze(1)
+            nll_N[part] = normalizer_M - picked_M
+            total += (weight_M * (nll_N[part] + z_loss * normalizer_M.square())).sum()
             if hidden_grad_ND is None or head_grad_VD is None:
                 continue
             # d loss / d logits = weight * (softmax * (1 + 2 z lse) - onehot)
-            factor_N = weight_N * (1 + 2 * z_loss * normalizer_N)
-            grad_NV = (logits_NV - normalizer_N.unsqueeze(1)).exp_().mul_(factor_N.unsqueeze(1))
-            grad_NV.scatter_add_(1, targets_N[part].unsqueeze(1), -weight_N.unsqueeze(1))
-            hidden_grad_ND[part] = (grad_NV @ head_VD).to(hidden_ND.dtype)
-            head_grad_VD.addmm_(grad_NV.T, x_ND)
+            factor_M = weight_M * (1 + 2 * z_loss * normalizer_M)
+            grad_MV = (logits_MV - normalizer_M.unsqueeze(1)).exp_().mul_(factor_M.unsqueeze(1))
+            grad_MV.scatter_add_(1, targets_N[part].unsqueeze(1), -weight_M.unsqueeze(1))
+            hidden_grad_ND[part] = (grad_MV @ head_VD).to(hidden_ND.dtype)
+            head_grad_VD.addmm_(grad_MV.T, x_MD)
         ctx.weight_dtype = head_weight_VD.dtype
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD)
         ctx.mark_non_differentiable(nll_N)

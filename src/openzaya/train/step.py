@@ -80,13 +80,19 @@ def train_step(
         scale = lr_scale(state.step, config.schedule)
         if applied:
             optimizers.step(scale, grad_norm)
-        entropy, skipped = balancer.load_entropy(), balancer.skip_fraction()
-        balancer.step(apply=applied)
+        entropy, skipped = balancer.load_entropy(), balancer.skip_share()
+        if applied:
+            balancer.step()
+        else:
+            balancer.counts_LX.zero_()
     tokens = sum(len(window) for window in windows)
     state.step += 1
     state.tokens += tokens
     state.skipped += not applied
-    return StepReport(loss, grad_norm, tokens, applied, scale, entropy, skipped, by_source)
+    skip_fraction = sum(skipped) / len(skipped)
+    return StepReport(
+        loss, grad_norm, tokens, applied, scale, entropy, skip_fraction, by_source
+    )
 
 
 def forward_backward(

@@ -1,0 +1,65 @@
+"""A model and data small enough to train in milliseconds."""
+
+import numpy as np
+import torch
+
+from openzaya.core.seeding import numpy_stream
+from openzaya.data.windows import Window
+from openzaya.model.presets import preset
+from openzaya.model.zaya import Zaya
+from openzaya.optim import MuonConfig, OptimConfig
+from openzaya.train.stages import StageConfig
+
+VOCABULARY = 24
+
+
+def tiny_model(seed: int = 0) -> Zaya:
+    """Return a model of two layers and four experts."""
+    config = preset(
+        "nano",
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        moe_intermediate_size=8,
+        num_experts=4,
+        router_hidden_size=8,
+        eos_token_id=2,
+    )
+    model = Zaya(config)
+    model.init_weights(torch.Generator().manual_seed(seed))
+    return model
+
+
+def window(lengths: list[int], seed: int = 0, source: str = "copies") -> Window:
+    """Return documents that repeat their first half, so that there is something to learn."""
+    rng = numpy_stream(seed, "tiny", *lengths)
+    parts = []
+    for length in lengths:
+        half = rng.integers(3, VOCABULARY, size=(length + 1) // 2)
+        parts.append(np.concatenate([half, half])[:length])
+    tokens = np.concatenate(parts).astype(np.int32)
+    mask = np.ones(len(tokens), dtype=np.bool_)
+    return Window(tokens, list(lengths), mask, [source] * len(lengths))
+
+
+def windows_of(step: int) -> list[Window]:
+    """Return the windows of a step, a pure function of it."""
+    return [window([9, 12, 5], seed=3 * step + i, source="ab"[i % 2]) for i in range(3)]
+
+
+def stage(**changes: object) -> StageConfig:
+    """Return a short stage."""
+    settings: dict[str, object] = {
+        "name": "tiny",
+        "steps": 8,
+        "tokens_per_step": 78,
+        "context_tokens": 32,
+        "micro_tokens": 40,
+        "warmup_steps": 2,
+        "optim": OptimConfig(muon=MuonConfig(lr=0.02, weight_decay=0.0), lr_adamw=0.01),
+        "checkpoint_every_steps": 3,
+    }
+    return StageConfig(**{**settings, **changes})
