@@ -319,8 +319,8 @@ def test_too_few_survivors_end_the_run_with_the_best_so_far():
     assert result.degraded
     assert len(result.rounds) == 2
     assert any("only 1 candidates survived" in note for note in result.notes)
-    assert result.chosen.stage == 1
-    assert result.why.endswith("stage 1")
+    assert result.chosen.stage == 0
+    assert result.why.endswith("stage 0")
 
 
 def test_the_stage_before_answers_when_a_whole_stage_fails():

@@ -1,13 +1,8 @@
 """A sampler over any OpenAI-compatible server, through /v1/chat/completions with streaming."""
 
 import asyncio
-import email.utils
-import json
 import logging
-import os
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -15,22 +10,27 @@ from typing import Any
 import aiohttp
 
 from openzaya.backends.gate import Gate
+from openzaya.backends.http_server (
+    PROBE_S,
+    HttpConfig,
+    Server,
+    is_same_model,
+    read_at_most,
+    retry_after_s,
+    says_too_long,
+)
 from openzaya.backends.sse import ChatStream, StreamError, clip, events
 from openzaya.backends.tails_http import TailCutter
-from openzaya.core.errors import ConfigError, ContextLengthError, UpstreamError
+from openzaya.core.errors import ContextLengthError, UpstreamError
 from openzaya.core.protocols import Tokenizer
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest
 from openzaya.core.seeding import stream
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OVERLOADED_STATUS = frozenset({429, 503})
-TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximum context")
-"""Words by which servers say that a prompt does not fit."""
 MAX_WAIT_S = 30.0
 MAX_RETRY_AFTER_S = 300.0
 """Longest wait that a server may ask for; a longer one is an error."""
-PROBE_S = 10.0
-"""Longest wait for an answer that only tells what a server can do."""
 CLOSING_S = 5.0
 """Longest wait for usage and [DONE] after the finish reason."""
 TOKENS_PER_MESSAGE = 8
@@ -41,45 +41,9 @@ TOLERATED_MISCOUNT = 0.02
 
 _log = logging.getLogger(__name__)
 
+__all__ = ["HttpConfig", "OpenAISampler"]
+
 Sleep = Callable[[float], Awaitable[None]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HttpConfig:
-    """How to talk to one server."""
-
-    url: str
-    """Base URL, with or without /v1."""
-    model: str = ""
-    """Model name; empty asks the server and takes the only one."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; the key itself is never stored or logged."""
-    max_in_flight: int = 64
-    """Most calls at the same time; lowered for a while when the server is overloaded."""
-    max_attempts: int = 4
-    """Tries of one call."""
-    first_token_s: float = 600.0
-    """Longest wait for the first token: a long prompt must be read first."""
-    between_tokens_s: float = 120.0
-    """Longest wait between two tokens; keep-alive comments do not count."""
-    min_tokens_per_s: float = 0.02
-    """A stream slower than this over `slow_after_s` is given up."""
-    slow_after_s: float = 300.0
-    """How long a stream may be slow."""
-    retry_base_s: float = 0.5
-    """Mean wait before the second try; doubled for each further one, at most 30 s."""
-    check_model: bool = True
-    """Refuse replies that another model than the one asked for signs."""
-    probe: bool = True
-    """Spend one token when opening to learn whether the server sends token ids."""
-
-    def __post_init__(self) -> None:
-        """Check the address and the limits."""
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"the URL is {self.url!r}; write it as http://host:port")
-        for name in ("max_in_flight", "max_attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; choose at least 1")
 
 
 class OpenAISampler:
@@ -101,38 +65,27 @@ class OpenAISampler:
     ) -> None:
         """Keep the settings; the connection opens with the context manager."""
         self.config = config
-        base = config.url.rstrip("/")
-        self.base = base if base.endswith("/v1") else f"{base}/v1"
-        self.model = config.model
-        self.context_tokens: int | None = None
+        self._server = Server(config)
+        self._where = self._server.base
         self.alarms = 0
         self._sleep = sleep
         self._gate = Gate(config.max_in_flight)
         self._tails = TailCutter(tokenizer)
         self._sends_ids = False
         self._can_tokenize = False
-        self._key = ""
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "OpenAISampler":
         """Open the connection pool, find the model's name and what the server can do.
 
         Raises UpstreamError when the server cannot be reached or does not name one model.
         """
-        self._key = os.environ.get(self.config.api_key_env, "").strip()
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-        )
         try:
-            await self._find_model()
+            await self._server.open()
             if self.config.probe:
-                self._can_tokenize = await self._cut_on_server("probe probe", 1) is not None
+                self._can_tokenize = await self._server.cut_tail("probe probe", 1) is not None
                 self._sends_ids = await self._probe_ids()
         except BaseException:
-            await self._session.close()
+            await self._server.close()
             raise
         return self
 
@@ -143,15 +96,12 @@ class OpenAISampler:
         trace: TracebackType | None,
     ) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._server.close()
 
     @property
-    def session(self) -> aiohttp.ClientSession:
-        """The open connection pool."""
-        if self._session is None:
-            raise UpstreamError("the sampler is not open; use it with `async with`")
-        return self._session
+    def context_tokens(self) -> int | None:
+        """The model's context, where the server tells it."""
+        return self._server.context_tokens
 
     @property
     def tail_method(self) -> str:
@@ -170,7 +120,7 @@ class OpenAISampler:
         """Return the last `count` tokens of `text`; asks the server when no ids came with it."""
         exact = self._tails.by_ids(text, count)
         if exact is None and self._can_tokenize and text:
-            exact = await self._cut_on_server(text, count)
+            exact = await self._server.cut_tail(text, count)
             if exact is not None:
                 self._tails.method = "exact (the server's /tokenize)"
         return self._tails.last_tokens(text, count) if exact is None else exact
@@ -189,7 +139,7 @@ class OpenAISampler:
                 except _RetryLaterError as error:
                     if attempt == self.config.max_attempts:
                         raise UpstreamError(
-                            f"{self.base} failed {attempt} times, the last time with: {error}; "
+                            f"{self._where} failed {attempt} times, the last time with: {error}; "
                             "check the address, that the server runs, and its log"
                         ) from error
                     await self._sleep(max(error.wait_s, self._wait(attempt, rng)))
@@ -199,9 +149,8 @@ class OpenAISampler:
         raise AssertionError("max_attempts is at least 1")
 
     def _wait(self, attempt: int, rng: Random) -> float:
-        return min(MAX_WAIT_S, self.config.retry_base_s * 2 ** (attempt - 1)) * rng.uniform(
-            0.5, 1.5
-        )
+        mean_s = min(MAX_WAIT_S, self.config.retry_base_s * (1 << (attempt - 1)))
+        return mean_s * rng.uniform(0.5, 1.5)
 
     async def _call(self, request: SampleRequest) -> ChatStream:
         """Do one call. Raises _RetryLaterError for what another try may cure."""
@@ -211,16 +160,16 @@ class OpenAISampler:
         except (aiohttp.ClientError, TimeoutError, StreamError) as error:
             # Once the reason to stop is known, a missing [DONE] loses nothing.
             if isinstance(error, StreamError) or not state.is_complete:
-                reason = self._clean(str(error)) or "no token in time"
+                reason = self._server.clean(str(error)) or "no token in time"
                 raise _RetryLaterError(f"{type(error).__name__}: {reason}") from error
         if not state.is_complete:
             raise _RetryLaterError("the stream was cut before it said why it stopped")
         if state.finish_reason in ("abort", "error"):
             raise _RetryLaterError(f"the server gave up: finish_reason {state.finish_reason!r}")
-        if self.config.check_model and not _is_same_model(self.model, state.model):
+        if self.config.check_model and not is_same_model(self._server.model, state.model):
             raise UpstreamError(
-                f"{self.base} was asked for model {self.model!r} and answered as {state.model!r}; "
-                "name the model that you mean with --upstream-model"
+                f"{self._where} was asked for model {self._server.model!r} and "
+                f"answered as {state.model!r}; name the model that you mean with --upstream-model"
             )
         return state
 
@@ -228,10 +177,13 @@ class OpenAISampler:
         """Stream one reply into `state`; leaving early closes the connection."""
         clock = asyncio.get_running_loop().time
         begun = clock()
-        url = f"{self.base}/chat/completions"
+        post = self._server.session.post
+        url = f"{self._where}/chat/completions"
         async with (
             asyncio.timeout(self.config.first_token_s) as deadline,
-            self.session.post(url, json=self._body(request), allow_redirects=False) as response,
+            self._server.session.post(
+                url, json=self._body(request), allow_redirects=False
+            ) as response,
         ):
             await self._check_status(response)
             async for data in events(response.content.iter_any()):
@@ -251,7 +203,7 @@ class OpenAISampler:
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": self.model,
+            "model": self._server.model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -273,28 +225,30 @@ class OpenAISampler:
         kind = response.headers.get("Content-Type", "")
         if response.status == 200 and "text/event-stream" in kind:
             return
-        body = self._clean(clip((await response.content.read(4096)).decode("utf-8", "replace")))
+        body = self._server.clean(
+            clip((await read_at_most(response, 4096)).decode("utf-8", "replace"))
+        )
         if response.status == 200:
             raise _RetryLaterError(f"the answer is {kind or 'untyped'}, not a stream: {body!r}")
         if response.status in OVERLOADED_STATUS:
             self._gate.shrink()
         if response.status in RETRIED_STATUS:
             raise _RetryLaterError(f"HTTP {response.status}: {body!r}", self._asked_wait(response))
-        if response.status in (400, 413) and any(word in body.lower() for word in TOO_LONG):
+        if response.status in (400, 413) and says_too_long(body):
             raise ContextLengthError(
-                f"{self.base} refuses the prompt as too long ({body}); shorten the question or "
+                f"{self._where} refuses the prompt as too long ({body}); shorten the question or "
                 "choose a smaller preset"
             )
         raise UpstreamError(
-            f"{self.base} answered HTTP {response.status}: {body!r}; check the model name "
-            f"{self.model!r} and the key in {self.config.api_key_env}"
+            f"{self._where} answered HTTP {response.status}: {body!r}; check the model name "
+            f"{self._server.model!r} and the key in {self.config.api_key_env}"
         )
 
     def _asked_wait(self, response: aiohttp.ClientResponse) -> float:
-        wait_s = _retry_after_s(response.headers.get("Retry-After", ""))
+        wait_s = retry_after_s(response.headers.get("Retry-After", ""))
         if wait_s > MAX_RETRY_AFTER_S:
             raise UpstreamError(
-                f"{self.base} asks to come back in {wait_s:.0f} s, more than the "
+                f"{self._where} asks to come back in {wait_s:.0f} s, more than the "
                 f"{MAX_RETRY_AFTER_S:.0f} s that a run waits; try again then"
             )
         return wait_s
@@ -327,10 +281,10 @@ class OpenAISampler:
                 self._alarm(f"its usage says {told} tokens, its ids are {own}")
             self._tails.measure(num_characters, own)
             return own
-        if told is not None and told <= max_tokens * (1 + TOLERATED_MISCOUNT):
-            if told or not num_characters:
-                self._tails.measure(num_characters, told)
-                return told
+        longest = max_tokens * (1 + TOLERATED_MISCOUNT)
+        if told is not None and told <= longest and (told or not num_characters):
+            self._tails.measure(num_characters, told)
+            return told
         if told is not None:
             self._alarm(f"its usage says {told} tokens for {num_characters} characters")
         estimate = int(num_characters / self._tails.chars_per_token)
@@ -340,76 +294,7 @@ class OpenAISampler:
         """Report a server whose figures cannot be true: every time counted, logged once."""
         self.alarms += 1
         if self.alarms == 1:
-            _log.warning("%s does not keep its own count: %s", self.base, message)
-
-    def _clean(self, text: str) -> str:
-        """Remove the key from a text that a server may have echoed."""
-        return text.replace(self._key, "***") if self._key else text
-
-    async def _find_model(self) -> None:
-        """Learn the model's name, unless it was given, and its context.
-
-        Raises UpstreamError for a server that cannot be reached or leaves the choice open.
-        """
-        try:
-            models = (await self._json("GET", f"{self.base}/models"))["data"]
-            served = {str(entry["id"]): entry for entry in models}
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamError(
-                f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
-                "address and that the server runs"
-            ) from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if self.model:
-                return  # some servers have no list; the first call will tell
-            raise UpstreamError(
-                f"{self.base}/models holds no list of models ({self._clean(clip(str(error)))}); "
-                "is this an OpenAI-compatible server?"
-            ) from error
-        names = list(served)
-        if not self.model and len(names) == 1:
-            self.model = names[0]
-        if not self.model or (names and self.model not in served):
-            found = (
-                f"model {self.model!r} is not among" if self.model else "a choice is needed from"
-            )
-            raise UpstreamError(
-                f"{found} the {len(names)} models of {self.base} ({', '.join(names[:5])}); name "
-                "one with --upstream-model"
-            )
-        told = served.get(self.model, {}).get("max_model_len")
-        self.context_tokens = told if type(told) is int and told > 0 else None
-
-    async def _json(self, method: str, url: str, body: Any = None) -> Any:
-        """Return the parsed answer of a small call. Raises ValueError for anything but JSON."""
-        async with (
-            asyncio.timeout(PROBE_S),
-            self.session.request(method, url, json=body, allow_redirects=False) as response,
-        ):
-            content = await response.content.read(1 << 22)
-            if response.status != 200:
-                raise ValueError(
-                    f"HTTP {response.status}: {content[:200].decode('utf-8', 'replace')}"
-                )
-            return json.loads(content)
-
-    async def _cut_on_server(self, text: str, count: int) -> str | None:
-        """Return the tail by /tokenize and /detokenize; None where the server has none."""
-        root = self.base.removesuffix("/v1")
-        # One name for the text on vLLM and SGLang, another on llama.cpp.
-        question = {"model": self.model, "prompt": text, "content": text}
-        question["add_special_tokens"] = False  # type: ignore[assignment]
-        try:
-            ids = (await self._json("POST", f"{root}/tokenize", question))["tokens"]
-            if len(ids) <= count:
-                return text
-            answer = await self._json(
-                "POST", f"{root}/detokenize", {"model": self.model, "tokens": ids[-count:]}
-            )
-            tails = [answer[name] for name in ("prompt", "content", "text") if name in answer]
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
-            return None
-        return tails[0] if tails and isinstance(tails[0], str) else None
+            _log.warning("%s does not keep its own count: %s", self._where, message)
 
     async def _probe_ids(self) -> bool:
         """Say whether the server sends token ids in its stream; costs one token."""
@@ -437,22 +322,3 @@ def _finish_reason(told: str | None) -> FinishReason:
     if told in ("stop", "tool_calls"):
         return "stop"
     return "error" if told == "content_filter" else "length"
-
-
-def _is_same_model(asked: str, told: str) -> bool:
-    """Accept the name asked for, a dated version of it, and a path with or without its folders."""
-    if not told or told == asked or told.startswith(f"{asked}-"):
-        return True
-    return told.rpartition("/")[2] == asked.rpartition("/")[2]
-
-
-def _retry_after_s(header: str) -> float:
-    """Return the seconds that a Retry-After header asks for; 0 when it does not say."""
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return 0.0

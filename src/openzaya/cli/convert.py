@@ -1,65 +1,52 @@
-"""`openzaya convert`: read any ZAYA folder, write the Hugging Face layout."""
+"""The verb `convert`: rewrite a model folder in another layout."""
 
 import argparse
-import json
 import shutil
-import time
 from pathlib import Path
 
-from openzaya.core.errors import ConfigError
-
 NAME = "convert"
-SUMMARY = "Read a checkpoint in either layout and write it in the Hugging Face layout."
-JSON = True
+SUMMARY = "Rewrite a model folder in the current or the legacy tensor layout."
 
-EXAMPLES = """
-examples:
-  openzaya convert ZAYA1-8B-legacy ZAYA1-8B              legacy layout to the current one
-  openzaya convert runs/nano/model small --dtype bfloat16
+_EXAMPLES = """examples:
+  openzaya convert ZAYA1-8B-legacy ZAYA1-8B                   for openzaya and transformers
+  openzaya convert ZAYA1-8B ZAYA1-8B-legacy --layout legacy   for SGLang
+
+Tensors stream one by one and keep their dtype. A checksums.json is written beside the shards.
 """
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+_SIDE_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("source", help="model folder or hub id, current or legacy layout")
-    parser.add_argument("target", help="folder to write; must not exist or be empty")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--shard-gb", type=float, default=5.0, help="largest file in GB [5]")
-    parser.epilog = EXAMPLES
+    """Add the arguments of `convert`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    parser.add_argument("source", metavar="SRC", help="model folder, either layout")
+    parser.add_argument("target", metavar="DST", help="folder to write")
+    parser.add_argument(
+        "--layout", choices=("native", "legacy"), default="native", help="layout of DST [native]"
+    )
+    parser.add_argument(
+        "--max-shard-gb", type=float, default=5.0, metavar="GB", help="size of a shard [5]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; the target appears whole or not at all."""
-    from openzaya.model.checkpoint import load, resolve_folder, save_model
+    """Convert the folder and copy its tokenizer and chat template."""
+    from openzaya.core.errors import ConfigError
+    from openzaya.model.checkpoint import Source, convert
 
-    target = Path(args.target)
-    if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"{target} is not empty; choose a new folder")
-    if args.shard_gb <= 0:
-        raise ConfigError(f"--shard-gb is {args.shard_gb}; choose more than 0")
-    begun = time.monotonic()
-    folder = resolve_folder(args.source)
-    model = load(folder, dtype=args.dtype)
-    work = target.with_name(target.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
-    save_model(model, work, shard_bytes=int(args.shard_gb * 1e9))
-    for name in TEXT_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, work / name)
-    if target.exists():
-        target.rmdir()
-    work.rename(target)
-    summary = {
-        "target": str(target),
-        "layers": model.config.num_hidden_layers,
-        "parameters": model.config.num_parameters(),
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    print(json.dumps(summary) if args.json else "\n".join(f"{k}: {v}" for k, v in summary.items()))
+    if args.max_shard_gb <= 0:
+        raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; it must be more than 0")
+    source, target = Source(args.source), Path(args.target)
+    size_gb = source.shards.num_bytes / 1e9
+    print(
+        f"{source.folder} ({source.layout}, {source.config.num_parameters():,} parameters, "
+        f"{size_gb:.2f} GB) -> {target} ({args.layout})"
+    )
+    convert(source, target, args.layout, max_shard_bytes=int(args.max_shard_gb * 1e9))
+    for pattern in _SIDE_FILES:
+        for path in sorted(source.folder.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+    print(f"wrote {target}")
     return 0

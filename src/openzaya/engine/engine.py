@@ -6,7 +6,7 @@ prompts that are complete, and decodes one token for every running request.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from openzaya.core.errors import ConfigError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
-from openzaya.engine.request import Output, Request, SamplingParams, check_prompt
+from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Chunk, Scheduler
@@ -25,29 +25,6 @@ from openzaya.model.zaya import Zaya
 
 DEFAULT_CONTEXT_TOKENS = 4096
 MAX_CAPTURED_EXPERTS = 255
-
-
-@dataclass(kw_only=True, slots=True)
-class EngineStats:
-    """What an engine has done since it was made."""
-
-    steps: int = 0
-    """Calls of `step` that ran the model."""
-    tokens_generated: int = 0
-    """Sampled tokens."""
-    tokens_prefilled: int = 0
-    """Prompt tokens computed."""
-    tokens_prefill_saved: int = 0
-    """Prompt tokens copied from an identical prompt instead of computed."""
-    decode_steps: int = 0
-    """Batched decode passes."""
-    tokens_decoded: int = 0
-    """Tokens sampled by them; the first token of a request comes from its prefill."""
-
-    @property
-    def mean_batch(self) -> float:
-        """Mean requests per decode pass; 0 before the first."""
-        return self.tokens_decoded / self.decode_steps if self.decode_steps else 0.0
 
 
 class Engine:

@@ -99,6 +99,29 @@ class Request:
         return self.prompt.tobytes()
 
 
+@dataclass(kw_only=True, slots=True)
+class EngineStats:
+    """What an engine has done since it was made."""
+
+    steps: int = 0
+    """Calls of `step` that ran the model."""
+    tokens_generated: int = 0
+    """Sampled tokens."""
+    tokens_prefilled: int = 0
+    """Prompt tokens computed."""
+    tokens_prefill_saved: int = 0
+    """Prompt tokens copied from an identical prompt instead of computed."""
+    decode_steps: int = 0
+    """Batched decode passes."""
+    tokens_decoded: int = 0
+    """Tokens sampled by them; the first token of a request comes from its prefill."""
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean requests per decode pass; 0 before the first."""
+        return self.tokens_decoded / self.decode_steps if self.decode_steps else 0.0
+
+
 def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size: int) -> None:
     """Refuse a prompt that the engine cannot continue.
 

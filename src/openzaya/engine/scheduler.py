@@ -195,8 +195,9 @@ class Scheduler:
     def _free_slot(self, first: int) -> int:
         """Return a slot that nobody holds, searching up from `first` and then from below."""
         taken = {prefill.slot for prefill in self._prefills}
-        order = [*range(first, self._max_running + 1), *range(len(self.decoding), first)]
-        return [slot for slot in order if slot not in taken][0]
+        behind = range(first, self._max_running + 1)
+        slot: int = next(s for s in (*behind, *range(len(self.decoding), first)) if s not in taken)
+        return slot
 
     def _make_room(self, slot: int, keep: Prefill) -> None:
         """Move the prefill that sits in `slot`, unless it is `keep`, to a free slot behind."""

@@ -14,6 +14,10 @@ from openzaya.envs.readers import apply
 from openzaya.text.tails import aggregation_messages
 
 
+COMPARISON_SHARE = 0.4
+"""Share of facts that compare two digits."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AggregationStyle:
     """How the candidates of an aggregation example look."""
@@ -31,11 +35,20 @@ class AggregationStyle:
 
 
 def facts(rng: Random, count: int) -> str:
-    """Return `count` single-digit facts modulo 10 as one line of text."""
+    """Return `count` facts on digits as one line: sums like 3+9=2, comparisons like 4?7n or 4?4y.
+
+    Half of the comparisons are equal: in searches hits are rare, and a model that only saw those
+    would learn to answer n without looking.
+    """
     lines = []
     for _ in range(count):
-        x, y, operator = rng.randint(0, 9), rng.randint(0, 9), rng.choice("+-*")
-        lines.append(f"{x}{operator}{y}={apply(operator, x, y)}")
+        x, y = rng.randint(0, 9), rng.randint(0, 9)
+        if rng.random() < COMPARISON_SHARE:
+            y = rng.choice((x, y))
+            lines.append(f"{x}?{y}{'y' if x == y else 'n'}")
+        else:
+            operator = rng.choice("+-*")
+            lines.append(f"{x}{operator}{y}={apply(operator, x, y)}")
     return " ".join(lines)
 
 

@@ -39,9 +39,7 @@ class BalanceConfig:
                 "learning_rate >= 0 and eps > 0"
             )
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ConfigError(
-                f"beta1 = {self.beta1}, beta2 = {self.beta2}; both must be in [0, 1)"
-            )
+            raise ConfigError(f"beta1 = {self.beta1}, beta2 = {self.beta2}; both must be in [0, 1)")
 
 
 class RouterBalancer:
@@ -62,9 +60,7 @@ class RouterBalancer:
         self._biases = model.router_biases()
         shape = (len(self._biases), self.num_experts)
         device = model.device
-        self.counts_LX = torch.zeros(
-            (shape[0], shape[1] + 1), dtype=torch.float64, device=device
-        )
+        self.counts_LX = torch.zeros((shape[0], shape[1] + 1), dtype=torch.float64, device=device)
         """Tokens per layer and class since the last step; the skip class last."""
         self.last_LX = torch.zeros_like(self.counts_LX)
         """The counts of the last step."""

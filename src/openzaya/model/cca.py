@@ -88,9 +88,7 @@ class CCAProjection(nn.Module):
         if small or is_low(u_NC.dtype):
             window_NC3 = torch.stack((u_NC[:-2], u_NC[1:-1], u_NC[2:]), dim=-1)
             return mix_stepwise(window_NC3, weights, self.num_queries)
-        folded = fold(
-            weights.depthwise_C2, weights.shift_C, weights.grouped_CP2, weights.bias_C
-        )
+        folded = fold(weights.depthwise_C2, weights.shift_C, weights.grouped_CP2, weights.bias_C)
         return mix_folded(u_NC, folded, self.num_queries)
 
     def _exchange_state(self, u_NC: Tensor, v_NC: Tensor, rows: CacheRows, cache: Cache) -> None:

@@ -1,23 +1,276 @@
-"""Reading and writing model folders in the Hugging Face layout.
+"""Reading and writing model folders: the Hugging Face layout and the legacy one.
 
-Tensors stay memory-mapped: a parameter whose dtype is the file's is the file, page by page, so an
-8B model loads in seconds and experts that are never chosen stay on disk.
+Tensors of a large folder stay memory-mapped: a parameter whose dtype is the file's is the file,
+page by page, so an 8B model loads in seconds and experts that are never chosen stay on disk.
 """
 
-import json
-import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
-from openzaya.model.checkpoint_legacy import is_legacy, legacy_config, legacy_tensors
+from openzaya.model.checkpoint_legacy import (
+    is_legacy,
+    legacy_config,
+    legacy_names,
+    needs_exponential,
+    to_legacy,
+)
 from openzaya.model.config import Precision, SkipMode, ZayaConfig
-from openzaya.model.shards import Shards, write_json
+from openzaya.model.shards import (
+    MAX_SHARD_BYTES,
+    Shards,
+    TensorSpec,
+    read_json,
+    write_json,
+    write_shards,
+)
 from openzaya.model.zaya import Zaya
+
+PREFIX = "model."
+"""What the Hugging Face layout puts before our parameter names."""
+HEAD = "lm_head.weight"
+SMALL_BYTES = 1_000_000_000
+"""Folders up to this size are verified and copied to memory; larger ones are mapped."""
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+Layout = Literal["native", "legacy"]
+
+
+class Source:
+    """A model folder in either layout, seen as the tensors of the current one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Read config and headers; raises CheckpointError or ConfigError."""
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise CheckpointError(
+                f"{self.folder} is not a folder; give the path of a downloaded model, for example "
+                "the one that `hf download Zyphra/ZAYA1-8B` prints"
+            )
+        raw = read_json(self.folder / "config.json")
+        self.shards = Shards(self.folder)
+        self.layout: Layout = "legacy" if is_legacy(raw, self.shards.names) else "native"
+        self._exponential = False
+        if self.layout == "legacy":
+            self.config = legacy_config(raw)
+            self._parts = legacy_names(self.config)
+            self._exponential = needs_exponential(raw)
+        else:
+            self.config = ZayaConfig.from_hf(raw)
+            self._parts = {PREFIX + name: (PREFIX + name,) for name in expected_shapes(self.config)}
+        self._check()
+
+    def _check(self) -> None:
+        """Raise CheckpointError for a tensor that is missing, unknown or of a wrong shape."""
+        needed = [part for parts in self._parts.values() for part in parts]
+        missing = sorted(set(needed) - self.shards.names)
+        if missing:
+            raise CheckpointError(
+                f"{self.folder} lacks {len(missing)} of {len(needed)} tensors, for example "
+                f"{missing[0]!r}; the folder is incomplete, or config.json is of another model"
+            )
+        unknown = sorted(self.shards.names - set(needed) - {HEAD})
+        if unknown:
+            raise CheckpointError(
+                f"{self.folder} has {len(unknown)} tensors that the model does not know, for "
+                f"example {unknown[0]!r}; config.json is of another model, or of a variant we "
+                "cannot run"
+            )
+        for name, shape in expected_shapes(self.config).items():
+            parts = self._parts[PREFIX + name]
+            expected = shape if len(parts) == 1 else shape[1:]
+            for part in parts:
+                found = self.shards.shape(part)
+                if found != expected:
+                    raise CheckpointError(
+                        f"tensor {part!r} in {self.folder} has shape {found}; config.json asks "
+                        f"for {expected}: the two are of different models"
+                    )
+        if HEAD in self.shards.names and not torch.equal(
+            self.shards.get(HEAD), self.shards.get(PREFIX + "embed_tokens.weight")
+        ):
+            raise CheckpointError(
+                f"{self.folder} has a {HEAD} that differs from the embedding; only tied models "
+                "are known"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the embedding, and so of the folder."""
+        return self.shards.get(PREFIX + "embed_tokens.weight").dtype
+
+    def get(self, name: str) -> Tensor:
+        """Return one tensor by our parameter name; a stack of legacy experts is copied."""
+        parts = self._parts[PREFIX + name]
+        if len(parts) > 1:
+            return torch.stack([self.shards.get(part) for part in parts])
+        tensor = self.shards.get(parts[0])
+        if self._exponential and name.endswith("qk_norm.temp"):
+            return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
+        return tensor
+
+
+def expected_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor of a model."""
+    with torch.device("meta"):
+        state = Zaya(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def load(
+    path: str | Path,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    precision: Precision = "hf",
+    *,
+    skip_mode: SkipMode | None = None,
+    verify: Literal["auto", "always", "never"] = "auto",
+) -> Zaya:
+    """Load a model folder, current or legacy layout.
+
+    `dtype` may be "auto": the folder's own. `skip_mode` overrides the folder's. `verify` compares
+    checksums where the folder has them: "auto" does so up to a gigabyte, "always" also demands
+    that there are some. Balancing biases are fp32 in any case.
+
+    Raises CheckpointError for a folder that cannot be read whole and ConfigError for a config or
+    an option that is not known.
+
+    Deviation: D-006.
+    """
+    source = Source(path)
+    target = _dtype_named(dtype, source)
+    small = source.shards.num_bytes <= SMALL_BYTES
+    _verify(source, verify, small)
+    config = replace(source.config, precision=precision)
+    if skip_mode is not None:
+        config = replace(config, skip_mode=skip_mode)
+    with torch.device("meta"):
+        model = Zaya(config)
+    state: dict[str, Tensor] = {}
+    for name in model.state_dict():
+        tensor = source.get(name)
+        wanted = torch.float32 if name.endswith("balancing_biases") else target
+        moved = tensor.to(device=device, dtype=wanted)
+        # A small model is better off when its file is replaced under it.
+        state[name] = moved.clone() if small and moved is tensor else moved
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def _dtype_named(name: str, source: Source) -> torch.dtype:
+    if name == "auto":
+        return source.dtype
+    if name not in DTYPES:
+        raise ConfigError(f"dtype is {name!r}; choose one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _verify(source: Source, verify: str, small: bool) -> None:
+    if verify not in ("auto", "always", "never"):
+        raise ConfigError(f"verify is {verify!r}; choose auto, always or never")
+    known = source.shards.has_checksums()
+    if verify == "always" and not known:
+        raise CheckpointError(
+            f"{source.folder} has no checksums.json to verify against; load it with verify='auto' "
+            "and save it again to get one"
+        )
+    if known and (verify == "always" or (verify == "auto" and small)):
+        source.shards.verify()
+
+
+def save_model(model: Zaya, folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write a folder that `load` and transformers' ZayaForCausalLM read.
+
+    Shards hold at most `max_shard_bytes` (one larger tensor gets its own); files appear whole or
+    not at all and are readable by everyone.
+    """
+    specs = (
+        TensorSpec(
+            name=PREFIX + name,
+            dtype=tensor.dtype,
+            shape=tuple(tensor.shape),
+            make=lambda kept=tensor: kept,  # type: ignore[misc]
+        )
+        for name, tensor in model.state_dict().items()
+    )
+    write_folder(
+        Path(folder), running_config(model), specs, model.dtype, max_shard_bytes=max_shard_bytes
+    )
+
+
+def running_config(model: Zaya) -> ZayaConfig:
+    """Return the config of a model with the rotary bases it uses now."""
+    full, sliding = (
+        model.rope_thetas.get(kind, default)
+        for kind, default in (
+            ("hybrid", model.config.rope_theta),
+            ("hybrid_sliding", model.config.sliding_rope_theta),
+        )
+    )
+    return replace(model.config, rope_theta=full, sliding_rope_theta=sliding)
+
+
+def write_folder(
+    folder: Path,
+    config: ZayaConfig,
+    specs: Iterator[TensorSpec],
+    dtype: torch.dtype,
+    *,
+    layout: Layout = "native",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write shards, config.json and generation_config.json of either layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shards(folder, specs, max_shard_bytes)
+    raw: dict[str, Any] = config.to_hf() if layout == "native" else to_legacy(config)
+    name = str(dtype).removeprefix("torch.")
+    write_json(folder / "config.json", raw | {"dtype": name, "torch_dtype": name})
+    tokens = {
+        key: raw[key]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if raw[key] is not None
+    }
+    write_json(folder / "generation_config.json", {"_from_model_config": True} | tokens)
+
+
+def convert(
+    source: Source, folder: Path, layout: Layout, *, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write a folder's tensors in another layout, one tensor at a time, dtypes unchanged."""
+    if folder.resolve() == source.folder.resolve():
+        raise CheckpointError(f"{folder} is both source and target; name another target folder")
+    names = legacy_names(source.config)
+
+    def specs() -> Iterator[TensorSpec]:
+        for name, shape in expected_shapes(source.config).items():
+            dtype = source.get(name).dtype if len(shape) < 3 else source.dtype
+            parts = names[PREFIX + name] if layout == "legacy" else (PREFIX + name,)
+            for place, part in enumerate(parts):
+                stacked = len(parts) > 1
+                yield TensorSpec(
+                    name=part,
+                    dtype=dtype,
+                    shape=shape[1:] if stacked else shape,
+                    make=lambda n=name, i=place, s=stacked: (  # type: ignore[misc]
+                        source.get(n)[i] if s else source.get(n)
+                    ),
+                )
+
+    write_folder(
+        folder,
+        source.config,
+        specs(),
+        source.dtype,
+        layout=layout,
+        max_shard_bytes=max_shard_bytes,
+    )

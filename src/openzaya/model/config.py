@@ -34,11 +34,26 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 """Keys of the Hugging Face config that have one meaning here, with the values we accept."""
 
 _IGNORED = frozenset(
-    "architectures dtype torch_dtype transformers_version use_cache output_router_logits "
-    "initializer_range _name_or_path auto_map chunk_size_feed_forward id2label label2id "
-    "output_attentions output_hidden_states return_dict problem_type _attn_implementation "
-    "_experts_implementation use_bfloat16 tokenizer_class task_specific_params "
-    "quantization_config num_labels prefix".split()
+    {
+        "_attn_implementation",
+        "_experts_implementation",
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "chunk_size_feed_forward",
+        "dtype",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 """Keys that say nothing about the arithmetic of our forward pass."""
 
@@ -120,7 +135,7 @@ class ZayaConfig:
             "max_position_embeddings",
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 1")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -163,7 +178,7 @@ class ZayaConfig:
         if self.precision not in ("hf", "paper"):
             raise ConfigError(f"precision is {self.precision!r}; choose 'hf' or 'paper'")
         for name in ("rope_theta", "sliding_rope_theta", "rms_norm_eps"):
-            value = getattr(self, name)
+            value: object = getattr(self, name)
             if not isinstance(value, int | float) or value <= 0:
                 raise ConfigError(f"{name} is {value!r}; it must be a number > 0")
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openzaya.model.config import ZayaConfig
-from openzaya.model.rows import put_rows, take_rows
 from openzaya.model.router import Router, Routing
+from openzaya.model.rows import put_rows, take_rows
 
 Context = torch.autograd.function.FunctionCtx
 

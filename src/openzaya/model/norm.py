@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from openzaya.model.precision import Rules, is_low, raise_to_fp32
 
 
+Context = torch.autograd.function.FunctionCtx
+
+
 class RMSNorm(nn.Module):
     """Scale each row to unit mean square, then by a learned vector.
 
@@ -48,7 +51,7 @@ class _FusedRMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, *args: object) -> Tensor:
+    def forward(ctx: Context, *args: object) -> Tensor:
         x_ND, weight_D, eps = args
         assert isinstance(x_ND, Tensor)
         assert isinstance(weight_D, Tensor)
@@ -59,7 +62,9 @@ class _FusedRMSNorm(torch.autograd.Function):
         return (x_ND * scale_N1).mul_(weight_D)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x_ND, weight_D, scale_N1 = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_ND = grads[0]
         unit_ND = x_ND * scale_N1

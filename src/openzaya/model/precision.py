@@ -28,9 +28,7 @@ class Rules:
     """LM head and its result."""
 
 
-HF = Rules(
-    fp32_norm=False, fp32_cca=False, fp32_router=False, fp32_residual=False, fp32_head=False
-)
+HF = Rules(fp32_norm=False, fp32_cca=False, fp32_router=False, fp32_residual=False, fp32_head=False)
 PAPER = Rules(fp32_norm=True, fp32_cca=True, fp32_router=True, fp32_residual=True, fp32_head=True)
 
 

@@ -77,9 +77,7 @@ class Router(nn.Module):
         balance_X[-1] = SKIP_BIAS
         self.register_buffer("balancing_biases", balance_X)
 
-    def forward(
-        self, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
-    ) -> Routing:
+    def forward(self, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None) -> Routing:
         """Route packed rows; `replay_T` replaces the choice and leaves the weight live."""
         state_TR = self.down_proj(h_TD)
         if self.averages and previous_TR is not None:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 
+Context = torch.autograd.function.FunctionCtx
+
+
 def take_rows(x_ND: Tensor, index_T: Tensor) -> Tensor:
     """Return rows `index_T` of `x_ND`; no index may occur twice."""
     if not (torch.is_grad_enabled() and x_ND.requires_grad):
@@ -24,13 +27,15 @@ class _Take(torch.autograd.Function):
     """Gather unique rows; the gradient is scattered back."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, *args: Tensor) -> Tensor:
+    def forward(ctx: Context, *args: Tensor) -> Tensor:
         x_ND, index_T = args
         ctx.save_for_backward(index_T)
         ctx.num_rows = x_ND.shape[0]  # type: ignore[attr-defined]
         return x_ND.index_select(0, index_T)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (index_T,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return put_rows(grads[0], index_T, ctx.num_rows), None  # type: ignore[attr-defined]

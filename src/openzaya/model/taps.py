@@ -155,9 +155,7 @@ def mix_stepwise(window_NC3: Tensor, weights: ConvWeights, num_queries: int) -> 
     return out + torch.cat((mean_queries.flatten(0, 1), mean_queries.mean(dim=1)))
 
 
-def norm_rotate(
-    x_JNP: Tensor, scale_J: Tensor, rope: tuple[Tensor, Tensor], eps: float
-) -> Tensor:
+def norm_rotate(x_JNP: Tensor, scale_J: Tensor, rope: tuple[Tensor, Tensor], eps: float) -> Tensor:
     """Scale every head vector to length `scale_J`, then rotate its first channels.
 
     A vector shorter than `eps` is divided by `eps` instead of its length.

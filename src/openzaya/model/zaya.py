@@ -57,9 +57,9 @@ class Zaya(nn.Module):
         self.rules = rules_of(config.precision)
         self.rope_thetas = config.rope_thetas
         self.embed_tokens = nn.Embedding(
-            config.vocab_size, config.hidden_size, _weight=torch.empty(
-                config.vocab_size, config.hidden_size
-            )
+            config.vocab_size,
+            config.hidden_size,
+            _weight=torch.empty(config.vocab_size, config.hidden_size),
         )
         self.input_hidden_states_scale = nn.Parameter(torch.ones(config.hidden_size))
         self.input_hidden_states_bias = nn.Parameter(torch.zeros(config.hidden_size))

@@ -3,10 +3,12 @@
     step_00000120/
         tensors.safetensors     every tensor
         state.json              everything else; no pickle anywhere
-        MANIFEST.json           sha256 and size of both, written last
+        MANIFEST.json           sha256, crc32 and size of both, written last, with its own digest
+    LATEST                      name of the newest one, for people and scripts
 
 A checkpoint is written under a temporary name, synced, and renamed. Loading takes the newest that
-verifies and moves broken ones aside. Used by supervised stages and by RL.
+verifies and moves broken ones aside. One process writes to a folder at a time. Used by supervised
+stages and by RL.
 """
 
 import hashlib
@@ -15,6 +17,7 @@ import logging
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +28,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openzaya.core.config import diff
+from openzaya.core.config import flatten
 from openzaya.core.errors import CheckpointError
 
 SCHEMA = 1
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "MANIFEST.json"
+TENSORS, STATE, MANIFEST, LATEST = "tensors.safetensors", "state.json", "MANIFEST.json", "LATEST"
 FREE_SPACE_FACTOR = 1.2
 """Free disk space wanted before writing, as a multiple of the tensors' size."""
+READ_BYTES = 1 << 20
+"""Bytes hashed at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -61,37 +66,33 @@ def save(
     CheckpointError for tensors that are not finite, a full disk or a folder that cannot be
     written; older checkpoints then stay as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    _check_finite(tensors)
-    _check_space(folder, tensors)
     target = folder / f"step_{step:08d}"
     work = folder / f"{target.name}.tmp-{uuid.uuid4().hex[:8]}"
+    state_text = json.dumps(dict(state))
+    _check_finite(tensors)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        _check_space(folder, tensors)
         work.mkdir()
         # Cloned: safetensors refuses tensors that share memory, and views of larger ones.
-        whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         save_file(whole, work / TENSORS)
-        (work / STATE).write_text(json.dumps(dict(state)), encoding="utf-8")
-        files = {name: _describe(work / name) for name in (TENSORS, STATE)}
-        manifest = {"schema": SCHEMA, "step": step, "files": files, "meta": dict(meta)}
-        for name in (TENSORS, STATE):
-            _sync(work / name)
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(work / MANIFEST)
-        _sync(work)
+        (work / STATE).write_text(state_text, encoding="utf-8")
+        _write_manifest(work, step, meta)
         if target.exists():
-            shutil.rmtree(target)
+            _remove(target)
         work.rename(target)
         _sync(folder)
+        _point_latest(folder, target.name)
+        for old in checkpoints(folder)[: -max(1, keep_last)]:
+            _remove(old)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(work, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint {target} could not be written ({error}); the older ones are intact: make "
             "room or choose another folder"
         ) from error
-    for old in checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
     return target
 
 
@@ -99,7 +100,8 @@ def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first, without looking inside."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.glob("step_*") if p.is_dir() and p.name[5:].isdigit())
+    found = [p for p in folder.glob("step_*") if p.is_dir() and p.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def load_newest(folder: Path, meta: Mapping[str, Any] | None = None) -> Loaded | None:
@@ -117,7 +119,7 @@ def load_newest(folder: Path, meta: Mapping[str, Any] | None = None) -> Loaded |
             log.warning("%s; moved to %s, trying the one before", error, aside.name)
             continue
         if meta is not None and loaded.meta.get("config_hash") != meta.get("config_hash"):
-            changed = diff(loaded.meta.get("config", {}), meta.get("config", {}))
+            changed = changes(loaded.meta.get("config", {}), meta.get("config", {}))
             raise CheckpointError(
                 f"{path} was made with other settings ({'; '.join(changed[:5])}); resume with the "
                 "same settings or start in another folder"
@@ -127,21 +129,12 @@ def load_newest(folder: Path, meta: Mapping[str, Any] | None = None) -> Loaded |
 
 
 def load(path: Path) -> Loaded:
-    """Read one checkpoint. Raises CheckpointError unless every byte is as it was written."""
+    """Read one checkpoint. Raises CheckpointError unless sizes and checksums are as written.
+
+    Checksums are crc32, three times as fast as sha256; `verify` compares sha256.
+    """
+    manifest = _check_files(path, "crc32")
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {manifest['schema']}, this version reads {SCHEMA}; "
-                "resume with the version that wrote it"
-            )
-        for name, known in manifest["files"].items():
-            found = _describe(path / name)
-            if found != known:
-                raise CheckpointError(
-                    f"{path / name} is damaged: {found['bytes']} bytes with sha256 "
-                    f"{found['sha256'][:12]}, expected {known['bytes']} with {known['sha256'][:12]}"
-                )
         return Loaded(
             step=int(manifest["step"]),
             tensors=load_file(path / TENSORS),
@@ -149,8 +142,80 @@ def load(path: Path) -> Loaded:
             meta=manifest["meta"],
             path=path,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); resume from an older one"
+        ) from error
+
+
+def verify(path: Path) -> None:
+    """Raise CheckpointError unless every file has the sha256 that was written down."""
+    _check_files(path, "sha256")
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line `path: old -> new` for every setting in which two config records differ."""
+    before, after = flatten(old), flatten(new)
+    absent = "(absent)"
+    return [
+        f"{key}: {before.get(key, absent)} -> {after.get(key, absent)}"
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def _check_files(path: Path, kind: str) -> dict[str, Any]:
+    """Return the manifest when it is intact and the files match it."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        digest = manifest.pop("digest", None)
+        if digest is not None and digest != _digest(manifest):
+            raise CheckpointError(f"{path / MANIFEST} is damaged: it does not match its digest")
+        if manifest["schema"] != SCHEMA:
+            raise CheckpointError(
+                f"{path} has schema {manifest['schema']}, this version reads {SCHEMA}; "
+                "resume with the version that wrote it"
+            )
+        for name in (TENSORS, STATE):
+            _check_file(path / name, manifest["files"][name], kind)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); resume from an older one"
+        ) from error
+    return manifest
+
+
+def _check_file(path: Path, known: Mapping[str, Any], kind: str) -> None:
+    if path.stat().st_size != known["bytes"]:
+        raise CheckpointError(
+            f"{path} is damaged: it has {path.stat().st_size} bytes, expected {known['bytes']}"
+        )
+    kind = kind if kind in known else "sha256"
+    found = _describe(path)[kind] if kind == "sha256" else _crc32(path)
+    if found != known[kind]:
+        raise CheckpointError(f"{path} is damaged: {kind} is {found}, expected {known[kind]}")
+
+
+def _write_manifest(work: Path, step: int, meta: Mapping[str, Any]) -> None:
+    """Sync the files, then write and sync the manifest: it vouches for what is on the disk."""
+    for name in (TENSORS, STATE):
+        _sync(work / name)
+    files = {name: _describe(work / name) for name in (TENSORS, STATE)}
+    manifest = {"schema": SCHEMA, "step": step, "files": files, "meta": dict(meta)}
+    # As it will be read back: JSON turns tuples into lists and number keys into text.
+    manifest = json.loads(json.dumps(manifest))
+    manifest["digest"] = _digest(manifest)
+    (work / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _sync(work / MANIFEST)
+    _sync(work)
+
+
+def _point_latest(folder: Path, name: str) -> None:
+    work = folder / f"{LATEST}.tmp"
+    work.write_text(name + "\n", encoding="utf-8")
+    _sync(work)
+    work.replace(folder / LATEST)
+    _sync(folder)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -172,15 +237,35 @@ def _check_space(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def _remove(path: Path) -> None:
+    """Delete a checkpoint; killed halfway, it is a leftover and not a damaged checkpoint."""
+    doomed = path.with_name(f"{path.name}.tmp-old-{uuid.uuid4().hex[:8]}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
 def _remove_leftovers(folder: Path) -> None:
     for leftover in folder.glob("step_*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _crc32(path: Path) -> str:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
+    return {"sha256": digest, "crc32": _crc32(path), "bytes": path.stat().st_size}
 
 
 def _sync(path: Path) -> None:

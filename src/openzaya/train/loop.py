@@ -1,15 +1,18 @@
 """Run one stage from its newest checkpoint to its last step."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from openzaya.core.config import config_hash, to_mapping
-from openzaya.core.errors import DataError
+from openzaya.core.errors import CheckpointError, DataError, OpenZayaError
 from openzaya.core.log import MetricWriter
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
@@ -26,6 +29,14 @@ OnStep = Callable[[TrainState, StepReport], None]
 
 REPORT_STEPS = 20
 """Last steps that a stage's summary averages over."""
+CHECKPOINT_EVERY_S = 900.0
+"""Longest time between two checkpoints, whatever the number of steps."""
+MAX_SAVE_FAILURES = 3
+"""Saves that may fail in a row before training stops."""
+MAX_BROKEN_IN_A_ROW = 3
+"""Steps that may be not finite in a row before training stops."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -76,10 +87,12 @@ def run_stage(
     never stopped. Raises CheckpointError when `run_dir` holds another stage's settings.
     """
     model.set_rope_theta({"hybrid": config.rope_theta})
+    model.train()
     optimizers = build_optimizer(model, config.optim)
     balancer = RouterBalancer(model, config.balance)
     state = TrainState(SpikeGuard(config.spike_sigmas))
     summary = StageSummary()
+    clock = CheckpointClock()
     resume(run_dir, config, model, optimizers, balancer, state, summary)
     if writer is not None:
         writer.truncate_after(state.step, config.name)
@@ -92,9 +105,54 @@ def run_stage(
         if writer is not None:
             writer.write(state.step, config.name, report.metrics(state))
         on_step(state, report)
-        if state.step % config.checkpoint_every_steps == 0 or state.step == config.steps:
-            save(run_dir, config, model, optimizers, balancer, state, summary)
+        check_health(config, state)
+        if clock.is_due(state.step, config):
+            work = partial(save, run_dir, config, model, optimizers, balancer, state, summary)
+            clock.attempt(work, is_last=state.step == config.steps)
     return summary
+
+
+def check_health(config: StageConfig, state: TrainState) -> None:
+    """Raise OpenZayaError after several steps in a row that were not finite.
+
+    Their updates were left out, so the weights are those of the last good step.
+    """
+    if state.broken_in_a_row >= MAX_BROKEN_IN_A_ROW:
+        raise OpenZayaError(
+            f"{config.name} stopped at step {state.step}: loss or gradient was not finite in "
+            f"{state.broken_in_a_row} steps in a row; resume with a lower learning rate in another "
+            "folder, or look at the data of these steps"
+        )
+
+
+class CheckpointClock:
+    """Decides when to save; a save that fails is tried again, but not for ever."""
+
+    def __init__(self) -> None:
+        self.last_s = monotonic()
+        self.failures = 0
+
+    def is_due(self, step: int, config: StageConfig) -> bool:
+        """Say whether to save now: by steps, by wall time, at the end, or after a failure."""
+        return (
+            step % config.checkpoint_every_steps == 0
+            or step == config.steps
+            or self.failures > 0
+            or monotonic() - self.last_s > CHECKPOINT_EVERY_S
+        )
+
+    def attempt(self, work: Callable[[], None], *, is_last: bool) -> None:
+        """Save; let CheckpointError through at the last step and when it failed too often."""
+        try:
+            work()
+        except CheckpointError as error:
+            self.failures += 1
+            if is_last or self.failures >= MAX_SAVE_FAILURES:
+                raise
+            log.warning("%s; training goes on, failure %d", error, self.failures)
+            return
+        self.failures = 0
+        self.last_s = monotonic()
 
 
 def save(

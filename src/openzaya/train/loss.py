@@ -1,6 +1,6 @@
 """Cross-entropy in fp32 without ever holding the logits of all tokens.
 
-Letters: N predictions, M of them in one chunk, V vocabulary, D model width.
+Letters: N predictions, M some of them (those that count; one chunk), V vocabulary, D model width.
 """
 
 from typing import Any
@@ -24,14 +24,18 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted sum of next-token losses and every token's loss (nats, no gradient).
 
-    Logits and losses are fp32 whatever the inputs are. `z_loss` adds that multiple of the squared
-    log-normalizer to the sum, not to the per-token losses.
+    Logits and losses are fp32 whatever the inputs are. Predictions of weight 0 cost nothing and
+    get loss 0. `z_loss` adds that multiple of the squared log-normalizer to the sum, not to the
+    per-token losses.
 
     Paper: IV-D (the LM head and cross-entropy are in the fp32 set).
     """
-    loss, nll_N = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_weight_VD, targets_N, weights_N, chunk, z_loss
+    # In SFT often fewer than half of all predictions count.
+    kept_M = weights_N.nonzero().squeeze(1)
+    loss, nll_M = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND[kept_M], head_weight_VD, targets_N[kept_M], weights_N[kept_M], chunk, z_loss
     )
+    nll_N = torch.zeros_like(weights_N).index_copy(0, kept_M, nll_M)
     return loss, nll_N
 
 

@@ -2,12 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 HISTORY = 128
 """Steps that the spike guard looks back on."""
 MIN_HISTORY = 32
 """Fewer steps say too little about what is usual."""
+SLACK = 0.1
+"""Share of the mean that is never a spike, however still the history was."""
 
 
 @dataclass(slots=True)
@@ -18,22 +20,27 @@ class SpikeGuard:
     values: dict[str, deque[float]] = field(default_factory=dict)
 
     def is_spike(self, **values: float) -> bool:
-        """Say whether any value is not finite or far above its recent mean; remember the usual."""
-        if any(self._is_out(name, value) for name, value in values.items()):
-            return True
-        for name, value in values.items():
-            self.values.setdefault(name, deque(maxlen=HISTORY)).append(value)
-        return False
+        """Say whether any value is not finite or far above its recent mean; remember all finite.
 
-    def _is_out(self, name: str, value: float) -> bool:
-        if not isfinite(value):
-            return True
+        A spike is remembered as the limit it broke: one spike does not hide the next, and a level
+        that stays (other data, say) is taken as usual after a dozen steps.
+        """
+        limits = {name: self._limit(name) for name in values}
+        spike = any(not isfinite(x) or x > limits[name] for name, x in values.items())
+        for name, value in values.items():
+            if isfinite(value):
+                history = self.values.setdefault(name, deque(maxlen=HISTORY))
+                history.append(min(value, limits[name]))
+        return spike
+
+    def _limit(self, name: str) -> float:
+        """Return the largest usual value."""
         known = self.values.get(name, ())
         if len(known) < MIN_HISTORY:
-            return False
+            return inf
         mean = sum(known) / len(known)
         spread = sqrt(sum((x - mean) ** 2 for x in known) / len(known))
-        return value > mean + self.sigmas * spread + 0.1 * abs(mean)
+        return mean + self.sigmas * spread + SLACK * abs(mean)
 
     def to_json(self) -> dict[str, list[float]]:
         """Return the history."""
@@ -55,5 +62,5 @@ class TrainState:
     """Tokens seen."""
     skipped: int = 0
     """Steps whose update was not applied."""
-    balance_steps: int = 0
-    """Updates of the balancing biases."""
+    broken_in_a_row: int = 0
+    """Last steps whose loss or gradient was not finite; starts at 0 after a resume."""

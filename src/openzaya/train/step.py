@@ -24,7 +24,9 @@ declare("train/grad_norm", "1", "2-norm of all gradients before clipping", healt
 declare("train/lr_scale", "1", "learning rate / peak learning rate", healthy=(0.0, 1.0))
 declare("train/tokens", "tokens", "tokens of the step")
 declare("train/skipped", "steps", "updates left out so far", healthy=(0.0, 10.0))
-declare("train/load_entropy", "1", "mean over layers of H(share) / ln E", (0.5, 1.0), "II-A2, Fig. 4")
+declare(
+    "train/load_entropy", "1", "mean over layers of H(share) / ln E", (0.5, 1.0), "II-A2, Fig. 4"
+)
 declare("train/skip_fraction", "share", "tokens routed to the skip class", healthy=(0.0, 0.05))
 
 
@@ -69,7 +71,8 @@ def train_step(
     A step that is not finite or spikes changes neither weights nor balancing biases.
     """
     batches = [
-        Batch.from_windows(part, model.device) for part in split_windows(windows, config.micro_tokens)
+        Batch.from_windows(part, model.device)
+        for part in split_windows(windows, config.micro_tokens)
     ]
     total = max(1.0, sum(float(batch.weights_T.sum()) for batch in batches))
     optimizers.zero_grad()
@@ -89,10 +92,10 @@ def train_step(
     state.step += 1
     state.tokens += tokens
     state.skipped += not applied
+    is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    state.broken_in_a_row = 0 if is_finite else state.broken_in_a_row + 1
     skip_fraction = sum(skipped) / len(skipped)
-    return StepReport(
-        loss, grad_norm, tokens, applied, scale, entropy, skip_fraction, by_source
-    )
+    return StepReport(loss, grad_norm, tokens, applied, scale, entropy, skip_fraction, by_source)
 
 
 def forward_backward(

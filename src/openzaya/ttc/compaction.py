@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import Sampler
-from openzaya.core.records import Completion
+from openzaya.core.records import Completion, Message
 from openzaya.text.tails import TailSource, tail_of
 from openzaya.text.think import Thought, split_thinking
 from openzaya.ttc.result import Candidate
@@ -47,6 +47,19 @@ class Place:
     slot: int
     seed: int
     parents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A candidate that is about to be sampled."""
+
+    place: Place
+    messages: tuple[Message, ...]
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """Slots whose tails the prompt shows."""
+        return self.place.parents
 
 
 async def compact(

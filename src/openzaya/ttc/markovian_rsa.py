@@ -7,6 +7,7 @@ Source: arXiv:2509.26626 (recursive self-aggregation), arXiv:2510.06557 (Markovi
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from openzaya.core.errors import EngineError, OpenZayaError, RequestError, UpstreamError
 from openzaya.core.protocols import Sampler
@@ -15,7 +16,7 @@ from openzaya.core.seeding import stream, stream_seed
 from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages
 from openzaya.ttc.best_so_far import best_so_far
 from openzaya.ttc.budget import Usage, check_context, preview
-from openzaya.ttc.compaction import Place, compact, failed
+from openzaya.ttc.compaction import Place, Plan, compact, failed
 from openzaya.ttc.events import CandidateDone, OnEvent, RunDone, RunStarted, StageDone, ignore
 from openzaya.ttc.result import Candidate, Result, Round
 from openzaya.ttc.selection import Extract, extract_answer
@@ -137,9 +138,9 @@ class _Run:
         launch = sorted(plan, key=lambda p: p.parents) if self.config.order == "cache" else plan
         done: list[Candidate] = []
         tasks = [asyncio.create_task(self.sample_candidate(p, done)) for p in launch]
-        stopped = asyncio.create_task(_until(self.stop))
+        stopped = asyncio.create_task(self.stop.wait())
         try:
-            pending = set(tasks)
+            pending: set[asyncio.Task[Any]] = set(tasks)
             while pending and not self.stop.is_set():
                 ready, waiting = await asyncio.wait(
                     {*pending, stopped}, return_when=asyncio.FIRST_COMPLETED
@@ -159,12 +160,12 @@ class _Run:
             )
         self.emit(StageDone(stage, self.rounds[-1].answers, self.generated[stage]))
 
-    def plan(self, stage: int) -> list["_Plan"]:
+    def plan(self, stage: int) -> list[Plan]:
         """Return the prompt, parents and seed of every candidate of a stage."""
         count = self.config.candidates_at(stage)
         seeds = [stream_seed(self.seed, "ttc", "sample", stage, slot) for slot in range(count)]
         if stage == 0:
-            return [_Plan(Place(0, slot, seeds[slot], ()), self.question) for slot in range(count)]
+            return [Plan(Place(0, slot, seeds[slot], ()), self.question) for slot in range(count)]
         tails = {c.slot: c.tail for c in self.rounds[-1].candidates}
         pool = pool_of(self.rounds[-1].candidates)
         if len(pool) < self.config.tails_per_prompt:
@@ -174,7 +175,7 @@ class _Run:
             )
         parents = parents_of(self.config, pool, count, stream(self.seed, "ttc", "subset", stage))
         return [
-            _Plan(
+            Plan(
                 Place(stage, slot, seeds[slot], mine),
                 aggregation_messages(self.question, [tails[p] for p in mine], self.hint)
                 if mine
@@ -183,7 +184,7 @@ class _Run:
             for slot, mine in enumerate(parents)
         ]
 
-    async def sample_candidate(self, plan: "_Plan", done: list[Candidate]) -> None:
+    async def sample_candidate(self, plan: Plan, done: list[Candidate]) -> None:
         """Sample one candidate with retries, and append what became of it to `done`."""
         place = plan.place
         attempts = 1 if getattr(self.sampler, "retries_itself", False) else self.config.max_attempts
@@ -216,7 +217,7 @@ class _Run:
             )
         )
 
-    async def sample_once(self, plan: "_Plan", attempt: int) -> Candidate:
+    async def sample_once(self, plan: Plan, attempt: int) -> Candidate:
         """Make one call, count what it used, and compact it."""
         stage = plan.place.stage
         self.calls += 1
@@ -258,7 +259,8 @@ class _Run:
         is_interrupted = was_stopped and not self.is_complete
         if self.errors and not any(r.survivors for r in self.rounds) and not is_interrupted:
             raise self.errors[-1]
-        quorum = self.config.min_survivors if is_interrupted else 1
+        is_early = is_interrupted or len(self.rounds) < self.config.num_stages
+        quorum = self.config.min_survivors if is_early else 1
         rng = stream(self.seed, "ttc", "select")
         chosen, why = best_so_far(self.rounds, self.config.rounds, quorum, rng)
         lost = sum(c.is_failed for r in self.rounds for c in r.candidates)
@@ -295,20 +297,3 @@ class _Run:
         last = self.rounds[-1]
         is_last = last.stage == self.config.rounds
         return is_last and len(last.candidates) == self.config.candidates_at(last.stage)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """One candidate that is about to be sampled."""
-
-    place: Place
-    messages: tuple[Message, ...]
-
-    @property
-    def parents(self) -> tuple[int, ...]:
-        """Slots whose tails the prompt shows."""
-        return self.place.parents
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()

@@ -25,7 +25,7 @@ class CorpusConfig:
     """Tokens of aggregation examples."""
     hard_share: float = 0.5
     """Share of problems from the harder level."""
-    max_patience: int = 8
+    max_patience: int = 10
     """Searches give up after 2..max_patience tries, so some traces end without a hit."""
     style: AggregationStyle = AggregationStyle()
     """How candidates in aggregation examples look."""

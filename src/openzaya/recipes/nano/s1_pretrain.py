@@ -18,7 +18,7 @@ BALANCE = BalanceConfig(learning_rate=2e-3)
 def stage() -> SupervisedStage:
     """Return the first stage."""
     return SupervisedStage(
-        corpus=CorpusConfig(trace_tokens=1_000_000, fact_tokens=180_000, hard_share=0.3),
+        corpus=CorpusConfig(trace_tokens=1_000_000, fact_tokens=200_000, hard_share=0.3),
         train=StageConfig(
             name="pretrain",
             steps=144,

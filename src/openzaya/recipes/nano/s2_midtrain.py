@@ -12,7 +12,7 @@ from openzaya.train.stages import StageConfig
 def stage() -> SupervisedStage:
     """Return the second stage."""
     return SupervisedStage(
-        corpus=CorpusConfig(trace_tokens=760_000, fact_tokens=40_000, hard_share=0.5),
+        corpus=CorpusConfig(trace_tokens=760_000, fact_tokens=80_000, hard_share=0.5),
         train=StageConfig(
             name="midtrain",
             steps=96,

@@ -12,10 +12,15 @@ from openzaya.train.stages import StageConfig
 def stage() -> SupervisedStage:
     """Return the third stage."""
     return SupervisedStage(
-        corpus=CorpusConfig(trace_tokens=1_950_000, aggregation_tokens=1_050_000, hard_share=0.6),
+        corpus=CorpusConfig(
+            trace_tokens=2_080_000,
+            aggregation_tokens=1_150_000,
+            fact_tokens=50_000,
+            hard_share=0.6,
+        ),
         train=StageConfig(
             name="sft",
-            steps=366,
+            steps=400,
             tokens_per_step=TOKENS_PER_STEP,
             context_tokens=512,
             rope_theta=10_000.0,

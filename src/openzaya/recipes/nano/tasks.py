@@ -9,14 +9,14 @@ from openzaya.envs import catalog
 from openzaya.envs.base import Environment, Problem
 
 LEVELS: dict[str, dict[str, tuple[int, int]]] = {
-    "add": {"easy": (0, 2), "hard": (3, 6)},
-    "chain": {"easy": (0, 3), "hard": (4, 9)},
-    "cipher": {"easy": (0, 2), "hard": (3, 5)},
-    "code": {"easy": (0, 3), "hard": (4, 7)},
+    "add": {"easy": (0, 2), "hard": (4, 8)},
+    "chain": {"easy": (0, 3), "hard": (5, 10)},
+    "cipher": {"easy": (0, 2), "hard": (4, 7)},
+    "code": {"easy": (0, 3), "hard": (5, 9)},
     "countdown": {"easy": (0, 0), "hard": (1, 2)},
     "modeq": {"easy": (0, 0), "hard": (1, 2)},
-    "parts": {"easy": (0, 1), "hard": (2, 4)},
-    "sort": {"easy": (0, 2), "hard": (3, 6)},
+    "parts": {"easy": (0, 1), "hard": (4, 7)},
+    "sort": {"easy": (0, 2), "hard": (4, 8)},
     "subset": {"easy": (0, 1), "hard": (2, 4)},
 }
 """Lowest and highest difficulty of every task's two levels."""

@@ -1,0 +1,199 @@
+"""One OpenAI-compatible server: its address, the key, and what it says it can do."""
+
+import asyncio
+import email.utils
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from openzaya.backends.sse import clip
+from openzaya.core.errors import ConfigError, UpstreamError
+
+PROBE_S = 10.0
+"""Longest wait for an answer that only tells what a server can do."""
+TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximum context")
+"""Words by which servers say that a prompt does not fit."""
+MAX_ANSWER_BYTES = 1 << 24
+"""A longer answer to a small question is cut, and then is no JSON."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HttpConfig:
+    """How to talk to one server."""
+
+    url: str
+    """Base URL, with or without /v1."""
+    model: str = ""
+    """Model name; empty asks the server and takes the only one."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is never stored or logged."""
+    max_in_flight: int = 64
+    """Most calls at the same time; lowered for a while when the server is overloaded."""
+    max_attempts: int = 4
+    """Tries of one call."""
+    first_token_s: float = 600.0
+    """Longest wait for the first token: a long prompt must be read first."""
+    between_tokens_s: float = 120.0
+    """Longest wait between two tokens; keep-alive comments do not count."""
+    min_tokens_per_s: float = 0.02
+    """A stream slower than this over `slow_after_s` is given up."""
+    slow_after_s: float = 300.0
+    """How long a stream may be slow."""
+    retry_base_s: float = 0.5
+    """Mean wait before the second try; doubled for each further one, at most 30 s."""
+    check_model: bool = True
+    """Refuse replies that another model than the one asked for signs."""
+    probe: bool = True
+    """Spend one token when opening to learn whether the server sends token ids."""
+
+    def __post_init__(self) -> None:
+        """Check the address and the limits."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"the URL is {self.url!r}; write it as http://host:port")
+        for name in ("max_in_flight", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; choose at least 1")
+
+
+class Server:
+    """A pool of connections to one server. Open it, and close it in the end."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        """Keep the settings; nothing is sent yet."""
+        base = config.url.rstrip("/")
+        self.base = base if base.endswith("/v1") else f"{base}/v1"
+        self.model = config.model
+        self.context_tokens: int | None = None
+        self._key_env = config.api_key_env
+        self._key = ""
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open connection pool."""
+        if self._session is None:
+            raise UpstreamError("the sampler is not open; use it with `async with`")
+        return self._session
+
+    async def open(self) -> None:
+        """Open the pool and learn the model's name, as `find_model` describes."""
+        self._key = os.environ.get(self._key_env, "").strip()
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=PROBE_S),
+        )
+        await self.find_model()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def clean(self, text: str) -> str:
+        """Remove the key from a text that a server may have echoed."""
+        return text.replace(self._key, "***") if self._key else text
+
+    async def find_model(self) -> None:
+        """Learn the model's name, unless it was given, and its context.
+
+        Raises UpstreamError for a server that cannot be reached or leaves the choice open.
+        """
+        try:
+            models = (await self.json("GET", f"{self.base}/models"))["data"]
+            served = {str(entry["id"]): entry for entry in models}
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamError(
+                f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
+                "address and that the server runs"
+            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if self.model:
+                return  # some servers have no list; the first call will tell
+            raise UpstreamError(
+                f"{self.base}/models holds no list of models ({self.clean(clip(str(error)))}); "
+                "is this an OpenAI-compatible server?"
+            ) from error
+        names = list(served)
+        if not self.model and len(names) == 1:
+            self.model = names[0]
+        if not self.model or (names and self.model not in served):
+            found = (
+                f"model {self.model!r} is not among" if self.model else "a choice is needed from"
+            )
+            raise UpstreamError(
+                f"{found} the {len(names)} models of {self.base} ({', '.join(names[:5])}); name "
+                "one with --upstream-model"
+            )
+        told = served.get(self.model, {}).get("max_model_len")
+        self.context_tokens = told if type(told) is int and told > 0 else None
+
+    async def json(self, method: str, url: str, body: Any = None) -> Any:
+        """Return the parsed answer of a small call. Raises ValueError for anything but JSON."""
+        async with (
+            asyncio.timeout(PROBE_S),
+            self.session.request(method, url, json=body, allow_redirects=False) as response,
+        ):
+            content = await read_at_most(response, MAX_ANSWER_BYTES)
+            if response.status != 200:
+                raise ValueError(
+                    f"HTTP {response.status}: {content[:200].decode('utf-8', 'replace')}"
+                )
+            return json.loads(content)
+
+    async def cut_tail(self, text: str, count: int) -> str | None:
+        """Return the tail by /tokenize and /detokenize; None where the server has none."""
+        root = self.base.removesuffix("/v1")
+        # One name for the text on vLLM and SGLang, another on llama.cpp.
+        question = {"model": self.model, "prompt": text, "content": text}
+        question["add_special_tokens"] = False  # type: ignore[assignment]
+        try:
+            ids = (await self.json("POST", f"{root}/tokenize", question))["tokens"]
+            if len(ids) <= count:
+                return text
+            answer = await self.json(
+                "POST", f"{root}/detokenize", {"model": self.model, "tokens": ids[-count:]}
+            )
+            tails = [answer[name] for name in ("prompt", "content", "text") if name in answer]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            return None
+        return tails[0] if tails and isinstance(tails[0], str) else None
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the beginning of a body, at most about `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) >= limit:
+            break
+    return bytes(body[:limit])
+
+
+def is_same_model(asked: str, told: str) -> bool:
+    """Accept the name asked for, a dated version of it, and a path with or without its folders."""
+    if not told or told == asked or told.startswith(f"{asked}-"):
+        return True
+    return told.rpartition("/")[2] == asked.rpartition("/")[2]
+
+
+def retry_after_s(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for; 0 when it does not say."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def says_too_long(body: str) -> bool:
+    """Say whether an error body means that the prompt does not fit the context."""
+    return any(words in body.lower() for words in TOO_LONG)

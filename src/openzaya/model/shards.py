@@ -1,0 +1,268 @@
+"""Safetensors shards: reading them without copying, writing them one tensor at a time.
+
+safetensors has no checksum, so a flipped bit would load as a slightly different model; beside the
+shards we keep the CRC-32 of every tensor.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from openzaya.core.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+CHECKSUMS = "checksums.json"
+MAX_SHARD_BYTES = 5_000_000_000
+FILE_MODE = 0o644
+
+_DTYPE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; raises CheckpointError when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}; expected a Hugging Face model folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON: {error}; fetch the file again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then put it in place whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.chmod(FILE_MODE)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, atomically and on disk."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    replace_file(path, write)
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a CPU tensor without copying a contiguous one."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())
+
+
+class Shards:
+    """The tensors of a folder by name, read from memory-mapped files when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the shards; raises CheckpointError for a missing, unreadable or truncated one."""
+        self.folder = folder
+        self._files: dict[str, Any] = {}
+        self._shard_of: dict[str, str] = {}
+        if (folder / INDEX).exists():
+            index = read_json(folder / INDEX).get("weight_map")
+            if not isinstance(index, dict) or not index:
+                raise CheckpointError(
+                    f"{folder / INDEX} has no weight_map; expected the shard file of each tensor"
+                )
+            self._shard_of = {str(name): str(shard) for name, shard in index.items()}
+        elif (folder / SINGLE).exists():
+            self._shard_of = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+        else:
+            raise CheckpointError(
+                f"{folder} has neither {INDEX} nor {SINGLE}; expected the weights of a model there"
+            )
+        held = {shard: set(self._open(shard).keys()) for shard in set(self._shard_of.values())}
+        for name, shard in self._shard_of.items():
+            if name not in held[shard]:
+                raise CheckpointError(
+                    f"{folder / INDEX} says that {shard} holds {name!r}, but it does not; index "
+                    "and shards are of different saves, fetch or save the folder again"
+                )
+
+    def _open(self, shard: str) -> Any:
+        if shard not in self._files:
+            path = self.folder / shard
+            try:
+                self._files[shard] = safe_open(path, framework="pt", device="cpu")
+            except FileNotFoundError:
+                raise CheckpointError(
+                    f"shard {path} is missing, but the index names it; fetch it again"
+                ) from None
+            except (SafetensorError, OSError) as error:
+                size = path.stat().st_size if path.exists() else 0
+                raise CheckpointError(
+                    f"shard {path} ({size:,} bytes) cannot be read: {error}; it is truncated or "
+                    "not safetensors, fetch it again"
+                ) from error
+        return self._files[shard]
+
+    @property
+    def names(self) -> set[str]:
+        """The tensors that exist."""
+        return set(self._shard_of)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shard files together."""
+        return sum((self.folder / shard).stat().st_size for shard in self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor from the header alone."""
+        return tuple(self._open(self._shard_of[name]).get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        """Return a tensor whose memory is the file.
+
+        Raises CheckpointError when no shard has it.
+        """
+        if name not in self._shard_of:
+            raise CheckpointError(
+                f"{self.folder} has no tensor {name!r}; the folder is incomplete or of another "
+                "kind of model"
+            )
+        tensor: Tensor = self._open(self._shard_of[name]).get_tensor(name)
+        return tensor
+
+    def has_checksums(self) -> bool:
+        """Tell whether the folder was written with checksums."""
+        return (self.folder / CHECKSUMS).exists()
+
+    def verify(self) -> None:
+        """Compare every tensor with its checksum; raises CheckpointError for the first that fails.
+
+        Reads all shards once.
+        """
+        known = read_json(self.folder / CHECKSUMS).get("tensors")
+        if not isinstance(known, dict) or set(known) != self.names:
+            raise CheckpointError(
+                f"{self.folder / CHECKSUMS} does not list the tensors of the shards; the files are "
+                "of different saves: save again, or delete it to load without verification"
+            )
+        for name, expected in known.items():
+            found = f"{zlib.crc32(tensor_bytes(self.get(name))):08x}"
+            if found != expected:
+                raise CheckpointError(
+                    f"tensor {name!r} in {self.folder / self._shard_of[name]} has CRC-32 {found}, "
+                    f"expected {expected}: the file is damaged; fetch or save it again"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """A tensor to be written, made only when its turn comes."""
+
+    name: str
+    """Name in the file."""
+    dtype: torch.dtype
+    """Dtype in the file."""
+    shape: tuple[int, ...]
+    """Shape in the file."""
+    make: Callable[[], Tensor]
+    """Returns the tensor, on any device; called once."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
+
+
+def write_shards(
+    folder: Path, specs: Iterable[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Write tensors one at a time into shards, then index and checksums; old shards go last.
+
+    Memory use is one tensor. A crash in between leaves a folder that `Shards.verify` refuses.
+    """
+    groups = list(_split(specs, max_shard_bytes))
+    total = len(groups)
+    checksums: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, start=1):
+        shard = SINGLE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
+        replace_file(folder / shard, lambda path, part=group: _write(path, part, checksums))  # type: ignore[misc]
+        weight_map |= {spec.name: shard for spec in group}
+    if total == 1:
+        (folder / INDEX).unlink(missing_ok=True)
+    else:
+        size = sum(spec.num_bytes for group in groups for spec in group)
+        write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    write_json(folder / CHECKSUMS, {"algorithm": "crc32", "tensors": checksums})
+    for path in folder.glob("model*.safetensors"):
+        if path.name not in weight_map.values():
+            path.unlink()
+
+
+def _split(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[list[TensorSpec]]:
+    group: list[TensorSpec] = []
+    size = 0
+    for spec in specs:
+        if group and size + spec.num_bytes > max_bytes:
+            yield group
+            group, size = [], 0
+        group.append(spec)
+        size += spec.num_bytes
+    if group:
+        yield group
+
+
+def _write(path: Path, specs: list[TensorSpec], checksums: dict[str, str]) -> None:
+    """Write one shard; wide dtypes first, so that every tensor is aligned to its item size."""
+    ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for spec in ordered:
+        header[spec.name] = {
+            "dtype": _DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [offset, offset + spec.num_bytes],
+        }
+        offset += spec.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for spec in ordered:
+            tensor = spec.make().detach().to(device="cpu", dtype=spec.dtype)
+            if tuple(tensor.shape) != spec.shape:
+                raise CheckpointError(
+                    f"tensor {spec.name!r} has shape {tuple(tensor.shape)}; expected {spec.shape}"
+                )
+            data = tensor_bytes(tensor)
+            checksums[spec.name] = f"{zlib.crc32(data):08x}"
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
