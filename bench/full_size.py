@@ -1,7 +1,7 @@
 """Load a full-size ZAYA1-8B folder of random bf16 weights and decode a few tokens.
 
-    python bench/full_size.py DIR --write          write 17.7 GB once, in streams of one layer
-    python bench/full_size.py DIR                  load (memory-mapped), prefill, decode; peak memory
+    python bench/full_size.py DIR --write          write 17.7 GB once, one tensor at a time
+    python bench/full_size.py DIR                  load (memory-mapped), prefill, decode
     python bench/full_size.py DIR --compare        the same with transformers, for the ratio
     python bench/full_size.py DIR --preset nano    a small folder, to try the script itself
 
@@ -12,18 +12,19 @@ import argparse
 import json
 import resource
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from openzaya.model.checkpoint import BUFFER, INDEX, PREFIX, load
+from openzaya.model.checkpoint import PREFIX, expected_shapes, load, write_folder
 from openzaya.model.presets import preset
 from openzaya.model.router import SKIP_BIAS
-from openzaya.model.zaya import Zaya
+from openzaya.model.shards import TensorSpec
 
 STD = 0.02
+BUFFER = "balancing_biases"
 
 
 def parse() -> argparse.Namespace:
@@ -42,30 +43,22 @@ def parse() -> argparse.Namespace:
 
 
 def write(folder: Path, name: str) -> None:
-    """Write random weights, one shard a layer, so that memory holds one layer at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write random weights one tensor at a time."""
     config = preset(name)
-    with torch.device("meta"):
-        model = Zaya(config)
-    shards: dict[str, list[str]] = {}
-    for key in model.state_dict():
-        parts = key.split(".")
-        shard = f"layer-{int(parts[1]):03d}" if parts[0] == "layers" else "outer"
-        shards.setdefault(f"model-{shard}.safetensors", []).append(key)
     generator = torch.Generator().manual_seed(0)
-    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    weight_map = {}
-    for file, keys in shards.items():
-        tensors = {PREFIX + key: draw(key, shapes[key], generator) for key in keys}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, file)
-    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
-    raw = config.to_hf() | {"dtype": "bfloat16"}
-    (folder / "config.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
+    specs = (
+        TensorSpec(
+            name=PREFIX + key,
+            dtype=torch.float32 if key.endswith(BUFFER) else torch.bfloat16,
+            shape=shape,
+            make=partial(draw, key, shape, generator),
+        )
+        for key, shape in expected_shapes(config).items()
+    )
+    write_folder(folder, config, specs, torch.bfloat16)
 
 
-def draw(key: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def draw(key: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     """Return one random tensor of the checkpoint, scales at 1 and biases at 0."""
     if key.endswith(BUFFER):
         balance_X = torch.zeros(shape)
@@ -132,7 +125,8 @@ def main() -> None:
         figures = measure_transformers(args) if args.compare else measure(args)
         figures["tokens_per_s"] = figures.pop("decode")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({k: round(v, 3) for k, v in figures.items()} | {"peak_rss_gib": round(peak, 2)}))
+    figures["peak_rss_gib"] = peak
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":

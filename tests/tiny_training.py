@@ -13,11 +13,11 @@ from openzaya.train.stages import StageConfig
 VOCABULARY = 24
 
 
-def tiny_model(seed: int = 0) -> Zaya:
+def tiny_model(seed: int = 0, vocabulary: int = VOCABULARY) -> Zaya:
     """Return a model of two layers and four experts."""
     config = preset(
         "nano",
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,

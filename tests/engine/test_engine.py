@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.core.errors import ConfigError, ContextLengthError, EngineError, RequestError
+from openzaya.engine import sampling
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
 from openzaya.model.zaya import Zaya
@@ -111,7 +112,7 @@ def test_recorded_logprobs_and_experts_are_those_of_a_packed_training_forward(
         prompt + output.token_ids[:-1] for prompt, output in zip(prompts, outputs, strict=True)
     ]
     lengths = [len(ids) for ids in inputs]
-    ids_T = torch.tensor(sum(inputs, []))
+    ids_T = torch.tensor([token for ids in inputs for token in ids])
     recorded = np.concatenate([output.experts for output in outputs if output.experts is not None])
     replay_TL = torch.from_numpy(recorded).long()
     plain = model.trunk(ids_T, lengths=lengths)
@@ -134,8 +135,8 @@ def test_recorded_logprobs_are_of_the_truncated_and_renormalized_distribution(
     params = SamplingParams(max_tokens=10, temperature=0.8, top_k=3, seed=5)
     prompt = prompts_of(4, 1)[0]
     output = alone(model, prompt, params)
-    logits_TV = model(torch.tensor(prompt + output.token_ids[:-1]))[len(prompt) - 1 :] / 0.8
-    top_NV = logits_TV.topk(3, dim=-1)
+    logits_TV = model(torch.tensor(prompt + output.token_ids[:-1])).detach() / 0.8
+    top_NV = logits_TV[len(prompt) - 1 :].topk(3, dim=-1)
     for i, token in enumerate(output.token_ids):
         place = top_NV.indices[i].tolist().index(token)
         expected = float(top_NV.values[i].log_softmax(dim=-1)[place])
@@ -194,25 +195,22 @@ def test_stop_tokens_of_an_earlier_request_do_not_stop_a_later_one(model: Zaya) 
 
 def test_generation_fills_the_slot_to_its_last_token_and_ends_with_length(model: Zaya) -> None:
     engine = Engine(model, max_slots=2, max_tokens=16)
-    long, short = engine.generate([[1] * 15, [2] * 3], replace(PLAIN, max_tokens=500))
+    long, short = engine.generate([[1] * 15, [2] * 3], [replace(PLAIN, max_tokens=500)] * 2)
     assert (len(long.token_ids), long.finish_reason) == (1, "length")
     assert (len(short.token_ids), short.finish_reason) == (13, "length")
     assert short.token_ids == alone(model, [2] * 3, replace(PLAIN, max_tokens=13)).token_ids
 
 
-def test_draws_go_on_past_the_first_block_of_uniforms(make_model: Callable[..., Zaya]) -> None:
-    model = make_model(max_position_embeddings=600)
-    params = SamplingParams(max_tokens=300, seed=9)
-    engine = Engine(model, max_slots=3, max_tokens=400)
-    engine.add([5, 6], replace(params, seed=1))
-    for _ in range(7):
-        engine.step()
-    late = engine.add([1, 2, 3], params)
-    crowd = drain(engine)[late].token_ids
-    single = Engine(model, max_slots=1, max_tokens=400).generate([[1, 2, 3]], params)[0].token_ids
-    assert crowd == single
-    # A block used twice would send the chain through the same draws; see test_sampling for it.
-    assert len(single) == 300
+def test_the_size_of_the_blocks_in_which_draws_are_made_changes_nothing(
+    model: Zaya, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = alone(model, [1, 2, 3], PLAIN).token_ids
+    monkeypatch.setattr(sampling, "BLOCK_TOKENS", 3)
+    engine = Engine(model, max_slots=3, max_tokens=64)
+    engine.add([5, 6], replace(PLAIN, seed=1))
+    engine.step()
+    late = engine.add([1, 2, 3], PLAIN)
+    assert drain(engine)[late].token_ids == whole
 
 
 def test_every_token_carries_the_weights_version_that_sampled_it(model: Zaya) -> None:
@@ -227,15 +225,13 @@ def test_every_token_carries_the_weights_version_that_sampled_it(model: Zaya) ->
 
 
 def test_abort_returns_what_was_sampled_and_frees_the_slot_at_every_stage(model: Zaya) -> None:
-    prompts = prompts_of(8, 4, longest=30)
-    prompts[2] = prompts[2] * 30
-    engine = Engine(model, max_slots=3, max_tokens=64 + len(prompts[2]), prefill_tokens=31) if (
-        len(prompts[2]) < 60
-    ) else Engine(model, max_slots=3, max_tokens=128, prefill_tokens=31)
-    prompts[2] = prompts[2][:100]
+    # Three slots: two requests decode, the third is being prefilled, the fourth waits.
+    prompts = [*prompts_of(8, 2, longest=15), [11] * 100, [3]]
+    engine = Engine(model, max_slots=3, max_tokens=128, prefill_tokens=31)
     ids = [engine.add(prompt, replace(PLAIN, seed=7)) for prompt in prompts]
-    while not engine._scheduler.decoding:
+    while len(engine._scheduler.decoding) < 2:
         engine.step()
+    engine.step()
     for victim in (ids[0], ids[2], ids[3]):
         engine.abort(victim)
     engine.abort(ids[0])
@@ -251,8 +247,8 @@ def test_abort_returns_what_was_sampled_and_frees_the_slot_at_every_stage(model:
         assert outputs[victim].token_ids == []
     assert outputs[ids[1]].token_ids == alone(model, prompts[1], replace(PLAIN, seed=7)).token_ids
     assert engine._scheduler.num_running == 0
-    again = engine.generate(prompts[:3], replace(PLAIN, seed=7))
-    assert again[0].token_ids == whole
+    again = engine.generate([[1], prompts[0], [2]], [replace(PLAIN, seed=7)] * 3)
+    assert again[1].token_ids == whole
 
 
 def test_aborting_one_of_several_that_share_a_prefill_leaves_the_others(model: Zaya) -> None:

@@ -42,7 +42,7 @@ def reference(logits: list[float], params: SamplingParams) -> list[float]:
     return [weights[i] / total if i in final else 0.0 for i in range(len(logits))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     temperature=st.sampled_from([0.3, 1.0, 1.7]),
@@ -61,23 +61,21 @@ def test_the_distribution_drawn_from_is_the_definition_whatever_else_is_in_the_b
         SamplingParams(max_tokens=1, temperature=0.0),
         SamplingParams(max_tokens=1, min_p=0.2),
     ]
-    logits_BV = logits_of(seed, 4, 12)
-    expected = reference(logits_BV[1].tolist(), params)
-    table, rows = batch_of([others[0], params, *others[1:]])
-    batch = table.batch(rows, CPU)
-    found: dict[int, float] = {}
-    for u in np.linspace(0, 1, 200, endpoint=False):
-        uniforms_B = torch.full((4,), float(u))
-        tokens_B, logprobs_B = sample(logits_BV, uniforms_B, batch)
-        found[int(tokens_B[1])] = float(logprobs_B[1].exp())
-        assert int(tokens_B[2]) == int(logits_BV[2].argmax())
+    count = 200
+    logits_BV = logits_of(seed, 4, 12)[[1, *range(3), *[3] * count]]
+    expected = reference(logits_BV[-1].tolist(), params)
+    table, rows = batch_of([SamplingParams(max_tokens=1), *others, *[params] * count])
+    uniforms_B = torch.cat([torch.zeros(4), torch.arange(count) / count])
+    tokens_B, logprobs_B = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
+    assert int(tokens_B[2]) == int(logits_BV[2].argmax())
+    found = dict(zip(tokens_B[4:].tolist(), logprobs_B[4:].exp().tolist(), strict=True))
     for token, probability in found.items():
         assert probability == pytest.approx(expected[token], rel=1e-4)
     assert {i for i, p in enumerate(expected) if p > 0.01} <= set(found)
 
 
 def test_draws_follow_the_distribution_chi_square() -> None:
-    """Chi-square with 9 degrees of freedom: 33.7 is exceeded once in 10^4 times; seeds are fixed."""
+    """Chi-square with 9 degrees of freedom exceeds 33.7 once in 10^4 times; seeds are fixed."""
     logits_V = logits_of(1, 1, 10)[0]
     count = 20_000
     table, rows = batch_of([SamplingParams(max_tokens=1, seed=4, temperature=1.3)])

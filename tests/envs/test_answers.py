@@ -39,7 +39,16 @@ def test_countdown_reads_left_to_right_with_exactly_the_given_digits(answer, exp
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("ab", 1.0), ("ba", 1.0), ("cd", 1.0), ("ac", 0.0), ("a", 0.0), ("abd", 0.0), ("ae", 0.0), ("bb", 0.0)],
+    [
+        ("ab", 1.0),
+        ("ba", 1.0),
+        ("cd", 1.0),
+        ("ac", 0.0),
+        ("a", 0.0),
+        ("abd", 0.0),
+        ("ae", 0.0),
+        ("bb", 0.0),
+    ],
 )
 def test_subset_wants_that_many_different_known_letters(answer, expected):
     assert reward("subset", SUBSET, answer) == expected
@@ -62,7 +71,8 @@ def test_parts_gives_partial_score_but_no_partial_reward():
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("add", "1"), ("chain", "x"), ("code", "12"), ("sort", "zyx"), ("cipher", "a1")]
+    ("name", "wrong"),
+    [("add", "1"), ("chain", "x"), ("code", "12"), ("sort", "zyx"), ("cipher", "a1")],
 )
 def test_a_wrong_answer_earns_nothing(name, wrong):
     problem = catalog.get(name).make(Random(3), 2)

@@ -103,7 +103,7 @@ def test_a_slipping_teacher_is_sometimes_wrong(name):
         problem = env.make(Random(seed), 3)
         solution = env.teach(problem, Random(seed), Teacher(slip=0.5, patience=2))
         rewards.append(env.score(problem, closed(solution.answer)).reward)
-    assert 0.0 < 1.0 - sum(rewards) / len(rewards)
+    assert sum(rewards) < len(rewards)
 
 
 @pytest.mark.parametrize("name", catalog.names("nano"))

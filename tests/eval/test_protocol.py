@@ -16,7 +16,9 @@ def test_the_error_is_that_of_a_mean_over_problems():
     assert isnan(score_of([]).mean)
 
 
-@pytest.mark.parametrize(("num_right", "num_samples", "k"), [(0, 5, 2), (2, 5, 3), (1, 6, 1), (4, 5, 2)])
+@pytest.mark.parametrize(
+    ("num_right", "num_samples", "k"), [(0, 5, 2), (2, 5, 3), (1, 6, 1), (4, 5, 2)]
+)
 def test_pass_at_k_equals_the_share_of_subsets_with_a_right_sample(num_right, num_samples, k):
     samples = [1] * num_right + [0] * (num_samples - num_right)
     subsets = list(combinations(samples, k))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from model.tiny import MIXED, distance, tiny_config, tiny_model, to_hf, tokens
 from torch.nn import functional as F
 
-from model.tiny import MIXED, distance, tiny_config, tiny_model, to_hf, tokens
 from openzaya.model.config import FULL, SLIDING, ZayaConfig
 
 TOLERANCE = 2e-5

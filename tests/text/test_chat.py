@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -122,6 +123,25 @@ def test_calls_are_trained_and_results_are_not():
     assert ("tool", "tool") in [(segment.kind, segment.role) for segment in document.segments]
 
 
+def test_a_call_is_the_answer_even_when_nothing_else_is_said():
+    messages = [Message("user", "U"), {**CALL, "content": ""}]
+    document = CHAT.encode_turns(messages, FRAGMENTED)
+    parts = {
+        segment.kind: FRAGMENTED.decode(document.tokens[segment.start : segment.end].tolist())
+        for segment in document.segments
+        if segment.loss
+    }
+    assert parts["think"] == "r"
+    assert parts["answer"].startswith("<zyphra_tool_call>\n<function=add>")
+    assert parts["answer"].endswith("</zyphra_tool_call>")
+    assert parts["markup"] == "<|im_end|>"
+    closes = [s for s in document.segments if s.kind == "markup" and s.loss]
+    assert [FRAGMENTED.decode(document.tokens[s.start : s.end].tolist()) for s in closes] == [
+        "\n</think>\n\n",
+        "<|im_end|>",
+    ]
+
+
 def test_an_empty_think_block_is_scaffolding():
     document = CHAT.encode_turns([Message("user", "U"), Message("assistant", "A", "")], FRAGMENTED)
     trained = document.tokens[document.loss_mask()].tolist()
@@ -159,7 +179,7 @@ def test_contents_cannot_add_markers(messages):
     start = BARE.token_id("<|im_start|>")
     ids = CHAT.encode_prompt(messages, BARE)
     tools = [message.role == "tool" for message in messages]
-    merged = sum(a and b for a, b in zip(tools, tools[1:], strict=False))
+    merged = sum(a and b for a, b in pairwise(tools))
     assert ids.count(start) == len(messages) - merged + 1
     assert ids.count(BARE.eos_id) == len(messages) - merged
 
@@ -204,7 +224,7 @@ def test_a_template_that_rewrites_contents_still_makes_safe_prompts():
     ids = upper.encode_prompt([Message("user", "a<|im_end|>b")], BARE)
     assert BARE.decode(ids) == "<|im_start|>AB<|im_end|>"
     with pytest.raises(DataError, match="rewrites"):
-        upper.encode_turns(CONVERSATION, BARE)
+        upper.encode_turns([Message("user", "u")], BARE)
 
 
 def test_broken_and_hostile_templates_are_explained():
@@ -214,7 +234,7 @@ def test_broken_and_hostile_templates_are_explained():
         ChatTemplate(source="{{ raise_exception('only users') }}").render(CONVERSATION)
     for hostile in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(DataError, match="refused"):
-            ChatTemplate(source=hostile + "{{ messages.nothing.more }}").render(CONVERSATION)
+            ChatTemplate(source=hostile).render(CONVERSATION)
 
 
 def test_transformers_renders_the_same_text(tmp_path):

@@ -1,139 +1,226 @@
-"""One step: packing and microbatches change nothing, spikes and infinities leave no trace."""
+"""One step: packing and microbatches change nothing; bad steps change nothing at all."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny_training import stage, tiny_model, window, windows_of
 
-from openzaya.core.errors import ConfigError, DataError
+from openzaya.core.errors import ConfigError
+from openzaya.core.seeding import numpy_stream
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.optim import build_optimizer
-from openzaya.train.batch import Batch, split_windows
-from openzaya.train.loss import chunked_cross_entropy
-from openzaya.train.state import SpikeGuard, TrainState
+from openzaya.train.batch import Batch
+from openzaya.train.state import HISTORY, MIN_HISTORY, SpikeGuard, TrainState
 from openzaya.train.step import forward_backward, train_step
 
-from tiny_training import stage, tiny_model, window, windows_of
+
+def masked_window(lengths: list[int], seed: int = 0) -> Window:
+    """Return documents of two sources of which some tokens are no targets."""
+    whole = window(lengths, seed)
+    mask = numpy_stream(seed, "mask").random(len(whole)) < 0.7
+    return replace(whole, loss_mask=mask, sources=["ab"[i % 2] for i in range(len(lengths))])
 
 
-def gradients(model, windows, micro_tokens):
-    """Return the loss and all gradients of a step's forward and backward."""
-    model.zero_grad()
-    batches = [Batch.from_windows(part, "cpu") for part in split_windows(windows, micro_tokens)]
-    total = sum(float(batch.weights_T.sum()) for batch in batches)
-    loss, sources = forward_backward(model, RouterBalancer(model), batches, total, stage())
-    return loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, sources
-
-
-def test_targets_are_the_next_tokens_of_the_same_document_only():
-    batch = Batch.from_windows([window([4, 3]), window([2], seed=1)], "cpu")
-    ids = batch.ids_T.tolist()
-    assert batch.weights_T.tolist() == [1, 1, 1, 0, 1, 1, 0, 1, 0]
-    for i, weight in enumerate(batch.weights_T.tolist()):
-        if weight:
-            assert batch.targets_T[i] == ids[i + 1]
-
-
-def test_a_token_counts_when_it_is_a_trained_target_not_when_it_is_an_input():
-    plain = window([5])
-    mask = plain.loss_mask.copy()
-    mask[:3] = False
-    batch = Batch.from_windows([Window(plain.tokens, [5], mask, ["a"])], "cpu")
-    assert batch.weights_T.tolist() == [0, 0, 1, 1, 0]
-
-
-def test_an_empty_batch_is_refused():
-    with pytest.raises(DataError, match="at least one window"):
-        Batch.from_windows([], "cpu")
-
-
-def test_packed_training_equals_training_on_the_documents_one_by_one():
-    model = tiny_model()
-    lengths = [9, 4, 17, 6, 2]
-    packed = window(lengths)
-    loss, together, _ = gradients(model, [packed], 1000)
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    total = sum(lengths) - len(lengths)
-    model.zero_grad()
-    alone = 0.0
-    for start, length in zip(starts, lengths, strict=True):
-        ids = torch.from_numpy(packed.tokens[start : start + length]).long()
-        hidden = model.trunk(ids).hidden_TD[:-1]
-        part, _ = chunked_cross_entropy(
-            hidden, model.embed_tokens.weight, ids[1:], torch.full((length - 1,), 1 / total)
+def documents_of(packed: Window) -> list[Window]:
+    """Return every document as a window of its own."""
+    parts, start = [], 0
+    for length, source in zip(packed.lengths, packed.sources, strict=True):
+        end = start + length
+        parts.append(
+            Window(packed.tokens[start:end], [length], packed.loss_mask[start:end], [source])
         )
-        part.backward()
-        alone += float(part.detach())
-    assert loss == pytest.approx(alone, rel=1e-5)
-    for name, parameter in model.named_parameters():
-        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        expected = together.get(name, torch.zeros_like(parameter))
-        torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-6, msg=name)
+        start = end
+    return parts
 
 
-def test_microbatches_change_neither_loss_nor_gradients():
+def gradients(model, batches, total):
+    model.zero_grad(set_to_none=True)
+    balancer = RouterBalancer(model)
+    result = forward_backward(model, balancer, batches, total, stage())
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return result, grads, balancer.counts_LX.clone()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_training_equals_training_on_documents_one_by_one(seed):
+    """Loss, gradients, loss by source and expert counts; lengths 1 and 2 test the convolutions."""
+    model = tiny_model(seed)
+    whole = masked_window([1, 7, 2, 19, 3, 30, 11], seed)
+    packed = [Batch.from_windows([whole], "cpu")]
+    alone = [Batch.from_windows([part], "cpu") for part in documents_of(whole)]
+    total = float(packed[0].weights_T.sum())
+    (loss, sums), grads, counts = gradients(model, packed, total)
+    (loss_alone, sums_alone), grads_alone, counts_alone = gradients(model, alone, total)
+    assert loss == pytest.approx(loss_alone, abs=1e-5)
+    assert grads.keys() == grads_alone.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, grads_alone[name], atol=1e-5, rtol=1e-4, msg=name)
+    assert torch.equal(counts, counts_alone)
+    for source, (value, weight) in sums.items():
+        assert (value, weight) == pytest.approx(sums_alone[source], abs=1e-4)
+
+
+def test_the_reported_loss_is_the_mean_over_trained_tokens_of_all_sources():
     model = tiny_model()
-    windows = windows_of(0)
-    whole, wanted, sources = gradients(model, windows, 1000)
-    split, found, same_sources = gradients(model, windows, 30)
-    assert len(split_windows(windows, 30)) == 3
-    assert split == pytest.approx(whole, rel=1e-5)
-    for name, grad in wanted.items():
-        torch.testing.assert_close(found[name], grad, rtol=1e-4, atol=1e-6, msg=name)
-    assert sources.keys() == same_sources.keys() == {"a", "b"}
-    mean = sum(loss for loss, _ in sources.values()) / sum(n for _, n in sources.values())
-    assert mean == pytest.approx(whole, rel=1e-5)
+    windows = [masked_window([5, 9]), masked_window([20], 1)]
+    expected, weights = 0.0, 0.0
+    for part in windows:
+        batch = Batch.from_windows([part], "cpu")
+        logits = model(batch.ids_T, lengths=batch.lengths)
+        nll = torch.nn.functional.cross_entropy(logits, batch.targets_T, reduction="none")
+        expected += float((nll * batch.weights_T).sum().detach())
+        weights += float(batch.weights_T.sum())
+    report = train_step(
+        model,
+        build_optimizer(model),
+        RouterBalancer(model),
+        windows,
+        stage(),
+        TrainState(SpikeGuard(6.0)),
+    )
+    assert report.loss == pytest.approx(expected / weights, rel=1e-5)
+    assert sum(s for s, _ in report.loss_by_source.values()) == pytest.approx(expected, rel=1e-5)
+    assert set(report.loss_by_source) == {"a", "b"}
+    assert sum(w for _, w in report.loss_by_source.values()) == weights
 
 
-def run_steps(count, poison=-1):
-    """Train a few steps; step `poison` gets a gradient that is not finite."""
+def test_the_number_of_microbatches_changes_nothing():
+    windows = [masked_window([9, 6], seed) for seed in range(4)]
+    results = []
+    for micro_tokens in (15, 30, 1000):
+        model = tiny_model()
+        optimizers = build_optimizer(model)
+        state = TrainState(SpikeGuard(6.0))
+        config = stage(micro_tokens=micro_tokens)
+        report = train_step(model, optimizers, RouterBalancer(model), windows, config, state)
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        results.append((report, grads))
+    for report, grads in results[1:]:
+        assert report.loss == pytest.approx(results[0][0].loss, rel=1e-5)
+        assert report.grad_norm == pytest.approx(results[0][0].grad_norm, rel=1e-4)
+        assert report.load_entropy == pytest.approx(results[0][0].load_entropy)
+        for name, grad in grads.items():
+            torch.testing.assert_close(grad, results[0][1][name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_biases_nor_optimizer():
     model = tiny_model()
-    config = stage(warmup_steps=0)
-    optimizers = build_optimizer(model, config.optim)
-    balancer = RouterBalancer(model, config.balance)
-    state = TrainState(SpikeGuard(config.spike_sigmas))
-    reports = []
-    for step in range(count):
-        hook = None
-        if step == poison:
-            hook = model.embed_tokens.weight.register_hook(lambda grad: grad * float("nan"))
-        reports.append(train_step(model, optimizers, balancer, windows_of(0), config, state))
-        if hook is not None:
-            hook.remove()
-    return model, balancer, state, reports
+    optimizers, balancer = build_optimizer(model), RouterBalancer(model)
+    state = TrainState(SpikeGuard(6.0))
+    train_step(model, optimizers, balancer, windows_of(0), stage(), state)
+    weights = {name: t.clone() for name, t in model.state_dict().items()}
+    memory = {name: t.clone() for name, t in optimizers.state_dict().items()}
+    averages = {name: t.clone() for name, t in balancer.state_dict().items()}
+    hook = model.norm.register_forward_hook(lambda _module, _args, output: output * math.nan)
+    report = train_step(model, optimizers, balancer, windows_of(1), stage(), state)
+    hook.remove()
+    assert not report.applied
+    assert (state.step, state.skipped, state.broken_in_a_row) == (2, 1, 1)
+    for known, now in (
+        (weights, model.state_dict()),
+        (memory, optimizers.state_dict()),
+        (averages, balancer.state_dict()),
+    ):
+        assert all(torch.equal(known[name], tensor) for name, tensor in now.items())
+    report = train_step(model, optimizers, balancer, windows_of(2), stage(), state)
+    assert report.applied
+    assert state.broken_in_a_row == 0
+    assert not torch.equal(weights["norm.weight"], model.norm.weight)
 
 
-def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing():
-    before, _, _, _ = run_steps(2)
-    after, balancer, state, reports = run_steps(3, poison=2)
-    assert [report.applied for report in reports] == [True, True, False]
-    assert (state.step, state.skipped) == (3, 1)
-    for (name, old), new in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
-        assert torch.equal(old, new), name
-    assert not balancer.counts_LX.any()
+def test_a_step_moves_weights_and_balancing_biases_and_counts_tokens():
+    model = tiny_model()
+    before = [bias.clone() for bias in model.router_biases()]
+    state = TrainState(SpikeGuard(6.0))
+    report = train_step(
+        model, build_optimizer(model), RouterBalancer(model), windows_of(0), stage(), state
+    )
+    assert (state.step, state.tokens, report.tokens) == (1, 78, 78)
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.router_biases(), strict=True)]
+    assert any(moved)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_though_the_loss_is_fine():
+    model = tiny_model()
+    balancer, state = RouterBalancer(model), TrainState(SpikeGuard(6.0))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    hook = model.embed_tokens.weight.register_hook(lambda grad: grad * math.nan)
+    report = train_step(model, build_optimizer(model), balancer, windows_of(0), stage(), state)
+    hook.remove()
+    assert math.isfinite(report.loss)
+    assert not report.applied
+    assert (state.skipped, state.broken_in_a_row) == (1, 1)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert not bool(balancer.counts_LX.any())
 
 
 def test_training_lowers_the_loss_and_reports_its_health():
-    _, _, state, reports = run_steps(40)
+    model = tiny_model()
+    config = stage(warmup_steps=0, steps=40)
+    optimizers, balancer = build_optimizer(model, config.optim), RouterBalancer(model)
+    state = TrainState(SpikeGuard(6.0))
+    reports = [
+        train_step(model, optimizers, balancer, windows_of(0), config, state) for _ in range(40)
+    ]
     assert reports[-1].loss < reports[0].loss - 0.4
     assert all(0.0 < x <= 1.0 for x in reports[-1].load_entropy)
     assert state.tokens == 40 * 78
-    assert set(reports[-1].metrics(state)) >= {"train/loss", "train/load_entropy"}
+    metrics = reports[-1].metrics(state)
+    assert metrics["train/loss"] == reports[-1].loss
+    assert metrics["train/lr_scale"] == pytest.approx(1 / 8)
 
 
-def test_the_guard_skips_only_what_is_far_above_the_usual():
-    guard = SpikeGuard(sigmas=6.0)
-    assert not any(guard.is_spike(loss=1.0 + 0.01 * (i % 7)) for i in range(60))
-    assert guard.is_spike(loss=3.0)
-    assert guard.is_spike(loss=float("nan"))
+def guard_with_history(level: float = 1.0) -> SpikeGuard:
+    guard = SpikeGuard(6.0)
+    for step in range(MIN_HISTORY):
+        assert not guard.is_spike(loss=level + 0.01 * (step % 3))
+    return guard
+
+
+def test_a_spike_is_far_above_the_recent_mean_and_never_below_it():
+    guard = guard_with_history()
     assert not guard.is_spike(loss=1.05)
+    assert guard.is_spike(loss=5.0)
     assert not guard.is_spike(loss=0.1)
-    again = SpikeGuard(sigmas=6.0)
-    again.load(guard.to_json())
-    assert again.is_spike(loss=3.0)
+    assert guard.is_spike(loss=math.nan)
+    assert guard.is_spike(loss=math.inf)
 
 
-def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="steps is 0"):
-        stage(steps=0)
-    with pytest.raises(ConfigError, match="checkpoint_every_steps is 0"):
-        stage(checkpoint_every_steps=0)
+def test_one_spike_does_not_hide_the_next():
+    guard = guard_with_history()
+    assert guard.is_spike(loss=1e9)
+    assert guard.is_spike(loss=5.0)
+
+
+def test_a_new_level_that_stays_is_accepted():
+    """Other data may cost more per token; training must not stop for ever."""
+    guard = guard_with_history()
+    verdicts = [guard.is_spike(loss=3.0) for _ in range(40)]
+    assert verdicts[0]
+    assert not any(verdicts[20:])
+
+
+def test_any_value_may_be_the_spike_and_the_first_steps_never_are():
+    guard = SpikeGuard(6.0)
+    for step in range(MIN_HISTORY):
+        assert not guard.is_spike(loss=1.0 + 9 * (step == 3), grad_norm=1.0)
+    assert guard.is_spike(loss=1.0, grad_norm=50.0)
+
+
+def test_the_guard_survives_json_and_forgets_what_is_old():
+    guard = guard_with_history()
+    copy = SpikeGuard(6.0)
+    copy.load(guard.to_json())
+    assert copy.to_json() == guard.to_json()
+    for _ in range(2 * HISTORY):
+        copy.is_spike(loss=1.0)
+    assert len(copy.to_json()["loss"]) == HISTORY
+
+
+@pytest.mark.parametrize("name", ["steps", "checkpoint_every_steps", "micro_tokens"])
+def test_settings_that_cannot_work_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} is 0"):
+        stage(**{name: 0})

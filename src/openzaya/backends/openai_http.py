@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from openzaya.backends.gate import Gate
-from openzaya.backends.http_server (
+from openzaya.backends.http_server import (
     PROBE_S,
     HttpConfig,
     Server,
@@ -176,8 +176,7 @@ class OpenAISampler:
     async def _read(self, request: SampleRequest, state: ChatStream) -> None:
         """Stream one reply into `state`; leaving early closes the connection."""
         clock = asyncio.get_running_loop().time
-        begun = clock()
-        post = self._server.session.post
+        begun = renewed = clock()
         url = f"{self._where}/chat/completions"
         async with (
             asyncio.timeout(self.config.first_token_s) as deadline,
@@ -197,9 +196,13 @@ class OpenAISampler:
                     return
                 if state.is_complete:
                     deadline.reschedule(clock() + CLOSING_S)
-                elif state.num_chunks > before:
-                    deadline.reschedule(clock() + self.config.between_tokens_s)
-                    self._check_speed(state.num_seen, clock() - begun)
+                elif state.num_chunks > before and (
+                    before == 0 or clock() - renewed > self.config.between_tokens_s / 50
+                ):
+                    # Renewing the timer for every token would cost a third of the whole reading.
+                    renewed = clock()
+                    deadline.reschedule(renewed + self.config.between_tokens_s)
+                    self._check_speed(state.num_seen, renewed - begun)
 
     def _body(self, request: SampleRequest) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -299,14 +302,19 @@ class OpenAISampler:
     async def _probe_ids(self) -> bool:
         """Say whether the server sends token ids in its stream; costs one token."""
         request = SampleRequest(messages=(Message("user", "Hi"),), max_tokens=1, seed=0)
-        state = ChatStream()
         self._sends_ids = True
-        try:
-            async with asyncio.timeout(PROBE_S):
-                await self._read(request, state)
-        except (aiohttp.ClientError, TimeoutError, UpstreamError, _RetryLaterError):
-            return False
-        return bool(state.token_ids)
+        for attempt in range(1, self.config.max_attempts + 1):
+            state = ChatStream()
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await self._read(request, state)
+            except _RetryLaterError as error:
+                await self._sleep(max(error.wait_s, self._wait(attempt, stream(0, "probe"))))
+            except (aiohttp.ClientError, TimeoutError, UpstreamError):
+                return False
+            else:
+                return bool(state.token_ids)
+        return False
 
 
 class _RetryLaterError(Exception):

@@ -1,11 +1,13 @@
 """The verb `convert`: rewrite a model folder in another layout."""
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 NAME = "convert"
 SUMMARY = "Rewrite a model folder in the current or the legacy tensor layout."
+JSON = True
 
 _EXAMPLES = """examples:
   openzaya convert ZAYA1-8B-legacy ZAYA1-8B                   for openzaya and transformers
@@ -31,22 +33,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert the folder and copy its tokenizer and chat template."""
+    """Convert the folder with its tokenizer and chat template; the target appears whole."""
     from openzaya.core.errors import ConfigError
     from openzaya.model.checkpoint import Source, convert
 
     if args.max_shard_gb <= 0:
         raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; it must be more than 0")
-    source, target = Source(args.source), Path(args.target)
-    size_gb = source.shards.num_bytes / 1e9
-    print(
-        f"{source.folder} ({source.layout}, {source.config.num_parameters():,} parameters, "
-        f"{size_gb:.2f} GB) -> {target} ({args.layout})"
-    )
-    convert(source, target, args.layout, max_shard_bytes=int(args.max_shard_gb * 1e9))
+    target = Path(args.target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} is not an empty folder; name a new one")
+    source = Source(args.source)
+    plan = {
+        "source": str(source.folder),
+        "source_layout": source.layout,
+        "parameters": source.config.num_parameters(),
+        "gigabytes": round(source.shards.num_bytes / 1e9, 3),
+        "target": str(target),
+        "target_layout": args.layout,
+    }
+    as_json = getattr(args, "json", False)
+    if not as_json:
+        print("\n".join(f"{name}: {value}" for name, value in plan.items()))
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    convert(source, partial, args.layout, max_shard_bytes=int(args.max_shard_gb * 1e9))
     for pattern in _SIDE_FILES:
         for path in sorted(source.folder.glob(pattern)):
             if path.is_file():
-                shutil.copyfile(path, target / path.name)
-    print(f"wrote {target}")
+                shutil.copyfile(path, partial / path.name)
+    if target.exists():
+        target.rmdir()
+    partial.rename(target)
+    print(json.dumps(plan) if as_json else "done")
     return 0

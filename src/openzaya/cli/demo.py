@@ -1,4 +1,4 @@
-"""`openzaya demo`: the bundled model on held-out problems, three ways, then one question in full."""
+"""`openzaya demo`: the bundled model on held-out problems, then one question in full."""
 
 import argparse
 import asyncio

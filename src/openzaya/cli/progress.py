@@ -60,12 +60,12 @@ class Progress:
             self.config, self.preview = event.config, event.preview
             self.answers = [[] for _ in range(event.config.num_stages)]
             self.tokens = [0] * event.config.num_stages
-            self.console.print(plan_line(event))
+            self.console.print(plan_line(event), soft_wrap=True)
         elif isinstance(event, CandidateDone):
             self.answers[event.stage].append(None if event.failed else event.answer)
             self.tokens[event.stage] += event.num_tokens
         elif isinstance(event, StageDone) and self.live is None:
-            self.console.print(self.stage_line(event.stage))
+            self.console.print(self.stage_line(event.stage), markup=False, soft_wrap=True)
         if self.live is not None:
             self.live.update(self.table(), refresh=isinstance(event, StageDone | RunDone))
 
@@ -84,7 +84,10 @@ class Progress:
             done, total = len(answers), self._total(stage)
             bar = "#" * done + "." * (total - done) if total <= 32 else ""
             table.add_row(
-                str(stage), f"{bar} {done}/{total}", str(self.tokens[stage]), shown_answers(answers)
+                str(stage),
+                f"{bar} {done}/{total}",
+                str(self.tokens[stage]),
+                Text(shown_answers(answers)),
             )
         cap = self.preview.decode_cap if self.preview else 0
         spent = sum(self.tokens)
@@ -108,8 +111,13 @@ def plan_line(event: RunStarted) -> str:
 
 def clip(text: str) -> str:
     """Return a text that fits into a cell."""
-    line = " ".join(text.split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Return a model's text without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def shown_answers(answers: list[str | None]) -> str:
@@ -131,15 +139,18 @@ def show_result(result: Result, show: str, console: Console | None = None) -> No
                 for candidate in entry.candidates:
                     console.print(candidate_text(candidate))
     for note in result.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if result.interrupted:
         console.print("stopped: this is the best answer so far")
     console.print(
         f"{result.usage.generated} tokens generated, {result.usage.prefill} prompt tokens, "
         f"{result.usage.calls} calls; answer by {result.why}",
         markup=False,
+        soft_wrap=True,
     )
-    sys.stdout.write((result.answer or result.chosen.answer_text or "(no answer)") + "\n")
+    begun = result.chosen.answer_text if result.chosen else ""
+    answer = result.answer or begun or "(no answer)"
+    sys.stdout.write((printable(answer) if sys.stdout.isatty() else answer) + "\n")
     sys.stdout.flush()
 
 
@@ -157,7 +168,7 @@ def round_table(entry: Round, result: Result) -> Table:
         mark = "*" if chosen else " "
         seen = ", ".join(map(str, candidate.parents)) or "-"
         answer = clip(candidate.answer or candidate.error or "(unfinished)")
-        tail = " ".join(candidate.thinking.split())[-48:]
+        tail = printable(" ".join(candidate.thinking.split())[-48:])
         table.add_row(
             f"{mark}{candidate.slot}",
             seen,
@@ -171,4 +182,4 @@ def round_table(entry: Round, result: Result) -> Table:
 def candidate_text(candidate: Candidate) -> Text:
     """Return everything a candidate wrote."""
     head = f"\nround {candidate.stage}, slot {candidate.slot}:\n"
-    return Text(head + (candidate.text or candidate.error))
+    return Text(head + printable(candidate.text or candidate.error))

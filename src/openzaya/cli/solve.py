@@ -28,7 +28,8 @@ examples:
   openzaya solve -f problem.txt --model DIR                  a model folder on this machine
   openzaya solve 'How many primes are below 10**4?' \\
       --model http://localhost:8000 --preset 16k             any OpenAI-compatible server
-  openzaya solve 'sort qdkax' --show rounds --set tail_tokens=32
+  openzaya solve 'sort qdkax' -n 4 --budget 120 --show rounds
+  openzaya solve 'sort qdkax' --set rounds=2 --set tail_tokens=32 --set tails_per_prompt=2
 
 cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
 Ctrl-C stops and prints the best answer so far.
@@ -42,6 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", help="nano, a model folder or a URL [nano]")
     parser.add_argument("--upstream-model", default="", help="model name on a server")
     parser.add_argument("--preset", help="nano, 16k, 40k, light, ... [nano, or 16k on a server]")
+    parser.add_argument(
+        "-n", type=int, metavar="N", help="candidates a round; C follows when it is larger"
+    )
+    parser.add_argument(
+        "--budget", type=int, metavar="TOKENS", help="tokens a candidate may use in any round"
+    )
     parser.add_argument("--show", choices=("answer", "rounds", "all"), default="answer")
     parser.add_argument("--seed", type=int, default=0, help="names the random streams [0]")
     parser.add_argument(
@@ -87,8 +94,16 @@ def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
     from openzaya.ttc.strategies import DEFAULT_PRESET, preset
 
     name = args.preset or ("nano" if args.model == "nano" else DEFAULT_PRESET)
-    changes = [change.removeprefix("ttc.") for change in args.set]
-    return resolve(preset(name), [], changes)
+    base = preset(name)
+    changes = []
+    if args.n is not None:
+        changes.append(f"num_candidates={args.n}")
+        changes.append(f"tails_per_prompt={max(1, min(base.tails_per_prompt, args.n))}")
+    if args.budget is not None:
+        changes.append(f"budget_tokens={args.budget}")
+        changes.append("final_budget_tokens=none")
+        changes.append(f"tail_tokens={max(1, min(base.tail_tokens, args.budget))}")
+    return resolve(base, [], changes + [change.removeprefix("ttc.") for change in args.set])
 
 
 async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":

@@ -33,5 +33,5 @@ class Sampler(Protocol):
         ...
 
     def last_tokens(self, text: str, count: int) -> str:
-        """Return the suffix of `text` that is `count` tokens long (an estimate for some servers)."""
+        """Return the suffix of `text` that is `count` tokens long (for some servers estimated)."""
         ...

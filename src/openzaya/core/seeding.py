@@ -10,7 +10,7 @@ import numpy as np
 
 
 def stream_seed(run_seed: int, *names: str | int) -> int:
-    """Return the 63-bit seed of the stream that `names` denote, for example ("rl", "rollout", 7)."""
+    """Return the 63-bit seed of the stream that `names` denote, such as ("rl", "rollout", 7)."""
     digest = blake2b(repr((run_seed, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

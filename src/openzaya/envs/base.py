@@ -1,9 +1,9 @@
 """What an environment is: two functions, `make` and `score`, and for the nano tasks a teacher.
 
-    make(rng, difficulty) -> Problem       a fresh problem; the same rng state gives the same one
-    score(problem, answer) -> Verdict      judges the final answer (the text after the think block)
-    teach(problem, rng, teacher)           nano only: one worked solution, perhaps a flawed one
-    merge(problem, tails, rng, teacher)    nano only: how to answer when shown candidates' tails
+- `make(rng, difficulty)`: a fresh problem; the same rng state gives the same one
+- `score(problem, answer)`: judges the final answer, the text after the think block
+- `teach(problem, rng, teacher)`, nano only: one worked solution, perhaps a flawed one
+- `merge(problem, tails, rng, teacher)`, nano only: how to answer when shown candidates' tails
 """
 
 from collections.abc import Callable

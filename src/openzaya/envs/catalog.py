@@ -1,4 +1,4 @@
-"""Find environments by their file names; nothing is registered and nothing imported to list them."""
+"""Find environments by their file names; listing them imports nothing."""
 
 import difflib
 from functools import cache

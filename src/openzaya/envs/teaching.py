@@ -13,7 +13,6 @@ from openzaya.envs.base import Environment, Problem, Solution, Teacher
 from openzaya.envs.readers import apply
 from openzaya.text.tails import aggregation_messages
 
-
 COMPARISON_SHARE = 0.4
 """Share of facts that compare two digits."""
 

@@ -13,7 +13,7 @@ class Score:
 
     mean: float
     error: float
-    """Standard error over problems, not over samples: samples of one problem are not independent."""
+    """Over problems, not over samples: samples of one problem are not independent."""
     num_problems: int
 
     def __str__(self) -> str:

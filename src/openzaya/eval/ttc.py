@@ -132,7 +132,7 @@ def _tally(pairs: Sequence[tuple[Result, list[_Sample]]], judge: Judge) -> Compa
         vote.append(max((s.reward for s in pool if s.answer == winner), default=0.0))
         final = [judge(index, c.text).reward for c in result.rounds[-1].survivors]
         mean.append(sum(final) / len(final) if final else 0.0)
-        chosen.append(judge(index, result.chosen.text).reward)
+        chosen.append(judge(index, result.chosen.text).reward if result.chosen else 0.0)
     count = len(pairs)
     return Comparison(
         single=score_of(single),

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from openzaya.model.cache import Cache
 from openzaya.model.cca import CCAProjection
-from openzaya.model.config import SLIDING, ZayaConfig
+from openzaya.model.config import ZayaConfig
+from openzaya.model.config_keys import SLIDING
 from openzaya.model.plan import LEAD, Block, Plan
 from openzaya.model.precision import is_low, rules_of
 from openzaya.model.rope import rotate
@@ -75,35 +76,45 @@ class Attention(nn.Module):
         )
 
     def forward(self, h_TD: Tensor, plan: Plan, cache: Cache | None) -> Tensor:
-        """Return the attention output of packed normed rows, in the weight dtype."""
-        mixed_JNP, v_NC = self.qkv_proj(h_TD, plan, cache)
+        """Return the attention output of packed normed rows, in the weight dtype.
+
+        A = H * P are the channels of all query heads, W = K * P those of all value heads.
+        """
+        mixed_JNP, v_NW = self.qkv_proj(h_TD, plan, cache)
         qk_JNP = self.qk_norm(mixed_JNP, plan.rope[self.kind]).to(h_TD.dtype)
-        q_HNP, k_KNP = qk_JNP.split((self.num_queries, self.num_keys))
-        v_NKP = v_NC.to(h_TD.dtype).unflatten(-1, (self.num_keys, self.head_dim))
+        q_HNP, k_KNP = torch.split(qk_JNP, [self.num_queries, self.num_keys])
+        v_NKP = v_NW.to(h_TD.dtype).view(-1, self.num_keys, self.head_dim)
         if cache is not None and plan.cache is not None:
             k_NKP = k_KNP.transpose(0, 1)
             if plan.single:
                 cache.write(self.layer, plan.cache.write_T, k_NKP, v_NKP)
-                return self.o_proj(self._attend_one_token(q_HNP, plan.blocks[0], cache))
+                return self._project(self._attend_one_token(q_HNP, plan.blocks[0], cache))
             k_TKP, v_TKP = k_NKP[plan.results_T], v_NKP[plan.results_T]
             cache.write(self.layer, plan.cache.write_T, k_TKP, v_TKP)
             if not plan.cache.fresh:
-                out_NC = self._attend_to_cache(q_HNP, plan, cache)
-                return self.o_proj(out_NC.index_select(0, plan.results_T))
-        out_NC = self._attend_inside(q_HNP, k_KNP, v_NKP, plan)
-        return self.o_proj(take_rows(out_NC, plan.results_T))
+                out_NA = self._attend_to_cache(q_HNP, plan, cache)
+                return self._project(out_NA.index_select(0, plan.results_T))
+        out_NA = self._attend_inside(q_HNP, k_KNP, v_NKP, plan)
+        return self._project(take_rows(out_NA, plan.results_T))
+
+    def _project(self, out_TC: Tensor) -> Tensor:
+        return F.linear(out_TC, self.o_proj.weight)
 
     def _attend_inside(self, q_HNP: Tensor, k_KNP: Tensor, v_NKP: Tensor, plan: Plan) -> Tensor:
         """Attend within each document of each block; lead rows land behind it, as padding."""
         sizes = [block.num_documents * (block.width + LEAD) for block in plan.blocks]
         parts: list[Tensor] = []
-        pieces = (q_HNP.split(sizes, dim=1), k_KNP.split(sizes, dim=1), v_NKP.split(sizes))
+        pieces = (
+            torch.split(q_HNP, sizes, dim=1),
+            torch.split(k_KNP, sizes, dim=1),
+            torch.split(v_NKP, sizes),
+        )
         for block, q, k, v in zip(plan.blocks, *pieces, strict=True):
             shape = (block.num_documents, block.width + LEAD)
             out = attend(
-                q.unflatten(1, shape).transpose(0, 1),
-                k.unflatten(1, shape).transpose(0, 1),
-                v.unflatten(0, shape).transpose(1, 2),
+                q.view(-1, *shape, self.head_dim).transpose(0, 1),
+                k.view(-1, *shape, self.head_dim).transpose(0, 1),
+                v.view(*shape, -1, self.head_dim).transpose(1, 2),
                 self.window,
             )
             parts.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
@@ -119,25 +130,25 @@ class Attention(nn.Module):
     def _attend_one_token(self, q_HTP: Tensor, block: Block, cache: Cache) -> Tensor:
         """Attend from one token per slot; the queries of a key head act as its query rows."""
         keys, values, mask = self._cached(block, cache)
-        q = q_HTP.unflatten(0, (self.num_keys, -1)).permute(2, 0, 1, 3)
+        q = q_HTP.view(self.num_keys, -1, *q_HTP.shape[1:]).permute(2, 0, 1, 3)
         out = F.scaled_dot_product_attention(q, keys.to(q.dtype), values.to(q.dtype), mask)
         return out.flatten(1)
 
     def _attend_to_cache(self, q_HNP: Tensor, plan: Plan, cache: Cache) -> Tensor:
         """Attend from several tokens per slot to everything the slot holds so far."""
         rows = q_HNP.shape[1]
-        out_NC = q_HNP.new_zeros(rows, self.num_queries * self.head_dim)
+        out_NA = q_HNP.new_zeros(rows, self.num_queries * self.head_dim)
         sizes = [block.num_documents * (block.width + LEAD) for block in plan.blocks]
-        pieces = (q_HNP.split(sizes, dim=1), out_NC.split(sizes))
+        pieces = (torch.split(q_HNP, sizes, dim=1), torch.split(out_NA, sizes))
         for block, q, target in zip(plan.blocks, *pieces, strict=True):
             shape = (block.num_documents, block.width + LEAD)
             keys, values, mask = self._cached(block, cache)
-            q_BHSP = q.unflatten(1, shape)[:, :, : block.width].transpose(0, 1)
+            q_BHSP = q.view(-1, *shape, self.head_dim)[:, :, : block.width].transpose(0, 1)
             out = F.scaled_dot_product_attention(
                 q_BHSP, keys.to(q.dtype), values.to(q.dtype), mask, enable_gqa=True
             )
-            target.unflatten(0, shape)[:, : block.width] = out.transpose(1, 2).flatten(2)
-        return out_NC
+            target.view(*shape, -1)[:, : block.width] = out.transpose(1, 2).flatten(2)
+        return out_NA
 
 
 def attend(q_BHSP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -> Tensor:
@@ -155,15 +166,15 @@ def attend(q_BHSP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -
     for start in range(0, length, window):
         stop = min(start + window, length)
         first = max(0, start - window + 1)
-        query_S1 = torch.arange(start, stop, device=q_BHSP.device).unsqueeze(-1)
+        query_Q1 = torch.arange(start, stop, device=q_BHSP.device).unsqueeze(-1)
         key_N = torch.arange(first, stop, device=q_BHSP.device)
-        mask_SN = (key_N <= query_S1) & (key_N > query_S1 - window)
+        mask_QN = (key_N <= query_Q1) & (key_N > query_Q1 - window)
         parts.append(
             F.scaled_dot_product_attention(
                 q_BHSP[:, :, start:stop],
                 k_BKSP[:, :, first:stop],
                 v_BKSP[:, :, first:stop],
-                mask_SN,
+                mask_QN,
                 enable_gqa=True,
             )
         )

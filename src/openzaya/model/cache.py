@@ -96,8 +96,8 @@ class Cache:
                 )
             if self.lengths[slot] + length > self.max_tokens:
                 raise RequestError(
-                    f"slot {slot} holds {self.lengths[slot]} tokens and cannot take {length} more; "
-                    f"it has room for {self.max_tokens}: make the cache longer or the prompt shorter"
+                    f"slot {slot} holds {self.lengths[slot]} tokens and cannot take {length} "
+                    f"more; it has room for {self.max_tokens}: use a longer cache or prompt less"
                 )
         return Slots(
             ids=ids, starts=[self.lengths[slot] for slot in ids], max_tokens=self.max_tokens

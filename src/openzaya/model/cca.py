@@ -19,6 +19,19 @@ FOLD_MIN_ROWS = 64
 """Below this many rows, and without gradient, the convolutions run as stored."""
 
 
+class TwoTaps(nn.Module):
+    """Weights of a causal convolution over two tokens; `CCAProjection` applies them."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, channels: int, inputs: int) -> None:
+        """Make the weights of `channels` outputs with `inputs` input channels each."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, inputs, 2))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
 class CCAProjection(nn.Module):
     """Project normed rows to queries and keys, mixed over three tokens, and half-delayed values.
 
@@ -43,18 +56,21 @@ class CCAProjection(nn.Module):
         self.k_proj = nn.Linear(width, config.kv_channels, bias=False)
         self.v_proj_current = nn.Linear(width, half, bias=False)
         self.v_proj_delayed = nn.Linear(width, half, bias=False)
-        self.conv_qk_depthwise = nn.Conv1d(channels, channels, 2, groups=channels)
-        self.conv_qk_grouped = nn.Conv1d(channels, channels, 2, groups=heads)
+        self.conv_qk_depthwise = TwoTaps(channels, 1)
+        self.conv_qk_grouped = TwoTaps(channels, channels // heads)
 
     def forward(self, h_TD: Tensor, plan: Plan, cache: Cache | None) -> tuple[Tensor, Tensor]:
-        """Return queries with keys [J, N, P] and values [N, C] of the plan's N result rows."""
+        """Return queries with keys [J, N, P] and values [N, W] of the plan's N result rows.
+
+        W = K * P are the value channels; M = N + 2 are the padded rows.
+        """
         if plan.single and cache is not None and plan.cache is not None:
             return self._continue_one_token(h_TD, plan.cache, cache)
-        padded_ND = put_rows(h_TD, plan.rows_T, plan.num_rows + LEAD)
-        u_NC, v_NC = self._project(padded_ND)
+        padded_MD = put_rows(h_TD, plan.rows_T, plan.num_rows + LEAD)
+        u_MC, v_MW = self._project(padded_MD)
         if cache is not None and plan.cache is not None:
-            self._exchange_state(u_NC, v_NC, plan.cache, cache)
-        return self._mix(u_NC), delay_values(v_NC)
+            self._exchange_state(u_MC, v_MW, plan.cache, cache)
+        return self._mix(u_MC), delay_values(v_MW)
 
     def _project(self, h_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return projected queries with keys, and current with delayed values."""
@@ -73,42 +89,46 @@ class CCAProjection(nn.Module):
 
     def _conv_weights(self) -> ConvWeights:
         first, second = self.conv_qk_depthwise, self.conv_qk_grouped
-        tensors = (first.weight.squeeze(1), first.bias, second.weight, second.bias)
-        if self.rules.fp32_cca:
-            tensors = tuple(raise_to_fp32(tensor) for tensor in tensors)
-        depthwise_C2, shift_C, grouped_CP2, bias_C = tensors
+        cast = raise_to_fp32 if self.rules.fp32_cca else _as_is
         return ConvWeights(
-            depthwise_C2=depthwise_C2, shift_C=shift_C, grouped_CP2=grouped_CP2, bias_C=bias_C
+            depthwise_C2=cast(first.weight.squeeze(1)),
+            shift_C=cast(first.bias),
+            grouped_CP2=cast(second.weight),
+            bias_C=cast(second.bias),
         )
 
-    def _mix(self, u_NC: Tensor) -> Tensor:
+    def _mix(self, u_MC: Tensor) -> Tensor:
         weights = self._conv_weights()
         # transformers rounds after each convolution; folding would skip that rounding.
-        small = not torch.is_grad_enabled() and u_NC.shape[0] < FOLD_MIN_ROWS
-        if small or is_low(u_NC.dtype):
-            window_NC3 = torch.stack((u_NC[:-2], u_NC[1:-1], u_NC[2:]), dim=-1)
+        small = not torch.is_grad_enabled() and u_MC.shape[0] < FOLD_MIN_ROWS
+        if small or is_low(u_MC.dtype):
+            window_NC3 = torch.stack((u_MC[:-2], u_MC[1:-1], u_MC[2:]), dim=-1)
             return mix_stepwise(window_NC3, weights, self.num_queries)
         folded = fold(weights.depthwise_C2, weights.shift_C, weights.grouped_CP2, weights.bias_C)
-        return mix_folded(u_NC, folded, self.num_queries)
+        return mix_folded(u_MC, folded, self.num_queries)
 
-    def _exchange_state(self, u_NC: Tensor, v_NC: Tensor, rows: CacheRows, cache: Cache) -> None:
+    def _exchange_state(self, u_MC: Tensor, v_MW: Tensor, rows: CacheRows, cache: Cache) -> None:
         """Fill the lead rows from the cache, then store the last rows of each document there."""
         conv, delayed = cache.conv[self.layer], cache.delayed[self.layer]
         half = delayed.shape[-1]
         if not rows.fresh:
-            u_NC[rows.lead_N] = conv[rows.slots].mT.flatten(0, 1).to(u_NC.dtype)
-            v_NC[rows.lead_N[1::2], half:] = delayed[rows.slots].to(v_NC.dtype)
-        conv[rows.slots] = u_NC[rows.last_N].unflatten(0, (-1, LEAD)).mT.to(conv.dtype)
-        delayed[rows.slots] = v_NC[rows.last_N[1::2], half:].to(delayed.dtype)
+            u_MC[rows.lead_N] = conv[rows.slots].mT.flatten(0, 1).to(u_MC.dtype)
+            v_MW[rows.lead_N[1::2], half:] = delayed[rows.slots].to(v_MW.dtype)
+        conv[rows.slots] = u_MC[rows.last_N].view(-1, LEAD, u_MC.shape[1]).mT.to(conv.dtype)
+        delayed[rows.slots] = v_MW[rows.last_N[1::2], half:].to(delayed.dtype)
 
     def _continue_one_token(
         self, h_TD: Tensor, rows: CacheRows, cache: Cache
     ) -> tuple[Tensor, Tensor]:
-        u_TC, v_TC = self._project(h_TD)
+        u_TC, v_TW = self._project(h_TD)
         conv, delayed = cache.conv[self.layer], cache.delayed[self.layer]
         half = delayed.shape[-1]
         window_TC3 = torch.cat((conv[rows.slots].to(u_TC.dtype), u_TC.unsqueeze(-1)), dim=-1)
         conv[rows.slots] = window_TC3[..., 1:].to(conv.dtype)
-        late_TC = torch.cat((v_TC[:, :half], delayed[rows.slots].to(v_TC.dtype)), dim=-1)
-        delayed[rows.slots] = v_TC[:, half:].to(delayed.dtype)
-        return mix_stepwise(window_TC3, self._conv_weights(), self.num_queries), late_TC
+        late_TW = torch.cat((v_TW[:, :half], delayed[rows.slots].to(v_TW.dtype)), dim=-1)
+        delayed[rows.slots] = v_TW[:, half:].to(delayed.dtype)
+        return mix_stepwise(window_TC3, self._conv_weights(), self.num_queries), late_TW
+
+
+def _as_is(x: Tensor) -> Tensor:
+    return x

@@ -36,6 +36,8 @@ PREFIX = "model."
 HEAD = "lm_head.weight"
 SMALL_BYTES = 1_000_000_000
 """Folders up to this size are verified and copied to memory; larger ones are mapped."""
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+"""What is fetched of a hub repository: no code, no pickles."""
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -51,12 +53,7 @@ class Source:
 
     def __init__(self, folder: str | Path) -> None:
         """Read config and headers; raises CheckpointError or ConfigError."""
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise CheckpointError(
-                f"{self.folder} is not a folder; give the path of a downloaded model, for example "
-                "the one that `hf download Zyphra/ZAYA1-8B` prints"
-            )
+        self.folder = resolve_folder(folder)
         raw = read_json(self.folder / "config.json")
         self.shards = Shards(self.folder)
         self.layout: Layout = "legacy" if is_legacy(raw, self.shards.names) else "native"
@@ -109,6 +106,10 @@ class Source:
         """The dtype of the embedding, and so of the folder."""
         return self.shards.get(PREFIX + "embed_tokens.weight").dtype
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the dtype that one of our parameters has in the folder."""
+        return self.shards.get(self._parts[PREFIX + name][0]).dtype
+
     def get(self, name: str) -> Tensor:
         """Return one tensor by our parameter name; a stack of legacy experts is copied."""
         parts = self._parts[PREFIX + name]
@@ -118,6 +119,30 @@ class Source:
         if self._exponential and name.endswith("qk_norm.temp"):
             return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
         return tensor
+
+
+def resolve_folder(path: str | Path) -> Path:
+    """Return a local folder; a hub id such as `Zyphra/ZAYA1-8B` is fetched with huggingface_hub.
+
+    Raises CheckpointError when there is neither.
+    """
+    folder, name = Path(path), str(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{path} is not a model folder; expected a folder with config.json and *.safetensors, "
+            "or a hub id like Zyphra/ZAYA1-8B"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} is no local folder and could not be fetched from the hub ({error}); check the "
+            "name and the network, or give the path of a downloaded folder"
+        ) from error
 
 
 def expected_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
@@ -136,11 +161,13 @@ def load(
     skip_mode: SkipMode | None = None,
     verify: Literal["auto", "always", "never"] = "auto",
 ) -> Zaya:
-    """Load a model folder, current or legacy layout.
+    """Load a model folder or hub id, current or legacy layout.
 
     `dtype` may be "auto": the folder's own. `skip_mode` overrides the folder's. `verify` compares
     checksums where the folder has them: "auto" does so up to a gigabyte, "always" also demands
-    that there are some. Balancing biases are fp32 in any case.
+    that there are some. Balancing biases are fp32 in any case. On CPU, tensors of a large folder
+    whose dtype is kept are not read but mapped; legacy experts are stacked in memory, so convert
+    a large legacy folder first.
 
     Raises CheckpointError for a folder that cannot be read whole and ConfigError for a config or
     an option that is not known.
@@ -253,7 +280,7 @@ def convert(
 
     def specs() -> Iterator[TensorSpec]:
         for name, shape in expected_shapes(source.config).items():
-            dtype = source.get(name).dtype if len(shape) < 3 else source.dtype
+            dtype = source.dtype_of(name)
             parts = names[PREFIX + name] if layout == "legacy" else (PREFIX + name,)
             for place, part in enumerate(parts):
                 stacked = len(parts) > 1

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openzaya.core.errors import ConfigError
-from openzaya.model.config import FULL, SLIDING, ZayaConfig
+from openzaya.model.config import ZayaConfig
+from openzaya.model.config_keys import FULL, SLIDING
 
 _SCALES = ("hidden_states_scale", "hidden_states_bias", "residual_scale", "residual_bias")
 _ATTENTION: Mapping[str, str] = {

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from openzaya.model.precision import Rules, is_low, raise_to_fp32
 
-
 Context = torch.autograd.function.FunctionCtx
 
 
@@ -40,7 +39,8 @@ class RMSNorm(nn.Module):
             return y_ND.to(weight_D.dtype)
         wide_ND = x_ND.to(weight_D.dtype).float()
         scale_N1 = torch.rsqrt(wide_ND.pow(2).mean(dim=-1, keepdim=True) + self.eps)
-        return weight_D * (wide_ND * scale_N1).to(weight_D.dtype)
+        rounded_ND: Tensor = weight_D * (wide_ND * scale_N1).to(weight_D.dtype)
+        return rounded_ND
 
 
 class _FusedRMSNorm(torch.autograd.Function):
@@ -59,12 +59,11 @@ class _FusedRMSNorm(torch.autograd.Function):
         norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
         scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x_ND, weight_D, scale_N1)
-        return (x_ND * scale_N1).mul_(weight_D)
+        y_ND: Tensor = (x_ND * scale_N1).mul_(weight_D)
+        return y_ND
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_D, scale_N1 = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_ND = grads[0]
         unit_ND = x_ND * scale_N1

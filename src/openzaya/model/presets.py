@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from openzaya.core.errors import ConfigError
-from openzaya.model.config import ZayaConfig, unknown_key
+from openzaya.model.config import ZayaConfig
+from openzaya.model.config_keys import unknown_key
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "nano": {

@@ -47,7 +47,8 @@ class RouterMLP(nn.Module):
     def forward(self, state_TR: Tensor) -> Tensor:
         """Return the scores of all classes, the skip class last."""
         hidden_TR = F.gelu(self.fc1(self.norm(state_TR)))
-        return self.out_proj(F.gelu(self.fc2(hidden_TR)))
+        scores_TX: Tensor = self.out_proj(F.gelu(self.fc2(hidden_TR)))
+        return scores_TX
 
 
 class Router(nn.Module):

@@ -6,7 +6,6 @@ torch's own backward of `index_select` adds; our indices never repeat, so a copy
 import torch
 from torch import Tensor
 
-
 Context = torch.autograd.function.FunctionCtx
 
 
@@ -34,8 +33,6 @@ class _Take(torch.autograd.Function):
         return x_ND.index_select(0, index_T)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (index_T,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return put_rows(grads[0], index_T, ctx.num_rows), None  # type: ignore[attr-defined]

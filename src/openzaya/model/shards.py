@@ -77,7 +77,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a CPU tensor without copying a contiguous one."""
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data
 
 
 class Shards:

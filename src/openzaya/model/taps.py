@@ -52,10 +52,10 @@ def fold(depthwise_C2: Tensor, shift_C: Tensor, grouped_CP2: Tensor, bias_C: Ten
     )
 
 
-def mix_folded(u_NC: Tensor, folded: Folded, num_queries: int) -> Tensor:
-    """Return convolution plus QK-mean of every padded row from the third on, [J, N - 2, P]."""
+def mix_folded(u_MC: Tensor, folded: Folded, num_queries: int) -> Tensor:
+    """Return convolution plus QK-mean, [J, N, P], of every padded row from the third on."""
     out_JNP: Tensor = _Mix.apply(  # type: ignore[no-untyped-call]
-        u_NC, folded.now_JPP, folded.one_JPP, folded.two_JPP, folded.bias_JP, num_queries
+        u_MC, folded.now_JPP, folded.one_JPP, folded.two_JPP, folded.bias_JP, num_queries
     )
     return out_JNP
 
@@ -65,17 +65,17 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Context, *args: object) -> Tensor:
-        u_NC, now_JPP, one_JPP, two_JPP, bias_JP, num_queries = args
-        assert isinstance(u_NC, Tensor)
+        u_MC, now_JPP, one_JPP, two_JPP, bias_JP, num_queries = args
+        assert isinstance(u_MC, Tensor)
         assert isinstance(now_JPP, Tensor)
         assert isinstance(one_JPP, Tensor)
         assert isinstance(two_JPP, Tensor)
         assert isinstance(bias_JP, Tensor)
         assert isinstance(num_queries, int)
-        ctx.save_for_backward(u_NC, now_JPP, one_JPP, two_JPP)
+        ctx.save_for_backward(u_MC, now_JPP, one_JPP, two_JPP)
         ctx.num_queries = num_queries  # type: ignore[attr-defined]
         heads, width = bias_JP.shape
-        u_JNP = u_NC.view(-1, heads, width).transpose(0, 1)
+        u_JNP = u_MC.view(-1, heads, width).transpose(0, 1)
         out = torch.baddbmm(bias_JP.unsqueeze(1), u_JNP[:, 2:], now_JPP.mT)
         out.baddbmm_(u_JNP[:, 1:-1], one_JPP.mT)
         out.baddbmm_(u_JNP[:, :-2], two_JPP.mT)
@@ -84,13 +84,13 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u_NC, now_JPP, one_JPP, two_JPP = ctx.saved_tensors  # type: ignore[attr-defined]
+        u_MC, now_JPP, one_JPP, two_JPP = ctx.saved_tensors  # type: ignore[attr-defined]
         num_queries: int = ctx.num_queries  # type: ignore[attr-defined]
         grad = grads[0]
         heads, width = now_JPP.shape[0], now_JPP.shape[1]
-        u = u_NC.view(-1, heads, width).transpose(0, 1)
-        u_grad_NC = torch.zeros_like(u_NC)
-        u_grad = u_grad_NC.view(-1, heads, width).transpose(0, 1)
+        u = u_MC.view(-1, heads, width).transpose(0, 1)
+        u_grad_MC = torch.zeros_like(u_MC)
+        u_grad = u_grad_MC.view(-1, heads, width).transpose(0, 1)
         rows = u.shape[1]
         matrix_grads = []
         for back, matrix_JPP in enumerate((now_JPP, one_JPP, two_JPP)):
@@ -98,7 +98,7 @@ class _Mix(torch.autograd.Function):
             u_grad[:, span] += torch.bmm(grad, matrix_JPP)
             matrix_grads.append(torch.bmm(grad.mT, u[:, span]))
         _add_cross_mean_grad(u_grad[:, 2:], grad, num_queries)
-        return u_grad_NC, *matrix_grads, grad.sum(dim=1), None
+        return u_grad_MC, *matrix_grads, grad.sum(dim=1), None
 
 
 def _add_cross_mean(out: Tensor, u: Tensor, num_queries: int) -> None:
@@ -106,7 +106,7 @@ def _add_cross_mean(out: Tensor, u: Tensor, num_queries: int) -> None:
     num_keys = out.shape[0] - num_queries
     shape = (num_keys, num_queries // num_keys, *out.shape[1:])
     out[:num_queries].view(shape).add_(u[num_queries:].unsqueeze(1), alpha=0.5)
-    queries_mean = u[:num_queries].unflatten(0, shape[:2]).mean(dim=1)
+    queries_mean = u[:num_queries].view(shape).mean(dim=1)
     out[num_queries:].add_(queries_mean, alpha=0.5)
 
 
@@ -114,10 +114,11 @@ def _add_cross_mean_grad(u_grad: Tensor, grad: Tensor, num_queries: int) -> None
     """Add the transpose of `_add_cross_mean` to the gradient of its input."""
     num_keys = grad.shape[0] - num_queries
     group = num_queries // num_keys
-    queries_grad = grad[:num_queries].unflatten(0, (num_keys, group))
+    shape = (num_keys, group, *grad.shape[1:])
+    queries_grad = grad[:num_queries].view(shape)
     u_grad[num_queries:].add_(queries_grad.sum(dim=1), alpha=0.5)
     spread = grad[num_queries:].unsqueeze(1).expand(-1, group, -1, -1)
-    u_grad[:num_queries].unflatten(0, (num_keys, group)).add_(spread, alpha=0.5 / group)
+    u_grad[:num_queries].view(shape).add_(spread, alpha=0.5 / group)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +142,7 @@ def mix_stepwise(window_NC3: Tensor, weights: ConvWeights, num_queries: int) -> 
     where folding the weights would cost more than it saves.
     """
     width = weights.grouped_CP2.shape[1]
-    older_C1, newer_C1 = weights.depthwise_C2.split(1, dim=-1)
+    older_C1, newer_C1 = torch.split(weights.depthwise_C2, 1, dim=-1)
     first_NC2 = window_NC3[..., :2] * older_C1 + weights.shift_C.unsqueeze(-1)
     first_NC2 = torch.addcmul(first_NC2, window_NC3[..., 1:], newer_C1)
     rows = window_NC3.shape[0]
@@ -150,7 +151,8 @@ def mix_stepwise(window_NC3: Tensor, weights: ConvWeights, num_queries: int) -> 
     out = torch.baddbmm(weights.bias_C.view(-1, 1, width), pairs, matrices)
     u = window_NC3[..., 2].reshape(rows, -1, width).transpose(0, 1)
     num_keys = out.shape[0] - num_queries
-    queries, keys = u[:num_queries].unflatten(0, (num_keys, -1)), u[num_queries:]
+    queries = u[:num_queries].view(num_keys, -1, *u.shape[1:])
+    keys = u[num_queries:]
     mean_queries = (queries + keys.unsqueeze(1)) * 0.5
     return out + torch.cat((mean_queries.flatten(0, 1), mean_queries.mean(dim=1)))
 
@@ -208,10 +210,10 @@ def _rotate_in_place(x_JNP: Tensor, cos_NR: Tensor, sin_NR: Tensor) -> Tensor:
     return x_JNP
 
 
-def delay_values(v_NC: Tensor) -> Tensor:
+def delay_values(v_MW: Tensor) -> Tensor:
     """Pair each row's first half with its predecessor's second half, from the third row on."""
-    out_NC: Tensor = _Delay.apply(v_NC)  # type: ignore[no-untyped-call]
-    return out_NC
+    out_NW: Tensor = _Delay.apply(v_MW)  # type: ignore[no-untyped-call]
+    return out_NW
 
 
 class _Delay(torch.autograd.Function):
@@ -219,15 +221,15 @@ class _Delay(torch.autograd.Function):
 
     @staticmethod
     def forward(_ctx: Context, *args: Tensor) -> Tensor:
-        (v_NC,) = args
-        half = v_NC.shape[1] // 2
-        return torch.cat((v_NC[2:, :half], v_NC[1:-1, half:]), dim=1)
+        (v_MW,) = args
+        half = v_MW.shape[1] // 2
+        return torch.cat((v_MW[2:, :half], v_MW[1:-1, half:]), dim=1)
 
     @staticmethod
     def backward(_ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_NC = grads[0]
-        half = grad_NC.shape[1] // 2
-        out = grad_NC.new_zeros(grad_NC.shape[0] + 2, grad_NC.shape[1])
-        out[2:, :half] = grad_NC[:, :half]
-        out[1:-1, half:] = grad_NC[:, half:]
+        grad_NW = grads[0]
+        half = grad_NW.shape[1] // 2
+        out = grad_NW.new_zeros(grad_NW.shape[0] + 2, grad_NW.shape[1])
+        out[2:, :half] = grad_NW[:, :half]
+        out[1:-1, half:] = grad_NW[:, half:]
         return (out,)

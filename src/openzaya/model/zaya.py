@@ -131,7 +131,7 @@ class Zaya(nn.Module):
             return F.linear(hidden_ND.to(weight_VD.dtype), weight_VD)
         # In chunks: an fp32 copy of the whole 8B embedding would take 2.1 GB.
         wide_ND = hidden_ND.float()
-        chunks = weight_VD.split(HEAD_CHUNK_ROWS)
+        chunks = torch.split(weight_VD, HEAD_CHUNK_ROWS)
         return torch.cat([F.linear(wide_ND, chunk.float()) for chunk in chunks], dim=-1)
 
     def router_biases(self) -> list[Tensor]:

@@ -4,21 +4,27 @@ Paper: IV-B.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from openzaya.core.config import config_hash, to_mapping
-from openzaya.core.errors import EngineError
-from openzaya.core.log import MetricWriter, declare
+from openzaya.core.errors import DataError, EnvError
+from openzaya.core.log import MetricWriter
 from openzaya.engine.engine import Engine
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
 from openzaya.rl.config import Group, Prompt, RLConfig, Score
-from openzaya.rl.pipeline.actor import Actor, ActorStats
+from openzaya.rl.metrics import rollout_figures
+from openzaya.rl.pipeline.actor import Actor, ActorStats, check_room
 from openzaya.rl.pipeline.buffer import GroupBuffer
 from openzaya.rl.pipeline.trainer import PolicyTrainer, Update
-from openzaya.rl.pipeline.weight_sync import WeightPublisher, fingerprint
+from openzaya.rl.pipeline.weight_sync import WeightPublisher
+from openzaya.rl.spine import informative_groups
 from openzaya.rl.tails import TailEntry, TailPool
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tails import tail_of
@@ -26,30 +32,11 @@ from openzaya.text.think import split_thinking
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train import ckpt
 
-declare("rl/reward", "share", "mean task reward over all groups seen", (0.02, 0.98), "IV-B1")
-declare("rl/kept_share", "share", "groups with contrast / groups seen", (0.1, 1.0), "IV-B1(d)")
-declare("rl/infra_groups", "groups", "groups dropped because a verdict was INFRA", (0.0, 0.0))
-declare("rl/grad_norm", "1", "2-norm of all gradients before clipping")
-declare("rl/response_tokens", "tokens", "generated tokens / rollouts")
-declare("rl/cut_share", "share", "rollouts that ended at the budget", (0.0, 0.2))
-declare("rl/canary_share", "share", "rollouts flagged by the repetition canary", (0.0, 0.02), "IV-F")
-declare("rl/applied", "1", "1 when the update was applied")
-declare("rl/stale_groups", "groups", "groups dropped as too old, so far")
-for _name, _formula in (
-    ("rl/masked_share_positive", "masked tokens / tokens, A > 0"),
-    ("rl/masked_share_negative", "masked tokens / tokens, A < 0"),
-    ("rl/mean_abs_prob_change", "mean |pi - mu|"),
-    ("rl/mismatch_kl", "mean k3 estimate of KL(mu || pi)"),
-    ("rl/mismatch_kl_kept", "the same over tokens that were kept"),
-    ("rl/mismatch_kl_masked", "the same over tokens that were masked"),
-    ("rl/entropy_estimate", "mean -log pi of sampled tokens"),
-    ("rl/ratio_ess", "(sum ratio)^2 / (tokens * sum ratio^2)"),
-    ("rl/ratio_over_cap_share", "tokens with a truncated ratio / tokens"),
-):
-    declare(_name, "1", _formula, paper="IV-B1(b)")
-
 NextPrompts = Callable[[int, int, TailPool], Sequence[Prompt]]
 """Prompts of (step, attempt): a pure function of both and of the pool's contents."""
+
+INFRA_WINDOW = 1_000
+"""Rollouts over which the share of INFRA verdicts is judged."""
 
 
 @dataclass(slots=True)
@@ -57,11 +44,15 @@ class RLState:
     """What a stage remembers beyond tensors."""
 
     step: int = 0
-    version: int = 0
+    """Steps done, skipped ones included."""
+    updates: int = 0
+    """Updates applied: the clock that staleness is measured with."""
     useless: int = 0
     """Updates skipped in a row."""
     rewards: list[float] = field(default_factory=list)
     """Mean task reward of every step."""
+    judged: list[list[int]] = field(default_factory=list)
+    """Rollouts and INFRA verdicts of the last steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,11 @@ class StepOutcome:
 
 
 class RLStage:
-    """One stage over one model and one engine that share weights."""
+    """One stage over one model and one engine.
+
+    With `sync_every` 1 the engine runs the trainer's own model; otherwise a copy of it, which
+    gets the weights every `sync_every` steps.
+    """
 
     def __init__(
         self,
@@ -88,103 +83,144 @@ class RLStage:
         """Build engine, actor, trainer, buffer and an empty pool of tails."""
         self.config = config
         self.model = model
+        self.sampler = model if config.sync_every == 1 else deepcopy(model).requires_grad_(False)
         self.tokenizer = tokenizer
         self.tail_tokens = tail_tokens
-        self.engine = Engine(model, max_slots=config.slots, max_tokens=config.context_tokens)
+        slots, context = config.slots, config.context_tokens
+        self.engine = Engine(self.sampler, max_slots=slots, max_tokens=context)
+        check_room(config, self.engine)
         self.optimizers = build_optimizer(model, config.optim)
-        self.actor = Actor(self.engine, tokenizer, chat, score, config)
+        self.publisher = WeightPublisher(model, self.sampler, self.engine)
+        updates_of = self.publisher.updates_of
+        self.actor = Actor(self.engine, tokenizer, chat, score, config, model.config, updates_of)
         self.trainer = PolicyTrainer(model, self.optimizers, config)
-        self.publisher = WeightPublisher(model, self.engine)
         capacity = config.buffer_batches * config.prompts_per_step
         self.buffer = GroupBuffer(capacity, config.max_lag)
         self.pool = TailPool(config.pool_size, config.tails_per_prompt)
         self.state = RLState()
 
     def step(self, next_prompts: NextPrompts) -> StepOutcome:
-        """Roll out until a batch of groups has contrast, update, publish."""
-        seen, stats = self._fill(next_prompts)
-        groups = self.buffer.take(len(self.buffer), self.state.version)
-        update = self.trainer.update(groups)
+        """Roll out until enough groups have contrast, update, publish.
+
+        Groups that are too few for an update wait in the buffer. Raises DataError when updates
+        are skipped for too long, EnvError when too many rollouts cannot be judged.
+        """
+        seen, kept, stats = self._fill(next_prompts)
+        groups: list[Group] = []
+        if len(self.buffer) >= self.config.min_groups:
+            groups = self.buffer.take(self.config.prompts_per_step, self.state.updates)
+        staleness = max((self.state.updates - g.min_version for g in groups), default=0)
+        update = self.trainer.update(groups, self.state.step)
         self.state.step += 1
-        self.state.useless = 0 if update.applied else self.state.useless + 1
-        if self.state.useless >= self.config.max_useless_steps:
-            raise EngineError(
-                f"{self.state.useless} steps in a row had fewer than {self.config.min_groups} "
-                "groups with contrast; choose prompts that the policy solves sometimes"
-            )
-        if self.state.step % self.config.sync_every == 0:
-            self.state.version = self.publisher.publish(fingerprint(self.model))
+        self.state.updates += update.applied
+        self._check_progress(update, stats)
+        fresh = self.publisher.published_updates == self.state.updates
+        if self.state.step % self.config.sync_every == 0 and not fresh:
+            self.publisher.publish(self.state.updates)
         self._keep_tails(seen)
-        metrics = self._metrics(stats, seen, len(groups), update)
+        metrics = {
+            **rollout_figures(seen, kept, stats),
+            **update.figures,
+            "rl/trained_groups": float(len(groups)),
+            "rl/grad_norm": update.grad_norm,
+            "rl/applied": float(update.applied),
+            "rl/staleness": float(staleness),
+            "rl/stale_groups": float(self.buffer.num_stale),
+            "rl/evicted_groups": float(self.buffer.num_evicted),
+        }
         self.state.rewards.append(metrics["rl/reward"])
         return StepOutcome(seen, metrics)
 
-    def _fill(self, next_prompts: NextPrompts) -> tuple[list[Group], list[ActorStats]]:
-        """Add groups with contrast to the buffer until it holds a batch or patience ends."""
+    def _fill(self, next_prompts: NextPrompts) -> tuple[list[Group], int, ActorStats]:
+        """Roll out until the buffer holds what the trainer waits for, or patience ends."""
         config = self.config
+        self.buffer.drop_stale(self.state.updates)
+        target = config.wait_batches * config.prompts_per_step
+        limit = config.max_oversampling * max(0, target - len(self.buffer))
         seen: list[Group] = []
-        stats: list[ActorStats] = []
-        asked = attempt = 0
-        while len(self.buffer) < config.prompts_per_step:
-            if asked >= config.max_oversampling * config.prompts_per_step:
-                break
+        stats = ActorStats()
+        kept = asked = attempt = 0
+        while len(self.buffer) < target and asked < limit:
             prompts = list(next_prompts(self.state.step, attempt, self.pool))
-            groups, counted = self.actor.rollout(prompts, self.state.step, asked)
+            if not prompts:
+                raise DataError(
+                    f"there are no prompts for step {self.state.step}, attempt {attempt}; "
+                    "next_prompts must return at least one"
+                )
+            groups = self.actor.rollout(prompts, self.state.step, asked, stats)
             for group in groups:
-                solve_rate = sum(group.rewards) / len(group.rewards)
-                # Uniform groups are observed before they are dropped.
-                self.trainer.solve_rates.observe(group.prompt.source, solve_rate)
-                if max(group.rewards) > min(group.rewards):
-                    self.buffer.push(group)
+                kept += self._observe(group)
             seen.extend(groups)
-            stats.append(counted)
             asked += len(prompts)
             attempt += 1
-        return seen, stats
+        return seen, kept, stats
+
+    def _observe(self, group: Group) -> bool:
+        """Record a group's solve rate, uniform or not; enqueue it when it has contrast."""
+        solve_rate = sum(group.rewards) / len(group.rewards)
+        self.trainer.solve_rates.observe(group.prompt.source, solve_rate)
+        if not bool(informative_groups(torch.tensor([group.rewards]))):
+            return False
+        self.buffer.push(group)
+        return True
+
+    def _check_progress(self, update: Update, stats: ActorStats) -> None:
+        state, config = self.state, self.config
+        state.useless = 0 if update.applied else state.useless + 1
+        if state.useless >= config.max_useless_steps:
+            raise DataError(
+                f"{state.useless} steps in a row made no update: fewer than {config.min_groups} "
+                "groups had contrast, or their gradient was zero; choose prompts that the policy "
+                "solves sometimes, or lower min_groups"
+            )
+        dropped = stats.infra_groups * config.group_size
+        state.judged.append([stats.rollouts + dropped, stats.infra_rollouts])
+        while sum(n for n, _ in state.judged[1:]) >= INFRA_WINDOW:
+            del state.judged[0]
+        rollouts, failed = (sum(column) for column in zip(*state.judged, strict=True))
+        if rollouts >= INFRA_WINDOW and failed > config.max_infra_share * rollouts:
+            raise EnvError(
+                f"{failed} of the last {rollouts} rollouts could not be judged, more than "
+                f"max_infra_share = {config.max_infra_share}; the last reasons: "
+                f"{'; '.join(stats.reasons) or 'none in this step'}"
+            )
 
     def _keep_tails(self, groups: Sequence[Group]) -> None:
         for group in groups:
             prompt = group.prompt
             if not prompt.keeps_tails:
                 continue
-            tails = [
-                tail_of(
-                    split_thinking(rollout.text), self.tokenizer.last_tokens, self.tail_tokens
-                )
-                for rollout in group.rollouts
-            ]
+            cut, count = self.tokenizer.last_tokens, self.tail_tokens
+            tails = [tail_of(split_thinking(r.text), cut, count) for r in group.rollouts]
             kept = [tail for tail in tails if tail]
             if kept:
-                entry = TailEntry(prompt.messages, prompt.payload, prompt.source, kept)
+                rate = sum(group.rewards) / len(group.rewards)
+                entry = TailEntry(prompt.messages, prompt.payload, prompt.source, kept, rate)
                 self.pool.add(prompt.key, entry)
 
-    def _metrics(
-        self, stats: Sequence[ActorStats], seen: Sequence[Group], kept: int, update: Update
-    ) -> dict[str, float]:
-        rollouts = max(1, len(seen) * self.config.group_size)
-        rewards = [reward for group in seen for reward in group.rewards]
-        return {
-            "rl/reward": sum(rewards) / max(1, len(rewards)),
-            "rl/kept_share": kept / max(1, len(seen)),
-            "rl/infra_groups": float(sum(s.infra_groups for s in stats)),
-            "rl/grad_norm": update.grad_norm,
-            "rl/response_tokens": sum(s.tokens for s in stats) / rollouts,
-            "rl/cut_share": sum(s.cut for s in stats) / rollouts,
-            "rl/canary_share": sum(s.flagged for s in stats) / rollouts,
-            "rl/applied": float(update.applied),
-            "rl/stale_groups": float(self.buffer.num_stale),
-            **update.figures,
-        }
-
     def save(self, run_dir: Path) -> None:
-        """Write everything that the next step depends on. The buffer is empty between steps."""
-        tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
-        tensors |= {f"optim/{name}": t for name, t in self.optimizers.state_dict().items()}
+        """Write everything that the next step depends on, as one transaction."""
+        waiting, buffer = self.buffer.state()
+        parts: dict[str, dict[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "optim": self.optimizers.state_dict(),
+            "balance": self.trainer.balancer.state_dict(),
+            "buffer": waiting,
+        }
+        if not self.publisher.is_shared:
+            parts["sampler"] = self.sampler.state_dict()
+        tensors = {
+            f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()
+        }
         state: dict[str, Any] = {
-            "version": self.state.version,
+            "updates": self.state.updates,
+            "published_updates": self.publisher.published_updates,
             "useless": self.state.useless,
+            "broken": self.trainer.broken_in_a_row,
             "rewards": self.state.rewards,
+            "judged": self.state.judged,
             "pool": self.pool.to_json(),
+            "buffer": buffer,
             "solve_rates": self.trainer.solve_rates.state_dict(),
         }
         ckpt.save(run_dir, self.state.step, tensors, state, self._meta())
@@ -194,23 +230,28 @@ class RLStage:
         loaded = ckpt.load_newest(run_dir, self._meta())
         if loaded is None:
             return
-        tensors = loaded.tensors
-        self.model.load_state_dict(
-            {k[len("model/") :]: v for k, v in tensors.items() if k.startswith("model/")}
+        self.model.load_state_dict(_part(loaded.tensors, "model"))
+        self.optimizers.load_state_dict(_part(loaded.tensors, "optim"))
+        self.trainer.balancer.load_state_dict(_part(loaded.tensors, "balance"))
+        if not self.publisher.is_shared:
+            self.sampler.load_state_dict(_part(loaded.tensors, "sampler"))
+        state = loaded.state
+        self.publisher.restore(state["published_updates"])
+        self.buffer.load(_part(loaded.tensors, "buffer"), state["buffer"])
+        self.pool.load(state["pool"])
+        self.trainer.solve_rates.load_state_dict(state["solve_rates"])
+        self.trainer.broken_in_a_row = state["broken"]
+        self.state = RLState(
+            loaded.step, state["updates"], state["useless"], state["rewards"], state["judged"]
         )
-        self.optimizers.load_state_dict(
-            {k[len("optim/") :]: v for k, v in tensors.items() if k.startswith("optim/")}
-        )
-        self.state.step = loaded.step
-        self.state.useless = loaded.state["useless"]
-        self.state.rewards = loaded.state["rewards"]
-        self.pool.load(loaded.state["pool"])
-        self.trainer.solve_rates.load_state_dict(loaded.state["solve_rates"])
-        while self.state.version < loaded.state["version"]:
-            self.state.version = self.engine.bump_version()
 
     def _meta(self) -> dict[str, Any]:
         return {"config_hash": config_hash(self.config), "config": to_mapping(self.config)}
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def run_rl(
@@ -224,7 +265,8 @@ def run_rl(
     """Run `stage` to its last step, from the newest checkpoint in `run_dir` if there is one.
 
     A resumed run is bit-identical to one that was never stopped: every seed is a function of the
-    step, and the buffer is drained within each step.
+    step, and the checkpoint holds all that waits between steps. Raises CheckpointError when
+    `run_dir` holds another stage's settings.
     """
     stage.resume(run_dir)
     config = stage.config
@@ -232,10 +274,10 @@ def run_rl(
         writer.truncate_after(stage.state.step, config.name)
     while stage.state.step < config.steps:
         outcome = stage.step(next_prompts)
-        if writer is not None:
-            writer.write(stage.state.step, config.name, outcome.metrics)
-        on_step(stage.state.step, outcome)
         step = stage.state.step
+        if writer is not None:
+            writer.write(step, config.name, outcome.metrics)
+        on_step(step, outcome)
         if step % config.checkpoint_every_steps == 0 or step == config.steps:
             stage.save(run_dir)
     return stage.state

@@ -3,10 +3,12 @@
 Paper: VI-B(b).
 """
 
+import json
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 
 
@@ -15,9 +17,15 @@ class TailEntry:
     """One problem with tails of recent attempts."""
 
     question: tuple[Message, ...]
+    """Messages of the plain prompt."""
     payload: Any
+    """What the scorer needs; JSON values only."""
     source: str
+    """Environment or data set."""
     tails: list[str]
+    """Oldest first."""
+    solve_rate: float = 0.0
+    """Mean reward of the newest group."""
 
 
 class TailPool:
@@ -34,31 +42,68 @@ class TailPool:
         return len(self.entries)
 
     def add(self, key: str, entry: TailEntry) -> None:
-        """Add an attempt's tails; the problem that was touched longest ago leaves when full."""
+        """Add an attempt's tails; the problem that was touched longest ago leaves when full.
+
+        Raises DataError for a payload that JSON would change: the pool is checkpointed, and a
+        resumed run must see the same.
+        """
+        check_json(entry.payload, key)
         known = self.entries.pop(key, None)
         tails = [*(known.tails if known else []), *entry.tails][-self.tails_per_prompt :]
-        self.entries[key] = TailEntry(entry.question, entry.payload, entry.source, tails)
+        self.entries[key] = replace(entry, tails=tails)
         while len(self.entries) > self.size:
             self.entries.popitem(last=False)
 
-    def to_json(self) -> list[Any]:
+    def to_json(self) -> list[dict[str, Any]]:
         """Return the pool as JSON-compatible values, oldest first."""
         return [
-            [key, [[m.role, m.content] for m in e.question], e.payload, e.source, e.tails]
-            for key, e in self.entries.items()
+            {
+                "key": key,
+                "question": messages_to_json(entry.question),
+                "payload": entry.payload,
+                "source": entry.source,
+                "tails": entry.tails,
+                "solve_rate": entry.solve_rate,
+            }
+            for key, entry in self.entries.items()
         ]
 
-    def load(self, values: list[Any]) -> None:
+    def load(self, values: list[dict[str, Any]]) -> None:
         """Take a pool back."""
         self.entries = OrderedDict(
             (
-                key,
+                value["key"],
                 TailEntry(
-                    tuple(Message(role, content) for role, content in question),
-                    payload,
-                    source,
-                    list(tails),
+                    messages_from_json(value["question"]),
+                    value["payload"],
+                    value["source"],
+                    list(value["tails"]),
+                    value["solve_rate"],
                 ),
             )
-            for key, question, payload, source, tails in values
+            for value in values
+        )
+
+
+def messages_to_json(messages: tuple[Message, ...]) -> list[list[str | None]]:
+    """Return messages as JSON values."""
+    return [[m.role, m.content, m.reasoning] for m in messages]
+
+
+def messages_from_json(values: list[Any]) -> tuple[Message, ...]:
+    """Take messages back."""
+    return tuple(Message(role, content, reasoning) for role, content, reasoning in values)
+
+
+def check_json(payload: Any, key: str) -> None:
+    """Raise DataError unless a payload comes back from JSON as it was."""
+    try:
+        same = json.loads(json.dumps(payload)) == payload
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise DataError(
+            f"the payload of prompt {key!r} is {type(payload).__name__} data that JSON cannot "
+            "give back unchanged, so a checkpoint would lose it; use dicts with text keys, lists, "
+            "text and numbers"
         )

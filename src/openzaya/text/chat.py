@@ -10,7 +10,7 @@ from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 from openzaya.text.document import Document, DocumentBuilder, Kind, SegmentRole
 from openzaya.text.jinja import compile_template, pinned_source
-from openzaya.text.markers import IM_END, TOOL_MARKERS
+from openzaya.text.markers import IM_END, THINK_CLOSE, TOOL_MARKERS
 from openzaya.text.sentinels import (
     Content,
     as_mapping,
@@ -21,7 +21,7 @@ from openzaya.text.sentinels import (
 )
 from openzaya.text.tokenizer import TextTokenizer, read_json, token_text
 
-PINNED_TEMPLATE_SHA256 = "2a5aed45483085a29a441125d1346ad7ac4616251e0e50f3accce4fba25f0ae5"
+PINNED_TEMPLATE_SHA256 = "113d2f11fb34b6f7172f9c6140760ccf78184d512a57e7f617834e39d9d86353"
 """Hash of text/templates/zaya1.jinja: models are trained on this very text."""
 
 ChatMessage = Message | Mapping[str, Any]
@@ -202,14 +202,33 @@ def _label(parts: list[str | Content], roles: list[SegmentRole], is_document: bo
         if before is None or before.role != "assistant":
             pieces.append(Piece(part, "markup", role, False, owner))
             continue
-        # What follows an assistant's own text: its close marker or its stop token, then the next
-        # turn's opening, which the model does not write.
-        stop = part.find(IM_END) + len(IM_END) if IM_END in part else len(part)
-        pieces.append(Piece(part[:stop], "markup", "assistant", True, before.message))
-        rest = part[stop:]
+        own, rest = _after_assistant(part, before)
+        pieces.extend(own)
         if rest and not (last and is_document and rest == "\n"):
             pieces.append(Piece(rest, "markup", role, False, owner))
     return pieces
+
+
+def _after_assistant(text: str, before: Content) -> tuple[list[Piece], str]:
+    """Take apart what follows an assistant's text: its own close marker, calls and stop token.
+
+    Also returns the rest, the next turn's opening, which the model does not write.
+    """
+    end = text.find(IM_END)
+    body, stop = (text, "") if end < 0 else (text[:end], IM_END)
+    rest = text[len(body) + len(stop) :]
+    close = ""
+    if before.kind == "think" and THINK_CLOSE in body:
+        end = body.find(THINK_CLOSE) + len(THINK_CLOSE)
+        while body[end : end + 1] == "\n":
+            end += 1
+        close = body[:end]
+    parts: list[tuple[str, Kind]] = [
+        (close, "markup"),
+        (body[len(close) :], "answer"),
+        (stop, "markup"),
+    ]
+    return [Piece(t, kind, "assistant", True, before.message) for t, kind in parts if t], rest
 
 
 def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:

@@ -1,6 +1,6 @@
 """Documents of the nano stages: facts, traces and aggregation examples from the teachers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class CorpusConfig:
     """Share of problems from the harder level."""
     max_patience: int = 10
     """Searches give up after 2..max_patience tries, so some traces end without a hit."""
-    style: AggregationStyle = AggregationStyle()
+    style: AggregationStyle = field(default_factory=AggregationStyle)
     """How candidates in aggregation examples look."""
 
 

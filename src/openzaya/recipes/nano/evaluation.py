@@ -60,7 +60,8 @@ def ttc_items(per_task: int) -> list[Item]:
     """Return the first `per_task` held-out problems of every task's harder level."""
     chosen: list[Item] = []
     for task in LEVELS:
-        chosen.extend([i for i in held_out() if i.env.name == task and i.level == "hard"][:per_task])
+        hard = [i for i in held_out() if i.env.name == task and i.level == "hard"]
+        chosen.extend(hard[:per_task])
     return chosen
 
 

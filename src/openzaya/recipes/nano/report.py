@@ -77,11 +77,10 @@ def _losses(stages: Mapping[str, Any]) -> str:
 
 
 def _entropies(stages: Mapping[str, Any]) -> str:
-    trained = {k: v["load entropy by layer"] for k, v in stages.items() if "steps" in v and "load entropy by layer" in v}
+    key = "load entropy by layer"
+    trained = {name: result[key] for name, result in stages.items() if key in result}
     depth = max(len(v) for v in trained.values())
-    rows = [
-        [str(layer), *(f"{v[layer]:.3f}" for v in trained.values())] for layer in range(depth)
-    ]
+    rows = [[str(layer), *(f"{v[layer]:.3f}" for v in trained.values())] for layer in range(depth)]
     return table(["layer", *trained], rows)
 
 

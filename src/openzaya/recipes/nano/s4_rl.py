@@ -28,7 +28,7 @@ class NanoRL:
     hard_share: float = 0.85
     """Share of plain prompts from the harder level."""
     aggregation_share: float = 0.3
-    """Share of prompts that show tails of the policy's own earlier rollouts, once there are some."""
+    """Share of prompts with tails of the policy's own earlier rollouts, once there are some."""
     max_candidates: int = 4
     """C is drawn from 1..max_candidates."""
     tail_tokens: int = 48
@@ -75,7 +75,8 @@ class NanoPrompts:
         prompts = []
         for i in range(self.config.train.prompts_per_step):
             if keys and rng.random() < self.config.aggregation_share:
-                prompts.append(self._aggregation(rng, pool.entries[rng.choice(keys)], f"{step}.{i}"))
+                entry = pool.entries[rng.choice(keys)]
+                prompts.append(self._aggregation(rng, entry, f"{step}.{attempt}.{i}"))
             else:
                 prompts.append(self._plain(rng, f"{step}.{attempt}.{i}"))
         return prompts
@@ -95,5 +96,3 @@ def score(prompt: Prompt, text: str) -> Verdict:
     """Judge a rollout by the environment that made the problem."""
     env = catalog.get(prompt.payload["env"])
     return env.score(Problem(**prompt.payload["problem"]), text)
-
-

@@ -8,7 +8,7 @@ from openzaya.train.stages import StageConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisedStage:
-    """A corpus and the training on it; the mixture takes each source in proportion to its tokens."""
+    """A corpus and the training on it; each source weighs as many tokens as it has."""
 
     corpus: CorpusConfig
     """Documents, before AP-trimming to the stage's context."""

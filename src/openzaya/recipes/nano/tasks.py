@@ -46,7 +46,7 @@ def draw(rng: Random, task: str, level: str) -> Item:
 @cache
 def held_out() -> tuple[Item, ...]:
     """Return the fixed held-out problems: distinct prompts, ordered by task and level."""
-    items = []
+    items: list[Item] = []
     for task in LEVELS:
         for level in LEVELS[task]:
             rng = stream(HELD_OUT_SEED, "held-out", task, level)
@@ -65,7 +65,7 @@ def held_out_prompts() -> frozenset[str]:
 
 
 def draw_training(rng: Random, hard_share: float, tasks: tuple[str, ...] = tuple(LEVELS)) -> Item:
-    """Draw a problem for training: any task, hard with chance `hard_share`, never a held-out one."""
+    """Draw a training problem: any task, hard with chance `hard_share`, never a held-out one."""
     while True:
         task = rng.choice(tasks)
         item = draw(rng, task, "hard" if rng.random() < hard_share else "easy")

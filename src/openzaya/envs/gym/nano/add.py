@@ -3,6 +3,7 @@
 The trace writes one step a column, `x+y+carry=carry digit`, then a recap of the digits.
 """
 
+from dataclasses import replace
 from random import Random
 
 from openzaya.core.records import Verdict, right, wrong
@@ -49,4 +50,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     """Merge the recaps part by part; work it out again when there are not two of them."""
     num_parts = len(_columns(problem)) + 1
     enough = sum(has_recap(tail, num_parts) for tail in tails) >= 2
-    return teach(problem, rng, Teacher(recap_only=enough))
+    return teach(problem, rng, replace(teacher, recap_only=enough))

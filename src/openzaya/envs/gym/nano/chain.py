@@ -1,5 +1,6 @@
 """Follow a chain of single-digit operations, left to right, modulo 10."""
 
+from dataclasses import replace
 from random import Random
 
 from openzaya.core.records import Verdict, right, wrong
@@ -44,4 +45,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     """Merge the recaps step by step; work it out again when there are not two of them."""
     num_parts = len(str(problem.data["steps"])) // 2
     enough = sum(has_recap(tail, num_parts) for tail in tails) >= 2
-    return teach(problem, rng, Teacher(recap_only=enough))
+    return teach(problem, rng, replace(teacher, recap_only=enough))

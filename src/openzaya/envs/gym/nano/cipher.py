@@ -3,6 +3,7 @@
 The table maps letters to digits; the answer is the tagged list of looked-up values.
 """
 
+from dataclasses import replace
 from random import Random
 
 from openzaya.core.records import Verdict, right, wrong
@@ -40,7 +41,8 @@ def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     word, values = str(problem.data["word"]), problem.data["values"]
     assert isinstance(values, list)
     found = [teacher.digit(rng, value) for value in values]
-    steps = [f"{TAGS[i]}{key}{value}" for i, (key, value) in enumerate(zip(word, found, strict=True))]
+    pairs = zip(word, found, strict=True)
+    steps = [f"{TAGS[i]}{key}{value}" for i, (key, value) in enumerate(pairs)]
     recap = tagged(found)
     reasoning = "#" + recap if teacher.recap_only else "".join(steps) + "#" + recap
     return Solution(reasoning, recap)
@@ -50,4 +52,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     """Merge the recaps letter by letter; look up again when there are not two of them."""
     num_parts = len(str(problem.data["word"]))
     enough = sum(has_recap(tail, num_parts) for tail in tails) >= 2
-    return teach(problem, rng, Teacher(recap_only=enough))
+    return teach(problem, rng, replace(teacher, recap_only=enough))

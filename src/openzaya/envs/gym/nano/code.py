@@ -1,5 +1,6 @@
 """Predict what a tiny straight-line program computes, modulo 10 (a stand-in for CodeI/O)."""
 
+from dataclasses import replace
 from random import Random
 
 from openzaya.core.records import Verdict, right, wrong
@@ -18,7 +19,8 @@ def make(rng: Random, difficulty: int) -> Problem:
         operator = rng.choice("+-*")
         by_name = rng.random() < 0.5
         other = rng.randrange(i) if by_name else rng.randint(1, 9)
-        lines.append(f"{TAGS[i]}={TAGS[source]}{operator}{TAGS[other] if by_name else other}")
+        shown = TAGS[other] if by_name else other
+        lines.append(f"{TAGS[i]}={TAGS[source]}{operator}{shown}")
         values.append(apply(operator, values[source], values[other] if by_name else other))
     return Problem(f"code {' '.join(lines)}", str(values[-1]), {"lines": lines})
 
@@ -29,7 +31,7 @@ def score(problem: Problem, answer: str) -> Verdict:
 
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
-    """Execute line after line, writing operands as values; a slip changes all that depends on it."""
+    """Execute line after line, writing operands as values; a slip spoils what depends on it."""
     lines = problem.data["lines"]
     assert isinstance(lines, list)
     steps = [lines[0]]
@@ -49,4 +51,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     lines = problem.data["lines"]
     assert isinstance(lines, list)
     enough = sum(has_recap(tail, len(lines)) for tail in tails) >= 2
-    return teach(problem, rng, Teacher(recap_only=enough))
+    return teach(problem, rng, replace(teacher, recap_only=enough))

@@ -1,7 +1,6 @@
 """Put + - * between the given digits so that they make the target, left to right, modulo 10."""
 
 import re
-from functools import partial
 from itertools import product
 from random import Random
 
@@ -9,7 +8,6 @@ from openzaya.core.records import Verdict, right, wrong
 from openzaya.envs.base import Problem, Solution, Teacher, check_difficulty
 from openzaya.envs.readers import apply, claims
 from openzaya.envs.search import search
-
 
 MAX_DIGITS = 8
 """With more, listing all 3^(n-1) ways takes too long."""
@@ -72,7 +70,7 @@ def _target(problem: Problem) -> int:
     return target
 
 
-def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
+def _attempt(answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write `3+7=0*5=0` with running values."""
     value = int(answer[0])
     working = answer[0]
@@ -84,7 +82,7 @@ def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tu
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try operators in order, from a random place on, until the target is met."""
-    return search(_tries(problem, rng), partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(_tries(problem, rng), _attempt, _target(problem), rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
@@ -92,4 +90,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     claimed = [re.sub(r"[=?][0-9]", "", claim) for claim in claims(tails)]
     known = [claim for claim in claimed if _read(problem, claim) is not None]
     order = known + [attempt for attempt in _tries(problem, rng) if attempt not in known]
-    return search(order, partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(order, _attempt, _target(problem), rng, teacher)

@@ -4,6 +4,7 @@ Every part is a short left-to-right chain modulo 10; the answer lists all of the
 the whole answer, so voting over whole answers is weak where merging part by part is not.
 """
 
+from dataclasses import replace
 from random import Random
 
 from openzaya.core.records import Verdict, right, wrong
@@ -57,4 +58,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     parts = problem.data["parts"]
     assert isinstance(parts, list)
     enough = sum(has_recap(tail, len(parts)) for tail in tails) >= 2
-    return teach(problem, rng, Teacher(recap_only=enough))
+    return teach(problem, rng, replace(teacher, recap_only=enough))

@@ -26,6 +26,6 @@ def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     return Solution("#" + word, word)
 
 
-def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
-    """Sort again: the candidates show which letters were forgotten."""
-    return teach(problem, rng, Teacher())
+def merge(problem: Problem, _tails: list[str], rng: Random, teacher: Teacher) -> Solution:
+    """Sort again: that is as short as merging."""
+    return teach(problem, rng, teacher)

@@ -1,0 +1,196 @@
+"""The local sampler: text in, text out, over one engine in a background thread."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from openzaya.backends.local import LocalSampler, load_local_sampler
+from openzaya.core.errors import ContextLengthError, EngineError
+from openzaya.core.protocols import Sampler
+from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.engine.engine import Engine
+from openzaya.engine.request import SamplingParams
+from openzaya.model.presets import preset
+from openzaya.model.zaya import Zaya
+from openzaya.text.chat import ChatTemplate
+from openzaya.text.tokenizer import TextTokenizer
+
+CONTEXT_TOKENS = 256
+QUESTION = (Message("user", "add 2 and 3"),)
+REQUEST = SampleRequest(messages=QUESTION, max_tokens=40, seed=5)
+
+
+def make_tokenizer() -> TextTokenizer:
+    """Return a tokenizer of single characters and the markers of the chat format."""
+    characters = "\n " + "abcdefghijklmnopqrstuvwxyz0123456789?"
+    backend = Tokenizer(WordLevel({c: i for i, c in enumerate(characters)}, unk_token="?"))
+    backend.pre_tokenizer = Split("", "isolated")
+    backend.decoder = Fuse()
+    markers = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+    backend.add_special_tokens([AddedToken(marker, special=True) for marker in markers])
+    return TextTokenizer(backend)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: TextTokenizer) -> Zaya:
+    model = Zaya(preset("nano", vocab_size=tokenizer.vocab_size, num_hidden_layers=2))
+    model.init_weights(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+@pytest.fixture
+def engine(model: Zaya) -> Engine:
+    return Engine(model, max_slots=4, max_tokens=CONTEXT_TOKENS)
+
+
+@pytest.fixture
+def sampler(engine: Engine, tokenizer: TextTokenizer) -> Iterator[LocalSampler]:
+    with LocalSampler(engine, tokenizer, ChatTemplate.pinned()) as sampler:
+        yield sampler
+
+
+async def gather(sampler: Sampler, requests: list[SampleRequest]) -> list[Completion]:
+    return list(await asyncio.gather(*(sampler.sample(request) for request in requests)))
+
+
+def expected_ids(
+    model: Zaya, tokenizer: TextTokenizer, request: SampleRequest, thinking: bool = True
+) -> list[int]:
+    prompt = ChatTemplate.pinned().encode_prompt(request.messages, tokenizer, thinking)
+    params = SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        stop_token_ids=(tokenizer.eos_id,),
+    )
+    engine = Engine(model, max_slots=1, max_tokens=CONTEXT_TOKENS)
+    return engine.generate([prompt], params)[0].token_ids
+
+
+def test_completions_are_those_of_the_engine_for_the_templates_prompt(
+    sampler: LocalSampler, model: Zaya, tokenizer: TextTokenizer
+) -> None:
+    requests = [replace(REQUEST, seed=seed, top_p=0.95) for seed in range(7)]
+    completions = asyncio.run(gather(sampler, requests))
+    for request, completion in zip(requests, completions, strict=True):
+        ids = expected_ids(model, tokenizer, request)
+        stopped = ids[-1] == tokenizer.eos_id
+        assert completion.token_ids == tuple(ids)
+        assert completion.num_tokens == len(ids) == len(completion.logprobs)
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        assert completion.text == tokenizer.decode(ids[:-1] if stopped else ids)
+        assert completion.started_in_think
+        assert completion.num_prompt_tokens == sampler.count_prompt_tokens(QUESTION)
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+
+
+def test_without_thinking_the_prompt_closes_the_block_and_the_completion_says_so(
+    engine: Engine, model: Zaya, tokenizer: TextTokenizer
+) -> None:
+    chat = ChatTemplate.pinned()
+    with LocalSampler(engine, tokenizer, chat, enable_thinking=False) as sampler:
+        (completion,) = asyncio.run(gather(sampler, [REQUEST]))
+    assert not completion.started_in_think
+    assert completion.token_ids == tuple(expected_ids(model, tokenizer, REQUEST, thinking=False))
+
+
+def test_cancelling_the_coroutine_aborts_the_request_and_leaves_the_others(
+    sampler: LocalSampler, engine: Engine, model: Zaya, tokenizer: TextTokenizer
+) -> None:
+    # With seed 15 the reply has 210 tokens: far from done when the first one is seen.
+    unbounded = replace(REQUEST, seed=15, max_tokens=210)
+    other = replace(REQUEST, seed=99, max_tokens=60)
+
+    async def scenario() -> Completion:
+        long = asyncio.create_task(sampler.sample(unbounded))
+        kept = asyncio.create_task(sampler.sample(other))
+        while not engine.stats.tokens_generated:
+            await asyncio.sleep(0)
+        long.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await long
+        return await kept
+
+    alone = len(expected_ids(model, tokenizer, unbounded))
+    completion = asyncio.run(scenario())
+    assert completion.token_ids == tuple(expected_ids(model, tokenizer, other))
+    assert engine.stats.tokens_generated < alone + completion.num_tokens
+    (again,) = asyncio.run(gather(sampler, [REQUEST]))
+    assert again.token_ids == tuple(expected_ids(model, tokenizer, REQUEST))
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_goes_on(
+    sampler: LocalSampler,
+) -> None:
+    too_long = replace(REQUEST, messages=(Message("user", "a" * CONTEXT_TOKENS),))
+    with pytest.raises(ContextLengthError, match="expected at most 255"):
+        asyncio.run(gather(sampler, [too_long]))
+    assert asyncio.run(gather(sampler, [REQUEST]))[0].num_tokens > 0
+
+
+def test_an_engine_failure_reaches_everyone_who_waits_and_everyone_who_comes_later(
+    engine: Engine, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(engine, "step", broken)
+    with LocalSampler(engine, tokenizer, ChatTemplate.pinned()) as sampler:
+
+        async def scenario() -> list[Completion | BaseException]:
+            waiting = (sampler.sample(replace(REQUEST, seed=i)) for i in range(3))
+            return await asyncio.gather(*waiting, return_exceptions=True)
+
+        for result in asyncio.run(scenario()):
+            assert isinstance(result, EngineError)
+            assert "out of memory" in str(result)
+        with pytest.raises(EngineError, match="RuntimeError: out of memory"):
+            asyncio.run(gather(sampler, [REQUEST]))
+
+
+def test_closing_wakes_those_who_wait_and_refuses_those_who_come_later(
+    engine: Engine, tokenizer: TextTokenizer
+) -> None:
+    sampler = LocalSampler(engine, tokenizer, ChatTemplate.pinned())
+
+    async def scenario() -> Completion:
+        waiting = asyncio.create_task(sampler.sample(replace(REQUEST, seed=15, max_tokens=210)))
+        await asyncio.sleep(0)
+        sampler.close()
+        return await waiting
+
+    with pytest.raises(EngineError, match="was closed"):
+        asyncio.run(scenario())
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(gather(sampler, [REQUEST]))
+    sampler.close()
+
+
+def test_last_tokens_are_the_suffix_of_so_many_tokens(sampler: LocalSampler) -> None:
+    assert sampler.last_tokens("abc 123", 4) == " 123"
+    assert sampler.last_tokens("abc", 0) == ""
+    assert sampler.last_tokens("abc", 9) == "abc"
+
+
+def test_a_model_folder_becomes_a_sampler(
+    tmp_path: Path, model: Zaya, tokenizer: TextTokenizer
+) -> None:
+    model.save(tmp_path)
+    tokenizer.save(tmp_path)
+    with load_local_sampler(tmp_path, max_slots=2, max_tokens=CONTEXT_TOKENS) as sampler:
+        (completion,) = asyncio.run(gather(sampler, [REQUEST]))
+    assert completion.token_ids == tuple(expected_ids(model, tokenizer, REQUEST))

@@ -1,0 +1,259 @@
+"""`openzaya solve` against a server on loopback and against a small random model."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from backends.mock_openai import Mock, serve, silence, status
+from rich.console import Console
+
+from openzaya.cli import main as cli
+from openzaya.cli.progress import Progress, show_result
+from openzaya.ttc import CandidateDone, MarkovianRSA, MarkovianRSAConfig, RunStarted, StageDone
+from openzaya.ttc.budget import preview
+
+SMALL = ["-n", "3", "--budget", "40", "--set", "tail_tokens=4", "--set", "rounds=1"]
+
+
+@contextmanager
+def serving(mock: Mock) -> Iterator[Mock]:
+    """Run the mock in a thread of its own, as a server would."""
+    ready, stop = threading.Event(), asyncio.Event()
+    loops = []
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with serve(mock):
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield mock
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+def solve(mock: Mock, *words: str, question: str = "what is it?") -> int:
+    with serving(mock):
+        return cli.main(["solve", question, "--model", mock.url, "--preset", "light", *words])
+
+
+def test_the_answer_alone_is_on_stdout_and_the_plan_and_rounds_on_stderr(capsys):
+    mock = Mock(content=r"so \boxed{42}")
+    assert solve(mock, *SMALL) == 0
+    out, err = capsys.readouterr()
+    assert out == "42\n"
+    assert "6 calls" in err
+    assert f"at most {6 * 40} new tokens" in err
+    assert "round 0: 3/3 candidates" in err
+    assert "42 (3)" in err
+    assert {b["max_tokens"] for b in mock.bodies[1:]} == {40}
+    assert len(mock.bodies) == 1 + 6
+
+
+def test_n_and_budget_change_what_depends_on_them(capsys):
+    mock = Mock()
+    assert solve(mock, "-n", "2", "--budget", "10", "--set", "ttc.rounds=1", "--json") == 0
+    out, err = capsys.readouterr()
+    config = json.loads(out)["config"]
+    assert (config["num_candidates"], config["tails_per_prompt"]) == (2, 2)
+    assert (config["budget_tokens"], config["tail_tokens"]) == (10, 10)
+    assert config["final_budget_tokens"] is None
+    assert config["rounds"] == 1
+    assert err == ""
+
+
+def test_json_is_one_object_with_every_candidate(capsys):
+    assert solve(Mock(), *SMALL, "--json", "--seed", "7") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["answer"] == "the answer"
+    assert data["seed"] == 7
+    assert [len(r["candidates"]) for r in data["rounds"]] == [3, 3]
+
+
+def test_show_rounds_lists_candidates_with_parents_and_show_all_their_texts(capsys):
+    mock = Mock(reasoning="deep thought", content=r"\boxed{7}")
+    assert solve(mock, *SMALL, "--show", "rounds") == 0
+    out, err = capsys.readouterr()
+    assert out == "7\n"
+    assert "round 1 (final)" in err
+    assert "saw tails of" in err
+    assert r"\boxed" not in err
+    assert solve(mock, *SMALL, "--show", "all") == 0
+    assert "round 1, slot 2:\ndeep thought\n</think>\n\n\\boxed{7}" in capsys.readouterr().err
+
+
+def test_a_models_text_cannot_drive_the_terminal_or_the_markup(capsys):
+    mock = Mock(reasoning="[/bold] \x1b[31m", content="[/red] [bold]x \x1b]0;owned\x07")
+    assert solve(mock, *SMALL, "--show", "all") == 0
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\x07" not in err
+    assert "[/red] [bold]x" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([""], "question is empty"),
+        (["  \n"], "question is empty"),
+        (["x", "-f", "y"], "give one of them"),
+        (["-f", "/nowhere/q.txt"], "cannot be read"),
+        (["x", "--preset", "lite"], "did you mean 'light'"),
+        (["x", "--set", "tail=3"], "tail"),
+        (["x", "--set", "rounds"], "path=value"),
+        (["x", "--preset", "light", "--set", "tails_per_prompt=20"], "choose 1 <= C <= N"),
+        (["x", "--preset", "light", "-n", "0"], "num_candidates"),
+    ],
+)
+def test_bad_input_exits_2_with_a_cure(words, message, capsys):
+    assert cli.main(["solve", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_question_is_read_from_a_file(tmp_path, capsys):
+    file = tmp_path / "q.txt"
+    file.write_text("why is the sky blue?\n")
+    mock = Mock()
+    with serving(mock):
+        words = ["solve", "-f", str(file), "--model", mock.url, "--preset", "light", *SMALL]
+        assert cli.main(words) == 0
+    assert mock.bodies[1]["messages"] == [{"role": "user", "content": "why is the sky blue?"}]
+
+
+def test_a_question_longer_than_the_servers_context_exits_2_before_any_work(capsys):
+    mock = Mock(max_model_len=100)
+    assert solve(mock, *SMALL, question="why " * 500) == 2
+    assert "context" in capsys.readouterr().err
+    assert len(mock.bodies) == 1
+    assert solve(mock, "--preset", "16k") == 2
+    assert "lower budget_tokens" in capsys.readouterr().err
+
+
+def test_an_unreachable_or_lying_server_exits_4(capsys):
+    assert cli.main(["solve", "x", "--model", "http://127.0.0.1:9", *SMALL]) == 4
+    assert "cannot be reached" in capsys.readouterr().err
+    mock = Mock(faults=[status(401, "who are you")] * 9)
+    assert solve(mock, *SMALL) == 4
+    assert "HTTP 401" in capsys.readouterr().err
+
+
+def test_a_missing_model_folder_exits_3(tmp_path, capsys):
+    assert cli.main(["solve", "x", "--model", str(tmp_path), "--preset", "nano"]) == 3
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_ctrl_c_prints_the_best_so_far_and_exits_130():
+    async def good_then_silent(mock, request, body):
+        from backends.mock_openai import good
+
+        return await (good if len(mock.bodies) <= 4 else silence)(mock, request, body)
+
+    mock = Mock(faults=[good_then_silent] * 99)
+    with serving(mock):
+        words = ["solve", "x", "--model", mock.url, "--preset", "light", *SMALL]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "openzaya", *words],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 30
+        while mock.in_flight < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 130, err
+        assert out == "the answer\n"
+        assert "best answer so far" in err
+        deadline = time.monotonic() + 5
+        while mock.in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (mock.in_flight, mock.aborted) == (0, 3)
+
+
+def test_the_live_table_shows_progress_answers_and_tokens_against_the_cap():
+    config = MarkovianRSAConfig(
+        num_candidates=4, tails_per_prompt=2, rounds=1, budget_tokens=100, tail_tokens=10
+    )
+    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    with Progress(console=console) as progress:
+        progress(RunStarted(config, preview(config, 5), 5))
+        for slot, answer in enumerate(["7", "7", "8"]):
+            progress(CandidateDone(0, slot, 10, answer, False, 10 * slot + 10))
+        progress(CandidateDone(0, 3, 0, None, True, 30))
+        progress(StageDone(0, {"7": 2, "8": 1}, 30))
+        console.print(progress.table())
+    shown = console.file.getvalue()
+    assert "#### 4/4" in shown
+    assert "7 (2), 8 (1)" in shown
+    assert "30 of at most 800 tokens" in shown
+    assert "no answer yet" in shown
+
+
+def test_a_run_stopped_before_its_first_candidate_still_reports(capsys):
+    class Idle:
+        async def sample(self, request):
+            await asyncio.sleep(60)
+
+        def count_prompt_tokens(self, messages):
+            return 5
+
+        def last_tokens(self, text, count):
+            return text
+
+    async def main():
+        stop = asyncio.Event()
+        stop.set()
+        return await MarkovianRSA("nano").run("x", Idle(), stop=stop)
+
+    show_result(asyncio.run(main()), "all")
+    out, err = capsys.readouterr()
+    assert out == "(no answer)\n"
+    assert "stopped before the first candidate" in err
+
+
+@pytest.mark.torch
+def test_a_model_folder_answers_and_refuses_a_question_beyond_its_context(tmp_path, capsys):
+    import torch
+    from tiny_words import tiny_tokenizer
+
+    from openzaya.model.presets import preset
+    from openzaya.model.zaya import Zaya
+
+    tokenizer = tiny_tokenizer()
+    model = Zaya(preset("nano", vocab_size=tokenizer.vocab_size, num_hidden_layers=2))
+    model.init_weights(torch.Generator().manual_seed(0))
+    model.save(tmp_path)
+    tokenizer.save(tmp_path)
+    words = ["--model", str(tmp_path), "--preset", "nano", "-n", "2", "--budget", "8", "--json"]
+    try:
+        assert cli.main(["solve", "abc", *words]) == 0
+    finally:
+        torch.set_num_threads(1)  # the command chose its own number
+    data = json.loads(capsys.readouterr().out)
+    assert [len(r["candidates"]) for r in data["rounds"]] == [2, 2]
+    assert 4 <= data["usage"]["generated"] <= data["usage"]["cap"] == 32
+    try:
+        assert cli.main(["solve", "abc " * 2_000, *words]) == 2
+    finally:
+        torch.set_num_threads(1)
+    assert "context" in capsys.readouterr().err

@@ -1,0 +1,234 @@
+"""The laws of answer-preserving trimming, and every decision where the rule is silent."""
+
+import numpy as np
+import pytest
+from data.made_documents import CLOSE, conversation, conversations, tokens_of
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from openzaya.core.errors import ConfigError
+from openzaya.data.ap_trim import ApTrimConfig, Span, ap_trim, fit, trim_report
+from openzaya.text.document import text_document
+
+configs = st.builds(
+    ApTrimConfig,
+    min_keep_tokens=st.integers(0, 6),
+    drop_prior=st.sampled_from(("all", "oldest_first")),
+    newline_ids=st.just(frozenset(range(0, 200, 5))),
+    snap_tokens=st.integers(0, 4),
+    mask_cut_boundary=st.booleans(),
+    mask_answer_tokens=st.integers(0, 3),
+)
+laws = settings(deadline=None, max_examples=150)
+
+
+def thinking(document):
+    return [segment for segment in document.segments if segment.kind == "think"]
+
+
+@laws
+@given(document=conversations, context=st.integers(1, 120), config=configs)
+def test_it_fits_and_keeps_everything_but_reasoning_byte_for_byte(document, context, config):
+    trimmed = ap_trim(document, context, config)
+    fixed = len(document) - sum(segment.length for segment in thinking(document))
+    if trimmed is None:
+        assert len(document) > context
+        assert fixed > context or not thinking(document)
+        return
+    assert trimmed.length <= context
+    kept = document.tokens[trimmed.token_index()].tolist()
+    assert kept == sorted(kept)
+    everything_else = tokens_of(document, "text", "answer", "markup", "tool")
+    assert everything_else <= set(kept)  # among it, every close marker
+    assert trimmed.length == fixed + trimmed.kept_reasoning_tokens
+    cut = len(document) - trimmed.length
+    assert trimmed.cut_reasoning_tokens == cut
+    for block in thinking(document):
+        own = [t for t in kept if block.start <= t < block.end]  # token i lies at position i
+        assert own == list(range(block.start, block.start + len(own)))
+
+
+@laws
+@given(document=conversations, context=st.integers(1, 120), config=configs)
+def test_the_loss_stays_aligned_and_is_only_ever_taken_away(document, context, config):
+    trimmed = ap_trim(document, context, config)
+    assume(trimmed is not None)
+    before = document.loss_mask()[trimmed.token_index()]
+    after = trimmed.loss_mask()
+    assert not (after & ~before).any()
+    applied = trimmed.apply(document)
+    np.testing.assert_array_equal(applied.loss_mask(), after)
+    np.testing.assert_array_equal(applied.tokens, document.tokens[trimmed.token_index()])
+    lost = set(applied.tokens[before & ~after].tolist())
+    boundary = tokens_of(document, "markup", "answer")
+    assert lost <= boundary
+    if not config.mask_cut_boundary:
+        emptied = sum(
+            not any(block.start <= t < block.end for t in applied.tokens.tolist())
+            for block in thinking(document)
+        )
+        assert len(lost) == emptied * CLOSE
+
+
+@laws
+@given(document=conversations, context=st.integers(1, 120), config=configs)
+def test_trimming_twice_changes_nothing(document, context, config):
+    trimmed = ap_trim(document, context, config)
+    assume(trimmed is not None)
+    once = trimmed.apply(document)
+    again = ap_trim(once, context, config)
+    assert again.rule == "whole"
+    np.testing.assert_array_equal(again.apply(once).loss_mask(), once.loss_mask())
+    np.testing.assert_array_equal(again.apply(once).tokens, once.tokens)
+
+
+@laws
+@given(document=conversations, context=st.integers(1, 120), config=configs)
+def test_a_larger_context_never_keeps_less_reasoning(document, context, config):
+    small, large = ap_trim(document, context, config), ap_trim(document, context + 1, config)
+    assume(small is not None)
+    assert large is not None
+    if not config.snap_tokens:
+        assert small.kept_reasoning_tokens <= large.kept_reasoning_tokens
+    users = [segment.start for segment in document.segments if segment.role == "user"]
+    earlier = {t for t in tokens_of(document, "think") if t < users[-1]}
+    kept_small, kept_large = set(small.token_index()), set(large.token_index())
+    assert kept_small & earlier <= kept_large
+    if kept_small & earlier == kept_large & earlier:
+        assert kept_small <= kept_large
+
+
+@laws
+@given(document=conversations, config=configs, spare=st.integers(0, 5))
+def test_what_fits_is_untouched(document, config, spare):
+    trimmed = ap_trim(document, len(document) + spare, config)
+    assert trimmed.rule == "whole"
+    assert trimmed.length == len(document)
+    np.testing.assert_array_equal(trimmed.loss_mask(), document.loss_mask())
+
+
+def test_a_single_turn_keeps_the_beginning_and_fills_the_context_exactly():
+    document = conversation([(4, [10], 3)])
+    trimmed = ap_trim(document, len(document) - 4)
+    assert (trimmed.rule, trimmed.length) == ("cut_last", len(document) - 4)
+    block = thinking(document)[0]
+    assert trimmed.spans == (
+        Span(0, block.start, False),
+        Span(block.start, 6, True),
+        Span(block.end, len(document) - block.end, True),
+    )
+
+
+def test_only_the_third_rule_helps_when_the_last_turn_has_little_to_give():
+    document = conversation([(2, [20], 2), (2, [5], 2)])
+    trimmed = ap_trim(document, len(document) - 8)
+    assert trimmed.rule == "drop_prior"
+    first, last = thinking(document)
+    kept = set(trimmed.token_index().tolist())
+    assert not kept & set(range(first.start, first.end))
+    # Started again from the original: the last block is whole, not what rule 2 left of it.
+    assert kept >= set(range(last.start, last.end))
+
+
+def test_read_literally_the_second_rule_may_keep_nothing_of_the_last_turn():
+    document = conversation([(2, [20], 2), (2, [5], 2)])
+    trimmed = ap_trim(document, len(document) - 5)
+    assert (trimmed.rule, trimmed.kept_reasoning_tokens) == ("cut_last", 20)
+
+
+def test_the_fourth_rule_counts_all_that_is_not_reasoning():
+    document = conversation([(30, [50], 2)])
+    fixed = len(document) - 50
+    assert ap_trim(document, fixed).kept_reasoning_tokens == 0
+    assert ap_trim(document, fixed - 1) is None
+
+
+def test_below_min_keep_the_earlier_turns_give_first():
+    document = conversation([(2, [10], 2), (2, [10], 2)])
+    context = len(document) - 8
+    assert ap_trim(document, context).rule == "cut_last"
+    kept = ap_trim(document, context, ApTrimConfig(min_keep_tokens=3))
+    assert (kept.rule, kept.kept_reasoning_tokens) == ("drop_prior", 10)
+    alone = conversation([(2, [10], 2)])
+    helpless = ap_trim(alone, len(alone) - 9, ApTrimConfig(min_keep_tokens=5))
+    assert (helpless.rule, helpless.kept_reasoning_tokens) == ("cut_last", 1)
+
+
+def test_oldest_first_drops_no_more_earlier_blocks_than_needed():
+    document = conversation([(1, [10], 1), (1, [10], 1), (1, [4], 1)])
+    context = len(document) - 12
+    assert ap_trim(document, context).kept_reasoning_tokens == 4
+    kept = ap_trim(document, context, ApTrimConfig(drop_prior="oldest_first"))
+    assert kept.kept_reasoning_tokens == 12
+    sizes = [segment.length for segment in thinking(kept.apply(document))]
+    assert sizes == [10, 2]
+
+
+def test_the_last_of_several_blocks_in_a_turn_gives_first_and_tools_do_not_end_a_turn():
+    document = conversation([(1, [6, 6], 1)])
+    sizes = [s.length for s in thinking(ap_trim(document, len(document) - 4).apply(document))]
+    assert sizes == [6, 2]
+    sizes = [s.length for s in thinking(ap_trim(document, len(document) - 8).apply(document))]
+    assert sizes == [4]
+
+
+def test_an_emptied_block_keeps_its_marker_untrained():
+    document = conversation([(1, [5], 1), (1, [5], 1)])
+    trimmed = ap_trim(document, len(document) - 6)
+    first = thinking(document)[0]
+    mask = dict(zip(trimmed.token_index().tolist(), trimmed.loss_mask().tolist(), strict=True))
+    assert [mask[first.end + i] for i in range(CLOSE + 1)] == [False] * CLOSE + [True]
+
+
+def test_the_boundary_behind_a_cut_can_be_masked():
+    document = conversation([(1, [9], 4)])
+    config = ApTrimConfig(mask_cut_boundary=True, mask_answer_tokens=2)
+    trimmed = ap_trim(document, len(document) - 3, config)
+    end = thinking(document)[0].end
+    mask = dict(zip(trimmed.token_index().tolist(), trimmed.loss_mask().tolist(), strict=True))
+    behind = [mask[end + i] for i in range(CLOSE + 5)]
+    assert behind == [False] * (CLOSE + 2) + [True] * 3
+    assert ap_trim(document, len(document), config).loss_mask().sum() == 9 + CLOSE + 5
+
+
+def test_a_cut_can_move_back_to_a_line_end():
+    document = conversation([(1, [10], 1)])
+    start = thinking(document)[0].start
+    ends = frozenset({start + 4})
+    near = ApTrimConfig(newline_ids=ends, snap_tokens=3)
+    far = ApTrimConfig(newline_ids=ends, snap_tokens=2)
+    assert ap_trim(document, len(document) - 3, near).kept_reasoning_tokens == 5
+    assert ap_trim(document, len(document) - 3, far).kept_reasoning_tokens == 7
+
+
+def test_text_without_reasoning_is_dropped_or_split_without_loss():
+    document = text_document(range(25), "web")
+    assert ap_trim(document, 10) is None
+    assert fit(document, 10) == []
+    pieces = fit(document, 10, ApTrimConfig(no_reasoning="split"))
+    assert [piece.length for piece in pieces] == [10, 10, 5]
+    joined = np.concatenate([document.tokens[piece.token_index()] for piece in pieces])
+    np.testing.assert_array_equal(joined, document.tokens)
+    too_long = conversation([(30, [5], 2)])
+    assert fit(too_long, 10, ApTrimConfig(no_reasoning="split")) == []
+
+
+def test_the_report_counts_documents_and_tokens_by_source():
+    documents = [
+        conversation([(1, [9], 1)]),
+        conversation([(1, [2], 1)]),
+        text_document(range(50), "web"),
+    ]
+    report = trim_report(documents, 12)
+    assert (report["chat"]["cut_last"], report["chat"]["whole"]) == (1, 1)
+    assert report["chat"]["tokens"] - report["chat"]["kept_tokens"] == 6
+    assert report["chat"]["reasoning_cut_tokens"] == 6
+    assert report["web"]["dropped"] == 1
+
+
+def test_settings_that_cannot_be_meant_are_refused():
+    for bad in ({"min_keep_tokens": -1}, {"snap_tokens": 4}):
+        with pytest.raises(ConfigError):
+            ApTrimConfig(**bad)
+    with pytest.raises(ConfigError, match="context_tokens is 0"):
+        ap_trim(text_document([1], "web"), 0)

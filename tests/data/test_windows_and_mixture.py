@@ -1,0 +1,130 @@
+"""Windows hold what trimming kept; the mixture keeps its shares and needs no state."""
+
+import numpy as np
+import pytest
+from data.made_documents import conversation, conversations
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openzaya.core.errors import DataError
+from openzaya.data.ap_trim import ap_trim
+from openzaya.data.mixture import Mixture
+from openzaya.data.windows import Window, build_windows
+from openzaya.text.document import text_document
+
+
+def pieces(window):
+    ends = np.cumsum(window.lengths)
+    return [
+        (window.tokens[end - n : end].tolist(), window.loss_mask[end - n : end].tolist(), source)
+        for end, n, source in zip(ends, window.lengths, window.sources, strict=True)
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(documents=st.lists(conversations, max_size=8), context=st.integers(8, 60))
+def test_windows_hold_exactly_the_trimmed_documents(documents, context):
+    windows = build_windows(documents, context, window_tokens=2 * context)
+    expected = []
+    for document in documents:
+        trimmed = ap_trim(document, context)
+        if trimmed is not None:
+            kept = trimmed.apply(document)
+            expected.append((kept.tokens.tolist(), kept.loss_mask().tolist(), kept.source))
+    assert sorted(piece for window in windows for piece in pieces(window)) == sorted(expected)
+    assert all(len(window) == sum(window.lengths) <= 2 * context for window in windows)
+
+
+def test_windows_are_shuffled_by_the_seed_and_know_each_token_s_source():
+    documents = [text_document([i] * (i % 7 + 4), "ab"[i % 2]) for i in range(60)]
+    first, again = build_windows(documents, 12), build_windows(documents, 12)
+    other = build_windows(documents, 12, seed=1)
+    assert [w.tokens.tolist() for w in first] == [w.tokens.tolist() for w in again]
+    assert [w.tokens.tolist() for w in first] != [w.tokens.tolist() for w in other]
+    assert sorted(w.tokens.tolist() for w in first) == sorted(w.tokens.tolist() for w in other)
+    for window in first:
+        np.testing.assert_array_equal(window.source_index(["a", "b"]), window.tokens % 2)
+    with pytest.raises(DataError, match="expected only"):
+        first[0].source_index(["c"])
+    with pytest.raises(DataError, match="at least context_tokens"):
+        build_windows(documents, 12, window_tokens=11)
+
+
+def made(name, sizes):
+    """One window of each size, its tokens numbered by its place."""
+    return [
+        Window(np.full(n, i, np.int32), [n], np.ones(n, np.bool_), [name])
+        for i, n in enumerate(sizes)
+    ]
+
+
+def made_mixture():
+    sources = {
+        "web": made("web", [30, 10, 25, 40, 35]),
+        "cot": made("cot", [64, 60, 64, 50, 64, 20, 64]),
+        "rare": made("rare", [16, 16, 12]),
+        "off": made("off", [9]),
+    }
+    return Mixture(sources, {"rare": 1, "web": 3, "cot": 6, "off": 0})
+
+
+def test_a_step_is_a_function_of_seed_and_step_alone():
+    once = made_mixture()
+    steps = [once.windows_for_step(3, step, 200) for step in range(30)]
+    for step in (29, 0, 17):
+        again = made_mixture().windows_for_step(3, step, 200)
+        names = [(w.sources[0], int(w.tokens[0])) for w in again]
+        assert names == [(w.sources[0], int(w.tokens[0])) for w in steps[step]]
+    reseeded = [once.windows_for_step(4, step, 200) for step in range(30)]
+    assert [[int(w.tokens[0]) for w in s] for s in steps] != [
+        [int(w.tokens[0]) for w in s] for s in reseeded
+    ]
+    assert all(steps)
+
+
+def test_token_shares_hold_at_any_time_up_to_a_window():
+    mixture = made_mixture()
+    assert mixture.weights == {"cot": 0.6, "rare": 0.1, "web": 0.3}
+    got = dict.fromkeys(mixture.weights, 0)
+    for step in range(300):
+        for window in mixture.windows_for_step(0, step, 200):
+            got[window.sources[0]] += len(window)
+        for name, weight in mixture.weights.items():
+            assert abs(got[name] - weight * 200 * (step + 1)) <= 64
+    total = sum(got.values())
+    for name, weight in mixture.weights.items():
+        assert got[name] / total == pytest.approx(weight, abs=0.005)
+
+
+def test_every_epoch_goes_through_all_windows_in_a_new_order():
+    mixture = Mixture({"a": made("a", [8] * 12)}, {"a": 2.5})
+    epochs = [
+        [
+            int(w.tokens[0])
+            for step in range(3)
+            for w in mixture.windows_for_step(0, 3 * e + step, 32)
+        ]
+        for e in range(4)
+    ]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert mixture.epochs_at(6, 32) == {"a": 2.0}
+
+
+def test_mixtures_that_cannot_work_are_refused_with_a_cure():
+    windows = made("a", [8])
+    for weights in ({"b": 1.0}, {"a": 0.0}, {"a": -1.0}, {"a": float("nan")}):
+        with pytest.raises(DataError):
+            Mixture({"a": windows}, weights)
+    with pytest.raises(DataError, match="no windows"):
+        Mixture({"a": windows, "b": []}, {"a": 1, "b": 1})
+    with pytest.raises(DataError, match="expected at least 9"):
+        Mixture({"a": windows}, {"a": 1}).windows_for_step(0, 0, 8)
+    with pytest.raises(DataError, match="step is -1"):
+        Mixture({"a": windows}, {"a": 1}).windows_for_step(0, -1, 80)
+
+
+def test_a_trimmed_conversation_keeps_its_mask_in_the_window():
+    document = conversation([(2, [10], 2)])
+    (window,) = build_windows([document], len(document) - 4)
+    assert window.loss_mask.tolist() == [False] * 5 + [True] * 12

@@ -1,0 +1,154 @@
+"""A resumed run is the run that was never stopped; failures stop it or do not, as they should."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny_training import stage, tiny_model, windows_of
+
+from openzaya.core.errors import CheckpointError, DataError, OpenZayaError
+from openzaya.core.log import MetricWriter, read_metrics
+from openzaya.train import ckpt, loop
+from openzaya.train.loop import run_stage
+
+
+class Killed(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+def train(folder, die_at=None):
+    """Run the tiny stage; return the weights and the losses from step to step."""
+    losses = {}
+
+    def on_step(state, report):
+        losses[state.step] = report.loss
+        if state.step == die_at:
+            raise Killed
+
+    model = tiny_model()
+    summary = run_stage(model, stage(), windows_of, folder, on_step=on_step)
+    return model.state_dict(), losses, summary
+
+
+@pytest.mark.parametrize("die_at", [2, 5, 7])
+def test_a_resumed_run_is_bit_identical_to_one_that_was_never_stopped(tmp_path, die_at):
+    whole, losses, summary = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", die_at=die_at)
+    resumed, later, again = train(tmp_path / "killed")
+    assert min(later) == 3 * (die_at // 3) + 1
+    assert all(losses[step] == loss for step, loss in later.items())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert again.loss_by_source() == summary.loss_by_source()
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    whole, _, _ = train(tmp_path)
+    again, losses, _ = train(tmp_path)
+    assert losses == {}
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_resume_after_a_damaged_checkpoint_gives_the_same_end(tmp_path, caplog):
+    whole, _, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", die_at=7)
+    path = tmp_path / "killed" / "step_00000006" / ckpt.TENSORS
+    path.write_bytes(path.read_bytes()[:-1])
+    resumed, later, _ = train(tmp_path / "killed")
+    assert min(later) == 4
+    assert "quarantined" in caplog.text
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    train(tmp_path)
+    with pytest.raises(CheckpointError, match=r"z_loss: 0\.0 -> 0\.1"):
+        run_stage(tiny_model(), stage(z_loss=0.1), windows_of, tmp_path)
+
+
+def test_metrics_of_steps_that_are_done_again_are_written_once(tmp_path):
+    writer = MetricWriter(tmp_path / "metrics.jsonl")
+
+    def die(state, _report):
+        if state.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path, on_step=die, writer=writer)
+    run_stage(tiny_model(), stage(), windows_of, tmp_path, writer=writer)
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert all(math.isfinite(record["train/loss"]) for record in records)
+
+
+def test_the_stage_sets_the_rotary_base(tmp_path):
+    model = tiny_model()
+    run_stage(model, stage(steps=1, warmup_steps=0, rope_theta=123.0), windows_of, tmp_path)
+    assert set(model.rope_thetas.values()) == {123.0}
+
+
+def test_no_data_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="step 0 of tiny"):
+        run_stage(tiny_model(), stage(), lambda _step: [], tmp_path)
+
+
+def test_three_broken_steps_in_a_row_stop_the_stage_with_good_weights(tmp_path):
+    model = tiny_model()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    model.norm.register_forward_hook(lambda _module, _args, output: output * math.nan)
+    with pytest.raises(OpenZayaError, match="stopped at step 3"):
+        run_stage(model, stage(), windows_of, tmp_path)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert ckpt.load_newest(tmp_path) is None
+
+
+def failing_saves(monkeypatch, failures):
+    """Let the saves of the given numbers, counted from 0, fail; return the list of attempts."""
+    real, attempts = ckpt.save, []
+
+    def save(folder, step, *rest):
+        attempts.append(step)
+        if len(attempts) - 1 in failures:
+            raise CheckpointError("the disk is full")
+        return real(folder, step, *rest)
+
+    monkeypatch.setattr(ckpt, "save", save)
+    return attempts
+
+
+def test_a_failed_save_is_tried_again_at_the_next_step(tmp_path, monkeypatch, caplog):
+    attempts = failing_saves(monkeypatch, {0, 1})
+    run_stage(tiny_model(), stage(), windows_of, tmp_path)
+    assert attempts == [3, 4, 5, 6, 8]
+    assert "the disk is full" in caplog.text
+    assert ckpt.load_newest(tmp_path).step == 8
+
+
+def test_training_stops_when_saving_keeps_failing_or_fails_at_the_end(tmp_path, monkeypatch):
+    attempts = failing_saves(monkeypatch, {0, 1, 2})
+    with pytest.raises(CheckpointError, match="disk is full"):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path / "a")
+    assert attempts == [3, 4, 5]
+    monkeypatch.undo()
+    failing_saves(monkeypatch, {2})
+    with pytest.raises(CheckpointError, match="disk is full"):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path / "b")
+
+
+def test_wall_time_alone_makes_a_checkpoint(tmp_path, monkeypatch):
+    """Each look at the clock is 400 seconds later; a save is due after 900."""
+    now = iter(range(0, 100_000, 400))
+    monkeypatch.setattr(loop, "monotonic", lambda: float(next(now)))
+    attempts = failing_saves(monkeypatch, set())
+    run_stage(tiny_model(), stage(checkpoint_every_steps=1000), windows_of, tmp_path)
+    assert attempts[0] == 3
+    assert attempts[-1] == 8
+
+
+def test_the_state_on_disk_is_json_without_tensors(tmp_path):
+    train(tmp_path)
+    state = json.loads((tmp_path / "step_00000008" / ckpt.STATE).read_text())
+    assert state["tokens"] == 8 * 78
+    assert len(state["guard"]["loss"]) == 8
