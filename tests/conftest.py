@@ -28,6 +28,12 @@ TESTS = Path(__file__).parent
 TORCH_FOLDERS = ("model", "optim", "train", "engine", "rl", "parity", "eval")
 NAMED_FOLDERS = ("model", "optim", "train", "engine", "rl")
 
+# A slow example on a loaded machine is no failure.
+settings.register_profile(
+    "openzaya", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("openzaya")
+
 
 def folder_of(path: Path) -> str:
     """Return the first folder below tests/ that `path` lies in, or an empty string."""

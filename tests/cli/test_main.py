@@ -193,11 +193,13 @@ def test_a_verb_whose_file_is_missing_is_reported(monkeypatch, capsys):
 
 def test_a_reader_that_goes_away_is_no_traceback():
     """`openzaya ... | head -1`, with the pipe closed before anything is written."""
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    env.pop("PYTHONUNBUFFERED", None)  # a buffer hides the closed pipe until it is flushed
     read, write = os.pipe()
     os.close(read)
     done = subprocess.Popen(
         [sys.executable, "-m", "openzaya", "--version"],
-        env={**os.environ, "PYTHONPATH": str(SRC)},
+        env=env,
         stdout=write,
         stderr=subprocess.PIPE,
     )

@@ -113,12 +113,12 @@ def test_merging_good_recaps_is_right_and_shorter_than_working_it_out(name):
         problem = env.make(Random(seed), 3)
         whole = env.teach(problem, Random(seed), Teacher(patience=200))
         tails = [
-            env.teach(problem, Random(seed + k), Teacher(patience=200)).reasoning[-56:]
+            env.teach(problem, Random(seed + k), Teacher(patience=200)).reasoning[-48:]
             for k in range(3)
         ]
         merged = env.merge(problem, tails, Random(seed), Teacher())
         assert env.score(problem, closed(merged.answer)).reward == 1.0
-        assert len(merged.reasoning) <= max(len(whole.reasoning), 56)
+        assert len(merged.reasoning) <= max(len(whole.reasoning), 48)
 
 
 @pytest.mark.parametrize("name", ["countdown", "subset", "modeq"])

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from model.tiny import MIXED, distance, tiny_model, tokens
+from model.tiny import distance, tiny_config, tiny_model, tokens
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 from openzaya.model.attention import attend
 from openzaya.model.experts import Experts
@@ -43,8 +42,10 @@ def test_rms_norm_has_the_gradient_of_its_formula() -> None:
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(4, 2), (2, 2), (4, 1)])
-def test_folded_convolutions_are_the_two_convolutions_plus_the_mean(queries: int, keys: int) -> None:
-    width, rows = 3, 7
+def test_folded_convolutions_are_the_two_convolutions_plus_the_mean(
+    queries: int, keys: int
+) -> None:
+    width, rows = 2, 5
     channels = (queries + keys) * width
     parts = (
         draw(channels, 2, seed=1),
@@ -57,7 +58,7 @@ def test_folded_convolutions_are_the_two_convolutions_plus_the_mean(queries: int
     def run(u_MC: Tensor, *weights: Tensor) -> Tensor:
         return mix_folded(u_MC, fold(*weights), queries)
 
-    assert torch.autograd.gradcheck(run, (u, *parts))
+    assert torch.autograd.gradcheck(run, (u, *parts), fast_mode=True)
     depthwise, shift, grouped, bias = parts
     first = F.conv1d(u.t()[None], depthwise[:, None], shift, groups=channels)
     second = F.conv1d(first, grouped, bias, groups=queries + keys)[0]
@@ -94,7 +95,7 @@ def test_a_vector_below_the_floor_is_divided_by_the_floor() -> None:
     cos, sin = (table.double() for table in tables)
     scale = torch.tensor([2.0], dtype=torch.float64)
     out = norm_rotate(x, scale, (cos, sin), 1e-2)
-    assert float(out.norm()) == pytest.approx(2.0 * 5e-4 / 1e-2)
+    assert float(out.detach().norm()) == pytest.approx(2.0 * 5e-4 / 1e-2)
     assert torch.autograd.gradcheck(lambda y: norm_rotate(y, scale, (cos, sin), 1e-2), (x,))
 
 
@@ -109,8 +110,6 @@ def test_delay_take_and_put_have_inverse_gradients() -> None:
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0, 5], [0, 0, 0]])
 def test_experts_have_the_gradient_of_their_formula(counts: list[int]) -> None:
-    from model.tiny import tiny_config
-
     experts = Experts(tiny_config(num_experts=3, hidden_size=4, moe_intermediate_size=2)).double()
 
     def run(x_ND: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -130,25 +129,6 @@ def test_striped_sliding_attention_is_the_masked_one() -> None:
         wanted = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
         torch.testing.assert_close(attend(q, k, v, window), wanted)
         torch.testing.assert_close(attend(q, k, v, None)[:, :, :1], wanted[:, :, :1])
-
-
-def test_training_and_decoding_stay_on_the_fused_attention_kernel() -> None:
-    # A channel stride other than 1 would send torch to the composed kernel without a word.
-    from openzaya.model.cache import Cache
-
-    for changes in ({}, MIXED):
-        model = tiny_model(1, **changes)
-        with profile(activities=[ProfilerActivity.CPU]) as record:
-            model(tokens(40), [5, 20, 8, 7]).sum().backward()
-            with torch.no_grad():
-                cache = Cache(model.config, 2, 20)
-                model.trunk(tokens(9), [4, 5], cache)
-                model.trunk(tokens(2), [1, 1], cache)
-                model.trunk(tokens(4), [3, 1], cache)
-        names = {event.key for event in record.key_averages()}
-        assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
-        assert "aten::_scaled_dot_product_flash_attention_for_cpu_backward" in names
-        assert "aten::_scaled_dot_product_attention_math" not in names
 
 
 def test_length_groups_take_every_document_once_and_waste_little() -> None:

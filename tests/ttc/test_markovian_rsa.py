@@ -314,6 +314,12 @@ def test_lost_candidates_are_dropped_reported_and_never_shown():
     assert len(result.rounds) == 3
 
 
+def test_a_later_stage_draws_from_the_survivors_of_the_stage_right_before_it():
+    result = run(SMALL, FakeSampler(failing({0: {5}, 1: {0, 2}})))
+    assert {p for c in result.rounds[1].candidates for p in c.parents} == {0, 1, 2, 3, 4}
+    assert {p for c in result.rounds[2].candidates for p in c.parents} == {1, 3, 4, 5}
+
+
 def test_too_few_survivors_end_the_run_with_the_best_so_far():
     result = run(SMALL, FakeSampler(failing({1: {0, 1, 2, 3, 4}})))
     assert result.degraded

@@ -200,6 +200,12 @@ def test_balanced_subsets_use_each_of_16_tails_exactly_4_times():
     assert set(Counter(p for parents in drawn for p in parents).values()) == {4}
 
 
+def test_balanced_subsets_come_in_random_order():
+    config = replace(DRAW, tails_per_prompt=2, subset="balanced")
+    orders = {parents_of(config, [0, 1], 1, Random(seed))[0] for seed in range(20)}
+    assert orders == {(0, 1), (1, 0)}
+
+
 def test_uniform_draws_are_uniform_over_tails_and_positions():
     drawn = [p for seed in range(500) for p in parents_of(DRAW, range(16), 16, Random(seed))]
     for position in range(4):

@@ -112,7 +112,6 @@ def dispatch(argv: list[str]) -> int:
     except SystemExit as stop:  # argparse has printed help (0) or a usage error (2)
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     code: int = module.run(args)
-    sys.stdout.flush()  # a closed pipe must show up here, not while the interpreter exits
     return code
 
 
@@ -127,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["--debug"]:
         words = words[1:]
     try:
-        return dispatch(words)
+        code = dispatch(words)
+        sys.stdout.flush()  # a closed pipe must show up here, not while the interpreter exits
+        return code
     except OpenZayaError as error:
         return fail(str(error), error.exit_code, debug)
     except ModuleNotFoundError as error:

@@ -16,7 +16,7 @@ class Mixture:
 
     Every source is an endless stream: its windows in an order that each epoch shuffles anew. Step
     k takes from a source the windows whose middle lies in the k-th stretch of
-    weight * tokens_per_step tokens, so shares are exact up to one window at any time, nothing is
+    weight * tokens_per_step tokens, so shares are exact up to half a window at any time, nothing is
     skipped or repeated between steps, and any step can be asked for directly: resuming needs no
     state, and the number of ranks does not matter (divide the returned list).
     """

@@ -29,7 +29,7 @@ class AggregationStyle:
     """Every candidate's patience is drawn from 1..max_patience, so many searches end in a miss."""
     recap_only_share: float = 0.4
     """Share of examples whose candidates are recaps, as they are after a first round."""
-    tail_chars: int = 56
+    tail_chars: int = 48
     """Longest tail in characters (the nano tokenizer has one id a character)."""
 
 

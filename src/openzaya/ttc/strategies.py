@@ -194,7 +194,7 @@ def _paper(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
 
 
 NANO = MarkovianRSAConfig(
-    num_candidates=8, tails_per_prompt=4, rounds=1, budget_tokens=160, tail_tokens=48
+    num_candidates=8, tails_per_prompt=4, rounds=1, budget_tokens=320, tail_tokens=48
 )
 """For the bundled nano model, whose traces are some hundred tokens long."""
 

@@ -50,7 +50,7 @@ def stage() -> NanoRL:
             micro_tokens=16_384,
             length_norm=320.0,
             optim=OptimConfig(
-                muon=MuonConfig(lr=0.002, momentum=None, weight_decay=0.0), lr_adamw=5e-4
+                muon=MuonConfig(lr=0.0015, momentum=None, weight_decay=0.0), lr_adamw=5e-4
             ),
             checkpoint_every_steps=10,
             slots=320,

@@ -1,0 +1,63 @@
+"""`openzaya convert` rewrites folders, with their tokenizer, whole or not at all."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from openzaya.cli import convert
+from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.model.checkpoint import Source, load, save_model
+from openzaya.model.presets import preset
+from openzaya.model.zaya import Zaya
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    config = preset("nano", num_hidden_layers=2, hidden_size=16, moe_intermediate_size=8)
+    model = Zaya(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    save_model(model, tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.json").write_text("{}")
+    return tmp_path / "source"
+
+
+def run(*words: str, json_wanted: bool = False) -> int:
+    parser = argparse.ArgumentParser()
+    convert.configure(parser)
+    args = parser.parse_args(words)
+    args.json = json_wanted
+    return convert.run(args)
+
+
+def test_a_folder_goes_to_the_legacy_layout_and_back(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    legacy, back = tmp_path / "legacy", tmp_path / "back"
+    assert run(str(source), str(legacy), "--layout", "legacy") == 0
+    assert "target_layout: legacy" in capsys.readouterr().out
+    assert (legacy / "tokenizer.json").exists()
+    assert Source(legacy).layout == "legacy"
+    assert run(str(legacy), str(back), json_wanted=True) == 0
+    assert json.loads(capsys.readouterr().out)["source_layout"] == "legacy"
+    found, wanted = load(back).state_dict(), load(source).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_used_target_and_a_missing_source_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        run(str(source), str(source))
+    with pytest.raises(CheckpointError, match="is not a model folder"):
+        run(str(tmp_path / "none"), str(tmp_path / "new"))
+    with pytest.raises(ConfigError, match="must be more than 0"):
+        run(str(source), str(tmp_path / "new"), "--max-shard-gb", "0")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_conversion_leaves_no_target(source: Path, tmp_path: Path) -> None:
+    (source / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        run(str(source), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
