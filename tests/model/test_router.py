@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model.tiny import MIXED, tiny_config, tiny_model, tokens
+from model.tiny import MIXED, tiny_model, tokens
 
 from openzaya.core.errors import CheckpointError, ConfigError, RequestError
 from openzaya.model.balance import BalanceConfig, RouterBalancer
