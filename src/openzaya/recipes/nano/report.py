@@ -32,7 +32,7 @@ def report_card(report: Mapping[str, Any]) -> str:
         "## Test-time compute",
         f"{problems['test-time compute']} held-out problems of the harder level; the vote spends, "
         "problem by problem, at most the generated tokens of Markovian RSA.",
-        *(_ttc(name, rows) for name, rows in report["test-time compute"].items()),
+        _ttc(report["test-time compute"]["rows"]),
         "## Reinforcement learning",
         _rewards(stages["rl"]["reward by step"]),
         "## Time",
@@ -84,12 +84,11 @@ def _entropies(stages: Mapping[str, Any]) -> str:
     return table(["layer", *trained], rows)
 
 
-def _ttc(stage: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _ttc(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         [r["method"], f"{r['score']:.3f} +- {r['error']:.3f}", f"{r['tokens']:.0f}"] for r in rows
     ]
-    shown = table(["method", "score", "generated tokens a problem"], cells)
-    return f"### After {stage}\n\n{shown}"
+    return table(["method", "score", "generated tokens a problem"], cells)
 
 
 def _rewards(rewards: Sequence[float]) -> str:

@@ -203,18 +203,14 @@ class Speedrun:
         return {"steps": settings.train.steps, "reward by step": state.rewards}
 
     def report(self, model: Zaya) -> dict[str, Any]:
-        """Compare test-time compute after SFT and after RL; write report and final model."""
+        """Compare test-time compute on the final model; write report and model."""
         items = ttc_items(self.config.ttc_per_task)
         seed = stream_seed(self.config.seed, "ttc")
         done = self.run_dir / "ttc.json"
         if not done.exists():
             self.echo(f"test-time compute on {len(items)} problems")
-            sft = load(self.run_dir / "sft" / "model", device=self.config.device)
-            tables = {
-                stage: compare_ttc(chosen, self.codec, items, self.config.ttc, seed)
-                for stage, chosen in (("sft", sft), ("rl", model))
-            }
-            write_json(done, {stage: table.rows() for stage, table in tables.items()})
+            table = compare_ttc(model, self.codec, items, self.config.ttc, seed)
+            write_json(done, {"rows": table.rows()})
         report = {
             "config hash": config_hash(self.config),
             "stages": self.results,
