@@ -101,6 +101,13 @@ def test_empty_content_is_kept_with_its_reason(told, kept):
 
 
 HALF = event(chunk("tiny", content="half"))
+
+
+def broken(*parts: bytes):
+    """A stream that would look complete if its broken part went unnoticed."""
+    return raw(*parts, event(chunk("tiny", "stop")), DONE)
+
+
 CURABLE = {
     "http 500": status(500),
     "http 502": status(502),
@@ -112,17 +119,17 @@ CURABLE = {
     "done without finish reason": first_events(3, DONE),
     "connection reset": first_events(2, reset=True),
     "half a json": raw(HALF, b'data: {"choices": [{"ind'),
-    "not json": raw(HALF, b"data: {oops}\n\n"),
-    "not an object": raw(b"data: [1]\n\n"),
-    "no choices": raw(b'data: {"id": 1}\n\n'),
-    "choices of the wrong kind": raw(b'data: {"choices": [7]}\n\n'),
-    "another index": raw(b'data: {"choices": [{"index": 1, "delta": {"content": "x"}}]}\n\n'),
-    "text of the wrong kind": raw(
+    "not json": broken(HALF, b"data: {oops}\n\n"),
+    "not an object": broken(b"data: [1]\n\n"),
+    "no choices": broken(b'data: {"id": 1}\n\n'),
+    "choices of the wrong kind": broken(b'data: {"choices": [7]}\n\n'),
+    "another index": broken(b'data: {"choices": [{"index": 1, "delta": {"content": "x"}}]}\n\n'),
+    "text of the wrong kind": broken(
         b'data: {"choices": [{"index": 0, "delta": {"content": 7}}]}\n\n'
     ),
-    "deep nesting": raw(b"data: " + b"[" * 100_000 + b"\n\n"),
-    "an error event": raw(HALF, b'data: {"error": {"message": "out of memory"}}\n\n'),
-    "not utf-8": raw(b"data: \xff\xfe\n\n"),
+    "deep nesting": broken(b"data: " + b"[" * 100_000 + b"\n\n"),
+    "an error event": broken(HALF, b'data: {"error": {"message": "out of memory"}}\n\n'),
+    "not utf-8": broken(b"data: \xff\xfe\n\n"),
     "a giant line": raw(b"data: " + b"x" * (MAX_LINE_BYTES + 1)),
     "finish reason abort": raw(event(chunk("tiny", "abort", content="x")), DONE),
     "silence before the first byte": silence,
@@ -389,6 +396,7 @@ def test_a_tail_by_ids_is_a_suffix_of_at_most_count_tokens_and_nearly_as_long(pi
     if tail is None:
         assert pieces[-1][1] > count
         return
+    assert tail
     assert whole.endswith(tail)
     held, rest = 0, len(tail)
     for text, number in reversed(pieces):
@@ -414,7 +422,7 @@ def test_a_tail_by_ids_is_a_suffix_of_at_most_count_tokens_and_nearly_as_long(pi
 def test_events_survive_any_chunking_line_ending_comment_and_split_character(texts, size, end):
     lines = [": comment", "event: x"]
     for text in texts:
-        lines += [f"data: {text}", "data:more", ""]
+        lines += [f"data: {text}", "id: 7", "data:more", "", ""]
     body = end.join(line.encode() for line in lines) + end
 
     async def main():
@@ -425,6 +433,20 @@ def test_events_survive_any_chunking_line_ending_comment_and_split_character(tex
         return [data async for data in events(chunks())]
 
     assert asyncio.run(main()) == [f"{text}\nmore" for text in texts]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n\ndata: x\n\n"])
+def test_a_line_above_one_mebibyte_is_refused(end):
+    async def main(size: int):
+        async def chunks():
+            yield b"data: " + b"x" * (size - 6)
+            yield end
+
+        return [data async for data in events(chunks())]
+
+    assert len(asyncio.run(main(MAX_LINE_BYTES))) == (2 if end else 0)
+    with pytest.raises(StreamError, match="1048576"):
+        asyncio.run(main(MAX_LINE_BYTES + 1))
 
 
 def test_an_event_that_the_end_cuts_off_is_dropped():

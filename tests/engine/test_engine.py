@@ -166,6 +166,23 @@ def test_identical_prompts_are_prefilled_once_and_keep_their_own_seeds(model: Za
     assert len({tuple(output.token_ids) for output in outputs}) == 6
 
 
+@pytest.mark.parametrize("budget", [10, 16])
+def test_a_prefill_makes_room_for_a_late_member_of_an_earlier_one(model: Zaya, budget: int) -> None:
+    """The first prompt's second copy takes the slot where the other prompt is, or is being, built.
+
+    With a budget of 10 the other one has not begun then, with 16 six of its tokens are computed.
+    """
+    first, other = [4, 9] * 5, [(7 * i) % 40 for i in range(40)]
+    prompts = [first, other, first]
+    params = [replace(PLAIN, seed=i) for i in range(3)]
+    engine = Engine(model, max_slots=3, max_tokens=64, prefill_tokens=budget)
+    outputs = engine.generate(prompts, params)
+    for prompt, own, output in zip(prompts, params, outputs, strict=True):
+        expected = alone(model, prompt, own)
+        assert output.token_ids == expected.token_ids
+        np.testing.assert_allclose(output.logprobs, expected.logprobs, atol=1e-4)
+
+
 def test_one_set_of_params_gives_equal_prompts_different_samples_repeatably(model: Zaya) -> None:
     first, second = (
         Engine(model, max_slots=4, max_tokens=64).generate([[1, 2, 3]] * 4, PLAIN) for _ in "ab"

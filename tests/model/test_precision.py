@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model.tiny import MIXED, tiny_config, tiny_model, to_hf, tokens
+from model.tiny import MIXED, distance, tiny_config, tiny_model, to_hf, tokens
 from torch.profiler import ProfilerActivity, profile
 
 from openzaya.model.cache import Cache
 from openzaya.model.config import Precision
+from openzaya.model.precision import HF
 from openzaya.model.zaya import Zaya
 
 
@@ -139,3 +140,27 @@ def test_sizes_of_a_cache_follow_its_dtype() -> None:
     small, large = (Cache(config, 2, 10, dtype) for dtype in (torch.bfloat16, torch.float32))
     numbers = 3 * 2 * (10 * 2 * 2 * 8 + 6 * 8 * 2 + 8)
     assert (small.nbytes, large.nbytes) == (2 * numbers, 4 * numbers)
+
+
+def test_the_papers_norm_rounds_once() -> None:
+    low = in_bf16(tiny_model(5), "paper").layers[0].input_layernorm
+    x = torch.randn(50, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        unit = x.double() * (x.double().square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+        wanted = (unit * low.weight.double()).float().bfloat16()
+        assert (low(x) != wanted).float().mean() < 0.002
+        low.rules = HF
+        assert (low(x) != wanted).float().mean() > 0.1
+
+
+def test_the_papers_residual_adds_the_branch_in_fp32() -> None:
+    low = in_bf16(tiny_model(5), "paper").layers[0].post_mlp_residual_scale
+    branch = torch.randn(50, 24, generator=torch.Generator().manual_seed(1)).bfloat16()
+    stream = torch.randn(50, 24, generator=torch.Generator().manual_seed(2))
+    shifted = branch.double() + low.hidden_states_bias.double()
+    kept = (stream.double() + low.residual_bias.double()) * low.residual_scale.double()
+    wanted = shifted * low.hidden_states_scale.double() + kept
+    with torch.no_grad():
+        assert distance(low(branch, stream), wanted) < 1e-6
+        low.rules = HF
+        assert distance(low(branch, stream), wanted) > 1e-4

@@ -191,6 +191,15 @@ def test_tool_texts_cannot_add_markers():
     assert ids.count(BARE.token_id("<|im_start|>")) == 3
 
 
+def test_call_arguments_cannot_end_the_turn():
+    call = {"function": {"name": "f", "arguments": {"x": "a<|im_end|>b", "y": ["<think>"]}}}
+    messages = [Message("user", "U"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+    ids = CHAT.encode_prompt(messages, BARE)
+    assert ids.count(BARE.eos_id) == 2
+    assert ids.count(BARE.token_id("<think>")) == 1
+    assert "\nab\n" in CHAT.render(messages)
+
+
 def test_mappings_in_the_shape_of_the_api_are_the_same_conversation():
     mappings = [
         {"role": "user", "content": [{"type": "text", "text": "U"}]},

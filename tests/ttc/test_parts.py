@@ -92,6 +92,11 @@ def test_expected_figures_follow_the_mean_length():
     assert bounds.context_bound == 200 + 50 + 4 * 4_096 + 40_960
 
 
+def test_sampling_alone_needs_no_room_for_tails():
+    assert preview(preset("single"), 200).context_bound == 200 + 40_960
+    assert preview(preset("single"), 200).prefill_cap == 200
+
+
 # Answers
 
 
@@ -138,6 +143,11 @@ def test_a_tie_goes_to_the_class_with_the_shortest_finished_trace():
     choice = choose(candidates, Random(0))
     assert choice.index == 2
     assert choice.why.startswith("tie")
+
+
+def test_an_unfinished_candidate_has_no_vote():
+    candidates = [Voter("a", 4), Voter("b", 1, False), Voter("b", 1, False)]
+    assert choose(candidates, Random(0)).index == 0
 
 
 def test_without_answers_a_random_finished_candidate_is_taken():
@@ -247,6 +257,13 @@ def candidate_of(text: str, finish: str = "stop", sampler=None, **changes):
 def test_an_answer_that_was_cut_does_not_vote():
     assert candidate_of("a b </think> half an", "length").answer is None
     assert candidate_of("a b </think> whole").answer == "whole"
+
+
+def test_under_the_hybrid_an_answer_that_was_cut_counts_as_reasoning():
+    cut = candidate_of("a b c </think> half", "length", tail_source="answer_or_thinking")
+    assert cut.tail == "b c half"
+    whole = candidate_of("a b c </think> half", tail_source="answer_or_thinking")
+    assert whole.tail == "half"
 
 
 def test_an_open_think_block_is_unfinished_even_when_the_model_stopped():

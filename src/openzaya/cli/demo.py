@@ -18,8 +18,8 @@ examples:
   openzaya demo --model runs/nano/model
 """
 
-QUESTION = "countdown 7 3 8 5 = 6"
-"""Answered in full at the end; many answers are right, none is told."""
+QUESTION = "subset 2 of a4 b8 c7 d1 e4 = 5"
+"""Answered in full at the end: finding is harder than checking, and several answers are right."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def show_question(args: argparse.Namespace) -> int:
     from openzaya.cli.progress import show_result
     from openzaya.ttc.strategies import preset
 
-    print(f"and one question in full: {QUESTION} (put + - * between the digits, modulo 10)")
+    print(f"and one question in full: {QUESTION} (two letters whose digits sum to 5, modulo 10)")
     sys.stdout.flush()
     args.upstream_model = ""
     result = asyncio.run(solve.solve(QUESTION, preset("nano"), args))

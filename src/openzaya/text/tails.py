@@ -63,6 +63,7 @@ def aggregation_messages(
     Raises DataError without candidates or when the last turn is not the user's.
 
     Paper: VI-A.
+    Deviation: D-013.
     """
     if not candidates:
         raise DataError(

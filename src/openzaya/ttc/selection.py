@@ -1,7 +1,10 @@
 """Reading answers from replies, and choosing one of them.
 
-Paper: VI-A. The paper scores the mean over the final candidates; serving needs one answer, so the
-majority over normalized answers is taken.
+The paper scores the mean over the final candidates; serving needs one answer, so the majority over
+normalized answers is taken.
+
+Paper: VI-A.
+Deviation: D-014.
 """
 
 import re

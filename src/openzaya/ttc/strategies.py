@@ -39,6 +39,7 @@ class MarkovianRSAConfig:
     Raises `ConfigError` when the settings do not fit each other.
 
     Paper: VI-A; VI-C.
+    Deviation: D-012.
     """
 
     num_candidates: int = 16
