@@ -128,7 +128,9 @@ CURABLE = {
         b'data: {"choices": [{"index": 0, "delta": {"content": 7}}]}\n\n'
     ),
     "deep nesting": broken(b"data: " + b"[" * 100_000 + b"\n\n"),
-    "an error event": broken(HALF, b'data: {"error": {"message": "out of memory"}}\n\n'),
+    "an error event": broken(
+        HALF, b'data: {"error": {"message": "out of memory"}, "choices": []}\n\n'
+    ),
     "not utf-8": broken(b"data: \xff\xfe\n\n"),
     "a giant line": raw(b"data: " + b"x" * (MAX_LINE_BYTES + 1)),
     "finish reason abort": raw(event(chunk("tiny", "abort", content="x")), DONE),

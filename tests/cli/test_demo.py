@@ -20,10 +20,10 @@ def test_the_bundled_model_is_whole_small_and_has_its_report_card():
 
 
 def test_the_demo_compares_three_methods_at_the_same_budget(capsys):
-    assert main(["demo", "--problems", "2", "--json"]) == 0
+    assert main(["demo", "--problems", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     rows = {row["method"]: row for row in report["rows"]}
-    assert report["problems"] == 18
+    assert report["problems"] == 9
     assert set(rows) == {
         "single rollout",
         "majority vote",

@@ -197,14 +197,14 @@ def test_the_live_table_shows_progress_answers_and_tokens_against_the_cap():
     console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
     with Progress(console=console) as progress:
         progress(RunStarted(config, preview(config, 5), 5))
-        for slot, answer in enumerate(["7", "7", "8"]):
+        for slot, answer in enumerate(["7", "7", "[/b]8"]):
             progress(CandidateDone(0, slot, 10, answer, False, 10 * slot + 10))
         progress(CandidateDone(0, 3, 0, None, True, 30))
-        progress(StageDone(0, {"7": 2, "8": 1}, 30))
+        progress(StageDone(0, {"7": 2, "[/b]8": 1}, 30))
         console.print(progress.table())
     shown = console.file.getvalue()
     assert "#### 4/4" in shown
-    assert "7 (2), 8 (1)" in shown
+    assert "7 (2), [/b]8 (1)" in shown
     assert "30 of at most 800 tokens" in shown
     assert "no answer yet" in shown
 

@@ -14,7 +14,7 @@ import openzaya
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model import checkpoint
 from openzaya.model.checkpoint import Source, convert, load, save_model
-from openzaya.model.shards import CHECKSUMS, INDEX, SINGLE, Shards
+from openzaya.model.shards import CHECKSUMS, INDEX, SINGLE, Shards, TensorSpec, write_shards
 from openzaya.model.zaya import Zaya
 
 IDS = tokens(25, 3)
@@ -239,6 +239,24 @@ def test_tensors_that_do_not_fit_the_config_are_refused(folder: Path, tmp_path: 
     kept = Shards(folder).get("model.embed_tokens.weight").clone()
     tied = rewrite(tmp_path / "tied", folder, **{"lm_head.weight": kept})
     assert equal(load(tied), load(folder))
+
+
+def test_wide_tensors_are_aligned_behind_narrow_ones(tmp_path: Path) -> None:
+    # A mapped fp32 tensor at an odd address would have to be copied, or crash on some machines.
+    values = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.ones(2)}
+    write_shards(
+        tmp_path,
+        [
+            TensorSpec(name=name, dtype=x.dtype, shape=tuple(x.shape), make=lambda x=x: x)
+            for name, x in values.items()
+        ],
+    )
+    data = (tmp_path / SINGLE).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    assert size % 8 == 0
+    assert header["b"]["data_offsets"][0] % 4 == 0
+    assert all(torch.equal(Shards(tmp_path).get(name), x) for name, x in values.items())
 
 
 def test_an_unknown_config_key_is_refused_with_a_suggestion(folder: Path) -> None:

@@ -44,6 +44,11 @@ class LocalSampler:
         self._thread = Thread(target=self._run, name="openzaya-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def context_tokens(self) -> int:
+        """Longest prompt plus reply, in tokens."""
+        return self._engine.max_tokens
+
     async def sample(self, request: SampleRequest) -> Completion:
         """Return one completion; the stop token is counted but left out of the text.
 
