@@ -264,8 +264,11 @@ def test_abort_returns_what_was_sampled_and_frees_the_slot_at_every_stage(model:
         assert outputs[victim].token_ids == []
     assert outputs[ids[1]].token_ids == alone(model, prompts[1], replace(PLAIN, seed=7)).token_ids
     assert engine._scheduler.num_running == 0
-    again = engine.generate([[1], prompts[0], [2]], [replace(PLAIN, seed=7)] * 3)
-    assert again[1].token_ids == whole
+    reused = [prompts[1], prompts[0], [2, 5]]
+    for prompt, output in zip(
+        reused, engine.generate(reused, [replace(PLAIN, seed=7)] * 3), strict=True
+    ):
+        assert output.token_ids == alone(model, prompt, replace(PLAIN, seed=7)).token_ids
 
 
 def test_aborting_one_of_several_that_share_a_prefill_leaves_the_others(model: Zaya) -> None:

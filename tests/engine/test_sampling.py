@@ -128,7 +128,8 @@ def test_equal_probabilities_are_ranked_by_id() -> None:
     table, rows = batch_of([SamplingParams(max_tokens=1, top_k=2)])
     batch = table.batch(rows, CPU)
     tokens = {
-        int(sample(torch.zeros(1, 6), torch.tensor([u]), batch)[0]) for u in (0.0, 0.4, 0.6, 0.99)
+        int(sample(torch.zeros(1, 3000), torch.tensor([u]), batch)[0])
+        for u in (0.0, 0.4, 0.6, 0.99)
     }
     assert tokens == {0, 1}
 

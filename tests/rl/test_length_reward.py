@@ -59,6 +59,7 @@ def test_a_partly_right_reward_is_not_shaped() -> None:
 def test_lengths_at_or_beyond_the_maximum_do_not_divide_by_zero() -> None:
     found = bonus([1.0, 1.0, 1.0], [100, 100, 150])
     assert found == pytest.approx([0.5, 0.5, -0.5])
+    assert bonus([1.0, 1.0, 1.0], [150, 150, 200]) == pytest.approx([0.5, 0.5, -0.5])
 
 
 @given(

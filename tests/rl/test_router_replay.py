@@ -8,6 +8,7 @@ import torch
 from openzaya.core.errors import DataError
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
+from openzaya.rl.pipeline.actor import ActorStats
 from openzaya.rl.pipeline.packer import pack_groups
 from openzaya.rl.pipeline.trainer import replayed_logprobs
 from openzaya.rl.router_replay import measure_parity, route_problem
@@ -36,6 +37,21 @@ def test_a_packed_forward_with_replayed_routes_gives_the_samplers_log_probabilit
     assert parity.pearson > 0.9999
     wrong = measure_parity(stage.model, PROMPTS, outputs, temperature=temperature + 0.5)
     assert wrong.max_difference > 1e-2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_trainer_sees_what_the_actor_recorded_at_the_sampling_temperature(
+    temperature: float,
+) -> None:
+    stage = tiny_rl.stage(tiny_rl.config(temperature=temperature))
+    groups = stage.actor.rollout(tiny_rl.prompts(0, 0, stage.pool), 0, 0, ActorStats())
+    device = torch.device("cpu")
+    for packed in pack_groups(groups, torch.ones(3, 4), 60, device):
+        with torch.no_grad():
+            logprobs = replayed_logprobs(stage.model, packed, stage.trainer.config.temperature)
+            torch.testing.assert_close(logprobs, packed.logprobs_N, atol=1e-4, rtol=0)
+    update = stage.trainer.update(groups, 0)
+    assert update.figures["rl/mismatch_kl"] < 1e-7
 
 
 def test_replay_follows_the_recorded_routes_and_not_the_routers_new_choice() -> None:

@@ -26,6 +26,7 @@ from openzaya.model.shards import (
     Shards,
     TensorSpec,
     read_json,
+    resolve_folder,
     write_json,
     write_shards,
 )
@@ -36,8 +37,6 @@ PREFIX = "model."
 HEAD = "lm_head.weight"
 SMALL_BYTES = 1_000_000_000
 """Folders up to this size are verified and copied to memory; larger ones are mapped."""
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
-"""What is fetched of a hub repository: no code, no pickles."""
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -119,30 +118,6 @@ class Source:
         if self._exponential and name.endswith("qk_norm.temp"):
             return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
         return tensor
-
-
-def resolve_folder(path: str | Path) -> Path:
-    """Return a local folder; a hub id such as `Zyphra/ZAYA1-8B` is fetched with huggingface_hub.
-
-    Raises CheckpointError when there is neither.
-    """
-    folder, name = Path(path), str(path)
-    if folder.is_dir():
-        return folder
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{path} is not a model folder; expected a folder with config.json and *.safetensors, "
-            "or a hub id like Zyphra/ZAYA1-8B"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} is no local folder and could not be fetched from the hub ({error}); check the "
-            "name and the network, or give the path of a downloaded folder"
-        ) from error
 
 
 def expected_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:

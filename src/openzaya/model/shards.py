@@ -23,6 +23,8 @@ SINGLE = "model.safetensors"
 CHECKSUMS = "checksums.json"
 MAX_SHARD_BYTES = 5_000_000_000
 FILE_MODE = 0o644
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+"""What is fetched of a hub repository: no code, no pickles."""
 
 _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
@@ -31,6 +33,30 @@ _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.bfloat16: "BF16",
     torch.int64: "I64",
 }
+
+
+def resolve_folder(path: str | Path) -> Path:
+    """Return a local folder; a hub id such as `Zyphra/ZAYA1-8B` is fetched with huggingface_hub.
+
+    Raises CheckpointError when there is neither.
+    """
+    folder, name = Path(path), str(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{path} is not a model folder; expected a folder with config.json and *.safetensors, "
+            "or a hub id like Zyphra/ZAYA1-8B"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} is no local folder and could not be fetched from the hub ({error}); check the "
+            "name and the network, or give the path of a downloaded folder"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
