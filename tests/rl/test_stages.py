@@ -119,6 +119,19 @@ def test_a_batch_is_refilled_until_enough_groups_have_contrast(tmp_path: Path) -
     assert len(stage.buffer) == round(kept) - 3  # the surplus waits for the next step
 
 
+def test_stale_groups_do_not_count_as_waiting_so_the_batch_is_made_of_fresh_ones() -> None:
+    stage = tiny_rl.stage()
+    stage.state.updates = 5
+    stage.publisher.restore(5)
+    for key in "xyz":
+        stage.buffer.push(tiny_rl.group([0.0, 1.0, 0.0, 0.0], version=0, key=key))
+    outcome = stage.step(tiny_rl.prompts)
+    assert outcome.groups
+    assert outcome.metrics["rl/trained_groups"] >= 1
+    assert outcome.metrics["rl/stale_groups"] == 3
+    assert outcome.metrics["rl/staleness"] == 0
+
+
 def test_groups_that_are_too_few_for_an_update_wait_for_more(tmp_path: Path) -> None:
     settings = tiny_rl.config(min_groups=3, max_oversampling=1.0)
     calls = 0
