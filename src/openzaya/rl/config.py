@@ -42,7 +42,8 @@ class RLConfig:
     """Steps between publications of the weights to the sampler; 1 lets both share one model."""
     wait_batches: int = 1
     """Batches that must lie in the buffer before the trainer takes one. The paper's 2 keeps a pool
-    of trainers busy; in one process, where both sides take turns, it only makes rollouts older."""
+    of trainers busy; in one process, where both sides take turns, it only makes rollouts older.
+    Deviation: D-017."""
     max_lag: int = 2
     """Most updates that a group's oldest token may be behind when it is trained on."""
     buffer_batches: int = 4
