@@ -230,14 +230,14 @@ class RLStage:
         loaded = ckpt.load_newest(run_dir, self._meta())
         if loaded is None:
             return
-        self.model.load_state_dict(_part(loaded.tensors, "model"))
-        self.optimizers.load_state_dict(_part(loaded.tensors, "optim"))
-        self.trainer.balancer.load_state_dict(_part(loaded.tensors, "balance"))
+        self.model.load_state_dict(loaded.part("model"))
+        self.optimizers.load_state_dict(loaded.part("optim"))
+        self.trainer.balancer.load_state_dict(loaded.part("balance"))
         if not self.publisher.is_shared:
-            self.sampler.load_state_dict(_part(loaded.tensors, "sampler"))
+            self.sampler.load_state_dict(loaded.part("sampler"))
         state = loaded.state
         self.publisher.restore(state["published_updates"])
-        self.buffer.load(_part(loaded.tensors, "buffer"), state["buffer"])
+        self.buffer.load(loaded.part("buffer"), state["buffer"])
         self.pool.load(state["pool"])
         self.trainer.solve_rates.load_state_dict(state["solve_rates"])
         self.trainer.broken_in_a_row = state["broken"]
@@ -247,11 +247,6 @@ class RLStage:
 
     def _meta(self) -> dict[str, Any]:
         return {"config_hash": config_hash(self.config), "config": to_mapping(self.config)}
-
-
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}/"
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def run_rl(

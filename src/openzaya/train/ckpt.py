@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openzaya.core.config import flatten
+from openzaya.core.config import diff
 from openzaya.core.errors import CheckpointError
 
 SCHEMA = 1
@@ -50,6 +50,11 @@ class Loaded:
     state: dict[str, Any]
     meta: dict[str, Any]
     path: Path
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors saved as `name/...`, without that prefix."""
+        prefix = f"{name}/"
+        return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
 
 def save(
@@ -119,7 +124,7 @@ def load_newest(folder: Path, meta: Mapping[str, Any] | None = None) -> Loaded |
             log.warning("%s; moved to %s, trying the one before", error, aside.name)
             continue
         if meta is not None and loaded.meta.get("config_hash") != meta.get("config_hash"):
-            changed = changes(loaded.meta.get("config", {}), meta.get("config", {}))
+            changed = diff(loaded.meta.get("config", {}), meta.get("config", {}))
             raise CheckpointError(
                 f"{path} was made with other settings ({'; '.join(changed[:5])}); resume with the "
                 "same settings or start in another folder"
@@ -151,17 +156,6 @@ def load(path: Path) -> Loaded:
 def verify(path: Path) -> None:
     """Raise CheckpointError unless every file has the sha256 that was written down."""
     _check_files(path, "sha256")
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one line `path: old -> new` for every setting in which two config records differ."""
-    before, after = flatten(old), flatten(new)
-    absent = "(absent)"
-    return [
-        f"{key}: {before.get(key, absent)} -> {after.get(key, absent)}"
-        for key in dict.fromkeys((*before, *after))
-        if before.get(key, absent) != after.get(key, absent)
-    ]
 
 
 def _check_files(path: Path, kind: str) -> dict[str, Any]:

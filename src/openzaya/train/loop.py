@@ -8,9 +8,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from openzaya.core.config import config_hash, to_mapping
 from openzaya.core.errors import CheckpointError, DataError, OpenZayaError
 from openzaya.core.log import MetricWriter
@@ -197,15 +194,11 @@ def resume(
     )
     if loaded is None:
         return
-    model.load_state_dict(_part(loaded.tensors, "model/"))
-    optimizers.load_state_dict(_part(loaded.tensors, "optim/"))
-    balancer.load_state_dict(_part(loaded.tensors, "balance/"))
+    model.load_state_dict(loaded.part("model"))
+    optimizers.load_state_dict(loaded.part("optim"))
+    balancer.load_state_dict(loaded.part("balance"))
     state.step = loaded.step
     state.tokens = loaded.state["tokens"]
     state.skipped = loaded.state["skipped"]
     state.guard.load(loaded.state["guard"])
     summary.recent = loaded.state["recent"]
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
