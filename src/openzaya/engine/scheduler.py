@@ -18,8 +18,12 @@ from openzaya.engine.request import Request
 class SlotCache(Protocol):
     """The part of the model's cache that moving requests between slots needs."""
 
-    def copy(self, src: int, dst: int) -> None:
+    def fork(self, src: int, dst: int) -> None:
         """Make `dst` equal to `src`."""
+        ...
+
+    def move(self, src: int, dst: int) -> None:
+        """Make `dst` what `src` was, and `src` empty."""
         ...
 
     def reset(self, slot: int) -> None:
@@ -140,10 +144,9 @@ class Scheduler:
             if not slots:
                 self._prefills.remove(prefill)
                 if slot != prefill.slot:
-                    self._cache.copy(prefill.slot, slot)
-                    self._cache.reset(prefill.slot)
+                    self._cache.move(prefill.slot, slot)
             else:
-                self._cache.copy(slots[0], slot)
+                self._cache.fork(slots[0], slot)
             self.decoding.append(request)
             self.row_of_slot[slot] = request.row
             slots.append(slot)
@@ -155,10 +158,11 @@ class Scheduler:
         last = len(self.decoding) - 1
         self._free_rows.append(self.decoding[slot].row)
         if slot != last:
-            self._cache.copy(last, slot)
+            self._cache.move(last, slot)
             self.decoding[slot] = self.decoding[last]
             self.row_of_slot[slot] = self.row_of_slot[last]
-        self._cache.reset(last)
+        else:
+            self._cache.reset(last)
         self.decoding.pop()
         self.changes += 1
 
@@ -204,5 +208,4 @@ class Scheduler:
         for prefill in self._prefills:
             if prefill.slot == slot and prefill is not keep:
                 prefill.slot = self._free_slot(slot + 1)
-                self._cache.copy(slot, prefill.slot)
-                self._cache.reset(slot)
+                self._cache.move(slot, prefill.slot)
