@@ -17,6 +17,7 @@ from torch import Tensor
 from openzaya.core.errors import ConfigError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
+from openzaya.engine.passes import Kernels
 from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
@@ -44,11 +45,13 @@ class Engine:
         max_tokens: int | None = None,
         *,
         prefill_tokens: int = 2048,
+        kernels: Kernels = "auto",
     ) -> None:
         """Allocate the cache: `max_slots` requests at once, of `max_tokens` context each.
 
         `max_tokens` counts prompt and generation; by default the model's positions, at most 4096.
-        `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes.
+        `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes. `kernels`
+        is "native" (our C++ on the CPU), "torch" or "auto", which takes the former where it works.
         """
         positions = model.config.max_position_embeddings
         default = min(positions, DEFAULT_CONTEXT_TOKENS)
@@ -67,7 +70,7 @@ class Engine:
         self.prefill_tokens = prefill_tokens
         self._num_experts: int = model.config.num_experts
         self._vocab_size: int = model.config.vocab_size
-        self._runner = Runner(model, max_slots + 1, self.max_tokens)
+        self._runner = Runner(model, max_slots + 1, self.max_tokens, kernels)
         self._scheduler = Scheduler(max_slots, self._runner.cache)
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
         self._sampling = SamplingTable(max_slots)
@@ -92,6 +95,7 @@ class Engine:
         Paper: IV-B1 a (PipelineRL).
         """
         self._version += 1
+        self._runner.refresh()
         return self._version
 
     @property
@@ -216,16 +220,17 @@ class Engine:
 
     def _prefill(self, chunks: list[Chunk]) -> list[Output]:
         """Compute pieces of prompts; sample the first token of those that are complete."""
-        logits_NV, experts = self._runner.prefill(chunks)
+        logits_NV, experts = self._runner.prefill(chunks, self._ledger.captures)
         slots: list[int] = []
         sources: list[int] = []
         offset = ended = 0
         for chunk in chunks:
             members = chunk.prefill.members
             rows = [request.row for request in members]
-            self._ledger.record_prompt_experts(
-                rows, chunk.start, experts[offset : offset + chunk.length]
-            )
+            if experts is not None:
+                self._ledger.record_prompt_experts(
+                    rows, chunk.start, experts[offset : offset + chunk.length]
+                )
             offset += chunk.length
             self.stats.tokens_prefilled += chunk.length
             if chunk.ends_prompt:

@@ -60,7 +60,7 @@ struct Batch {
   const int32_t* snapshots;  // [M] tokens after which the state is wanted
   float* logits;             // [N, V]
   uint8_t* experts;          // [T, L] or null
-  float *snapshot_conv, *snapshot_delayed;  // [M, L, 2, C] and [M, L, W / 2]
+  float *snapshot_conv, *snapshot_delayed;  // [L, M, 2, C] and [L, M, W / 2]
   int64_t num_tokens, num_sequences, num_outputs, num_snapshots;
 };
 
@@ -313,7 +313,7 @@ class Pass {
       std::copy(late, late + half_, delayed);
     };
     for (int64_t i = 0; i < b_.num_snapshots; ++i) {
-      int64_t row = i * m_.num_layers + layer;
+      int64_t row = layer * b_.num_snapshots + i;
       copy(b_.snapshots[i], b_.snapshot_conv + row * 2 * channels_, b_.snapshot_delayed + row * half_);
     }
     for (int64_t i = 0; i < b_.num_sequences; ++i) {

@@ -1,7 +1,7 @@
 """The C structures of forward.cpp, field by field, and the weights of a model in them."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 
 import torch
@@ -37,8 +37,7 @@ class Scaling(ctypes.Structure):
     """The four vectors of a residual scaling."""
 
     _fields_ = tuple(
-        (name, c_void_p)
-        for name in ("branch_scale", "branch_bias", "stream_scale", "stream_bias")
+        (name, c_void_p) for name in ("branch_scale", "branch_bias", "stream_scale", "stream_bias")
     )
 
 
@@ -193,13 +192,17 @@ class Weights:
     """A model's tensors as the C++ pass sees them, and what keeps them alive.
 
     `find(name)` returns a tensor, or a quantized pair of (data, bf16 scales). Matrices are used
-    where they lie, so weights changed in place are seen; vectors are, if they are fp32.
+    where they lie, and vectors too if they are fp32: make a new object after any other change.
+    `thetas` is the rotary base of each layer type and `positions` the longest context.
+
+    Raises ConfigError for a shape or a dtype that the C++ pass does not know.
     """
 
     def __init__(
         self,
         config: ZayaConfig,
         find: Callable[[str], Tensor | tuple[Tensor, Tensor]],
+        thetas: Mapping[str, float],
         positions: int,
     ) -> None:
         reason = reason_against(config)
@@ -209,8 +212,11 @@ class Weights:
         self._keep: list[Tensor] = []
         self.layers = (Layer * config.num_hidden_layers)()
         ropes = {
-            kind: [self._pointer(table) for table in _rope(config, kind, positions)]
-            for kind in set(config.layer_types)
+            kind: [
+                self._pointer(table)
+                for table in rope_tables(torch.arange(positions), theta, config.rotary_dim)
+            ]
+            for kind, theta in thetas.items()
         }
         for index, kind in enumerate(config.layer_types):
             self._fill_layer(self.layers[index], index)
@@ -295,8 +301,3 @@ class Weights:
         whole = tensor.detach().contiguous()
         self._keep.append(whole)
         return whole.data_ptr()
-
-
-def _rope(config: ZayaConfig, kind: str, positions: int) -> tuple[Tensor, Tensor]:
-    theta = config.sliding_rope_theta if kind == SLIDING else config.rope_theta
-    return rope_tables(torch.arange(positions), theta, config.rotary_dim)
