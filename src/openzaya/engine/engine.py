@@ -22,6 +22,7 @@ from openzaya.engine.request import EngineStats, Output, Request, SamplingParams
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Chunk, Scheduler
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -40,7 +41,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Zaya,
+        model: Zaya | QuantizedZaya,
         max_slots: int = 64,
         max_tokens: int | None = None,
         *,

@@ -13,6 +13,7 @@ from openzaya.engine.native.build import compiler
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
 from openzaya.model.cache import Cache
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
 Kernels = Literal["auto", "native", "torch"]
@@ -80,23 +81,28 @@ class TorchPass:
         """Nothing to do: the model's own tensors are read at every run."""
 
 
-def make_pass(model: Zaya, num_slots: int, max_tokens: int, kernels: Kernels = "auto") -> Pass:
+def make_pass(
+    model: Zaya | QuantizedZaya, num_slots: int, max_tokens: int, kernels: Kernels = "auto"
+) -> Pass:
     """Return the pass that `kernels` names; "auto" takes our kernels where they work.
 
     They need a CPU, a C++ compiler, fp32 or bf16 weights and widths that are multiples of 32.
     Raises ConfigError when "native" is asked for and cannot be.
     """
-    if kernels == "torch":
-        return TorchPass(model, num_slots, max_tokens)
-    reason = _reason_against_native(model)
+    reason = "torch was asked for" if kernels == "torch" else _reason_against_native(model)
     if not reason:
         return NativePass(model, num_slots, max_tokens, torch.get_num_threads())
+    if isinstance(model, QuantizedZaya):
+        raise ConfigError(
+            f"a quantized model runs on the C++ kernels only, and {reason}; load the folder with "
+            "openzaya.load, which dequantizes it"
+        )
     if kernels == "native":
         raise ConfigError(f'the C++ kernels cannot run: {reason}; choose kernels="torch"')
     return TorchPass(model, num_slots, max_tokens)
 
 
-def _reason_against_native(model: Zaya) -> str:
+def _reason_against_native(model: Zaya | QuantizedZaya) -> str:
     if model.device.type != "cpu":
         return f"the model is on {model.device}, expected cpu"
     if model.dtype not in FORMATS:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from openzaya.engine.passes import Kernels, make_pass
 from openzaya.engine.scheduler import Chunk
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
 
@@ -13,7 +14,11 @@ class Runner:
     """Runs the model over cache slots; knows nothing of requests."""
 
     def __init__(
-        self, model: Zaya, num_slots: int, max_tokens: int, kernels: Kernels = "auto"
+        self,
+        model: Zaya | QuantizedZaya,
+        num_slots: int,
+        max_tokens: int,
+        kernels: Kernels = "auto",
     ) -> None:
         self._pass = make_pass(model, num_slots, max_tokens, kernels)
         self.device = self._pass.device

@@ -1,7 +1,7 @@
 """The C++ forward pass behind the same interface as torch's."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,15 @@ from torch import Tensor
 from openzaya.engine.native import layout
 from openzaya.engine.native.build import load_library
 from openzaya.model.cache import Cache
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
+
+
+def tensors_of(model: Zaya | QuantizedZaya) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+    """Return the tensors of a model by parameter name."""
+    if isinstance(model, QuantizedZaya):
+        return model.tensors
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class NativePass:
@@ -23,7 +31,9 @@ class NativePass:
     Raises ConfigError where there is no compiler or the model's shape does not fit.
     """
 
-    def __init__(self, model: Zaya, num_slots: int, max_tokens: int, threads: int) -> None:
+    def __init__(
+        self, model: Zaya | QuantizedZaya, num_slots: int, max_tokens: int, threads: int
+    ) -> None:
         self.device = torch.device("cpu")
         self.cache = Cache(
             model.config, num_slots, max_tokens, model.dtype, state_dtype=torch.float32
@@ -52,9 +62,11 @@ class NativePass:
     def refresh(self) -> None:
         """Read the model's tensors anew."""
         self.close()
-        tensors = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
         self._weights = layout.Weights(
-            self._model.config, tensors.__getitem__, self._model.rope_thetas, self.cache.max_tokens
+            self._model.config,
+            tensors_of(self._model),
+            self._model.rope_thetas,
+            self.cache.max_tokens,
         )
         self._handle = self._library.zaya_open(ctypes.byref(self._weights.model), self._threads)
 

@@ -1,7 +1,7 @@
 """The C structures of forward.cpp, field by field, and the weights of a model in them."""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 
 import torch
@@ -191,9 +191,9 @@ def reason_against(config: ZayaConfig) -> str:
 class Weights:
     """A model's tensors as the C++ pass sees them, and what keeps them alive.
 
-    `find(name)` returns a tensor, or a quantized pair of (data, bf16 scales). Matrices are used
-    where they lie, and vectors too if they are fp32: make a new object after any other change.
-    `thetas` is the rotary base of each layer type and `positions` the longest context.
+    A quantized matrix is a pair of integers and bf16 scales. Matrices are used where they lie, and
+    vectors too if they are fp32: make a new object after any other change. `thetas` is the rotary
+    base of each layer type and `positions` the longest context.
 
     Raises ConfigError for a shape or a dtype that the C++ pass does not know.
     """
@@ -201,14 +201,14 @@ class Weights:
     def __init__(
         self,
         config: ZayaConfig,
-        find: Callable[[str], Tensor | tuple[Tensor, Tensor]],
+        tensors: Mapping[str, Tensor | tuple[Tensor, Tensor]],
         thetas: Mapping[str, float],
         positions: int,
     ) -> None:
         reason = reason_against(config)
         if reason:
             raise ConfigError(f'the C++ kernels do not fit: {reason}; choose kernels="torch"')
-        self._find = find
+        self._tensors = tensors
         self._keep: list[Tensor] = []
         self.layers = (Layer * config.num_hidden_layers)()
         ropes = {
@@ -246,7 +246,7 @@ class Weights:
         )
 
     def _is_low(self) -> bool:
-        norm = self._find("norm.weight")
+        norm = self._tensors["norm.weight"]
         return isinstance(norm, Tensor) and norm.dtype is torch.bfloat16
 
     def _fill_layer(self, layer: Layer, index: int) -> None:
@@ -262,7 +262,7 @@ class Weights:
                 setattr(scaling, part, self._vector(f"{prefix}{name}.{tensor}"))
 
     def _matrix(self, name: str) -> Matrix:
-        found = self._find(name)
+        found = self._tensors[name]
         if isinstance(found, tuple):
             return self._quantized(*found)
         if found.dtype not in FORMATS:
@@ -291,7 +291,7 @@ class Weights:
         )
 
     def _vector(self, name: str) -> int:
-        found = self._find(name)
+        found = self._tensors[name]
         if isinstance(found, tuple):
             raise ConfigError(f"{name} is quantized; vectors stay in full precision")
         return self._pointer(found.float())
