@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 
 
-def spread_model(seed: int = 0, **changes: int) -> Zaya:
+def spread_model(seed: int = 0, **changes: Any) -> Zaya:
     """Return a tiny model whose logits and routes depend clearly on the whole prefix."""
     shape = {
         "vocab_size": 40,
@@ -40,3 +41,18 @@ def model() -> Zaya:
 @pytest.fixture
 def make_model() -> Callable[..., Zaya]:
     return spread_model
+
+
+SLIDING = {"layer_types": ("hybrid", "hybrid_sliding", "hybrid"), "sliding_window": 70}
+
+
+@pytest.fixture(scope="session")
+def long_model() -> Zaya:
+    return spread_model(max_position_embeddings=512)
+
+
+@pytest.fixture(scope="session", params=["full", "sliding"])
+def any_model(request: pytest.FixtureRequest) -> Zaya:
+    """Return a model for contexts of several blocks, without and with sliding layers."""
+    changes = SLIDING if request.param == "sliding" else {}
+    return spread_model(max_position_embeddings=512, **changes)

@@ -1,6 +1,6 @@
 """The forward pass over cache slots, by torch or by our own C++ kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -52,9 +52,22 @@ class Pass(Protocol):
 class TorchPass:
     """The model's own forward: any device, any shape."""
 
-    def __init__(self, model: Zaya, num_slots: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Zaya,
+        num_slots: int,
+        max_tokens: int,
+        num_blocks: Mapping[str, int] | None = None,
+    ) -> None:
         self.device = model.device
-        self.cache = Cache(model.config, num_slots, max_tokens, model.dtype, model.device)
+        self.cache = Cache(
+            model.config,
+            num_slots,
+            max_tokens,
+            model.dtype,
+            model.device,
+            num_blocks=num_blocks,
+        )
         self._model = model
 
     def run(
@@ -82,7 +95,11 @@ class TorchPass:
 
 
 def make_pass(
-    model: Zaya | QuantizedZaya, num_slots: int, max_tokens: int, kernels: Kernels = "auto"
+    model: Zaya | QuantizedZaya,
+    num_slots: int,
+    max_tokens: int,
+    kernels: Kernels = "auto",
+    num_blocks: Mapping[str, int] | None = None,
 ) -> Pass:
     """Return the pass that `kernels` names; "auto" takes our kernels where they work.
 
@@ -91,7 +108,7 @@ def make_pass(
     """
     reason = "torch was asked for" if kernels == "torch" else _reason_against_native(model)
     if not reason:
-        return NativePass(model, num_slots, max_tokens, torch.get_num_threads())
+        return NativePass(model, num_slots, max_tokens, torch.get_num_threads(), num_blocks)
     if isinstance(model, QuantizedZaya):
         raise ConfigError(
             f"a quantized model runs on the C++ kernels only, and {reason}; load the folder with "
@@ -99,7 +116,7 @@ def make_pass(
         )
     if kernels == "native":
         raise ConfigError(f'the C++ kernels cannot run: {reason}; choose kernels="torch"')
-    return TorchPass(model, num_slots, max_tokens)
+    return TorchPass(model, num_slots, max_tokens, num_blocks)
 
 
 def _reason_against_native(model: Zaya | QuantizedZaya) -> str:

@@ -1,6 +1,6 @@
 """What is asked of the engine and what it gives back; token ids only, never text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -91,12 +91,12 @@ class Request:
     """Smaller is admitted first."""
     limit: int
     """Most tokens to generate: `max_tokens` or what the context leaves."""
+    tenant: str = ""
+    """Who shares the engine fairly with other tenants."""
+    salt: str = ""
+    """Only requests with equal salts share what was computed of their prompts."""
     row: int = -1
-    """Row of the ledger while the request runs; -1 before."""
-
-    def key(self) -> bytes:
-        """Return bytes that are equal for equal prompts."""
-        return self.prompt.tobytes()
+    """Row of the ledger from the first admission on; -1 before."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,7 +110,19 @@ class EngineStats:
     tokens_prefilled: int = 0
     """Prompt tokens computed."""
     tokens_prefill_saved: int = 0
-    """Prompt tokens copied from an identical prompt instead of computed."""
+    """Prompt tokens shared with an identical prompt that was being computed."""
+    prefix_hit_tokens: int = 0
+    """Tokens found in the prefix cache instead of computed."""
+    preemptions: int = 0
+    """Times a request was put back into the queue for lack of blocks."""
+    evictions: int = 0
+    """Blocks kept for reuse that were given up for others."""
+    blocks_used: dict[str, int] = field(default_factory=dict)
+    """Blocks of running requests after the last step, by layer type."""
+    blocks_free: dict[str, int] = field(default_factory=dict)
+    """The other blocks, those kept for reuse included."""
+    prefix_bytes: int = 0
+    """Memory of the states and experts kept beside the blocks."""
     decode_steps: int = 0
     """Batched decode passes."""
     tokens_decoded: int = 0

@@ -32,11 +32,21 @@ class NativePass:
     """
 
     def __init__(
-        self, model: Zaya | QuantizedZaya, num_slots: int, max_tokens: int, threads: int
+        self,
+        model: Zaya | QuantizedZaya,
+        num_slots: int,
+        max_tokens: int,
+        threads: int,
+        num_blocks: Mapping[str, int] | None = None,
     ) -> None:
         self.device = torch.device("cpu")
         self.cache = Cache(
-            model.config, num_slots, max_tokens, model.dtype, state_dtype=torch.float32
+            model.config,
+            num_slots,
+            max_tokens,
+            model.dtype,
+            num_blocks=num_blocks,
+            state_dtype=torch.float32,
         )
         self._library = load_library()
         self._model = model
