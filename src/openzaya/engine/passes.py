@@ -1,6 +1,7 @@
 """The forward pass over cache slots, by torch or by our own C++ kernels."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +14,8 @@ from openzaya.engine.native.build import compiler
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
 from openzaya.model.cache import Cache
-from openzaya.model.quantized import QuantizedZaya
+from openzaya.model.checkpoint import Source, load
+from openzaya.model.quantized import QuantizedZaya, load_quantized
 from openzaya.model.zaya import Zaya
 
 Kernels = Literal["auto", "native", "torch"]
@@ -92,6 +94,20 @@ class TorchPass:
 
     def refresh(self) -> None:
         """Nothing to do: the model's own tensors are read at every run."""
+
+
+def load_model(
+    path: str | Path, dtype: str = "float32", device: str = "cpu"
+) -> Zaya | QuantizedZaya:
+    """Load a folder as the engine runs it best: a quantized one as integers where that works.
+
+    Raises what `openzaya.load` raises.
+    """
+    source = Source(path)
+    if source.form is None or device != "cpu":
+        return load(path, dtype=dtype, device=device)
+    model = load_quantized(path)
+    return load(path, dtype=dtype) if _reason_against_native(model) else model
 
 
 def make_pass(

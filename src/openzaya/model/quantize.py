@@ -2,6 +2,8 @@
 
 A scale is a bfloat16 and a weight has at most 8 bits, so scale times weight is exact in fp32: a
 quantized model computes the very numbers of its dequantized copy.
+
+Deviation: D-021.
 """
 
 from dataclasses import dataclass

@@ -29,6 +29,9 @@ class NativePass:
     token's numbers do not depend on the tokens computed with it, bit for bit.
 
     Raises ConfigError where there is no compiler or the model's shape does not fit.
+
+    Paper: II; IV-D.
+    Deviation: D-020.
     """
 
     def __init__(
