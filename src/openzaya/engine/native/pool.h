@@ -1,12 +1,15 @@
 // Threads that help when they have a core, and are not waited for when they have none.
 //
-// Work is cut into chunks that the caller and its helpers take one by one. A helper that the
-// system does not run takes nothing, so on a busy machine the caller is alone but never blocked:
-// fixed shares per thread, as OpenMP deals them, would wait for the slowest.
+// Work is cut into chunks that the caller and its helpers take one by one; a helper that the system
+// does not run takes nothing, where fixed shares per thread, as OpenMP deals them, would wait for the
+// slowest. A helper may still lose its core in the middle of a chunk: after such a wait the caller
+// works alone for a while, longer each time it happens again.
 #pragma once
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 #include <vector>
@@ -36,7 +39,8 @@ class Pool {
   // Call work(chunk, thread) for every chunk in [0, chunks); returns when all are done.
   template <class Work>
   void run(int64_t chunks, Work&& work) {
-    if (threads_ == 1 || chunks <= 1) {
+    int64_t begun = threads_ == 1 || chunks <= 1 ? 0 : now_us();
+    if (begun == 0 || begun < alone_until_) {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) work(chunk, 0);
       return;
     }
@@ -49,31 +53,52 @@ class Pool {
     uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(generation << 32, std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst)) ticket_.notify_all();
-    take(generation, 0);
+    int64_t own = take(generation, 0);
+    int64_t idle_since = now_us();
     for (int spins = 0; done_.load(std::memory_order_acquire) < chunks; ++spins) {
       if (spins < 2000) RELAX();
       else sched_yield();  // a helper holds a chunk but not a core
     }
+    judge(now_us() - idle_since, (idle_since - begun) / std::max<int64_t>(own, 1));
   }
 
  private:
   using Call = void (*)(void*, int64_t, int);
 
-  // Take chunks of one generation until none is left.
-  void take(uint64_t generation, int thread) {
+  static int64_t now_us() {
+    auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::microseconds>(now).count();
+  }
+
+  // Decide from the wait at the end of a run, and the time of a chunk, whether helpers help.
+  void judge(int64_t waited_us, int64_t chunk_us) {
+    if (waited_us > 200 + 4 * chunk_us) {
+      alone_until_ = now_us() + alone_us_;
+      alone_us_ = std::min<int64_t>(2 * alone_us_, 200'000);
+      good_runs_ = 0;
+    } else if (++good_runs_ == 500) {
+      alone_us_ = 10'000;
+    }
+  }
+
+  // Take chunks of one generation until none is left; returns how many.
+  int64_t take(uint64_t generation, int thread) {
+    int64_t taken = 0;
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while (ticket >> 32 == generation) {
       Call call = call_.load(std::memory_order_relaxed);
       void* work = work_.load(std::memory_order_relaxed);
       int64_t chunk = int64_t(ticket & 0xffffffff);
-      if (chunk >= chunks_.load(std::memory_order_relaxed)) return;
+      if (chunk >= chunks_.load(std::memory_order_relaxed)) return taken;
       // Winning the exchange proves that what was read above belongs to this generation: the next
       // one cannot begin before this chunk is done.
       if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
       call(work, chunk, thread);
+      ++taken;
       done_.fetch_add(1, std::memory_order_release);
       ticket = ticket_.load(std::memory_order_acquire);
     }
+    return taken;
   }
 
   void help(int thread) {
@@ -105,6 +130,8 @@ class Pool {
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> work_{nullptr};
   std::atomic<int64_t> chunks_{0};
+  int64_t alone_until_ = 0, alone_us_ = 10'000;  // of the caller only
+  int good_runs_ = 0;
 };
 
 }  // namespace zaya
