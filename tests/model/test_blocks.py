@@ -12,8 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from model.tiny import MIXED, distance, tiny_config, tiny_model, tokens
 from torch import Tensor
 
+from openzaya.core.errors import ConfigError
 from openzaya.model.blocks import BLOCK_TOKENS, BlockPool, OutOfBlocksError, blocks_of
-from openzaya.model.cache import Cache, State
+from openzaya.model.cache import Cache
+from openzaya.model.cache_parts import State, blocks_within
 from openzaya.model.zaya import Zaya
 
 TOLERANCE = 1e-5
@@ -361,6 +363,32 @@ def test_idle_blocks_are_given_up_in_the_order_in_which_they_fell_idle() -> None
     assert pool.evictions == 3
     with pytest.raises(OutOfBlocksError, match="all 4 blocks"):
         pool.take()
+
+
+def test_no_more_idle_blocks_stay_than_allowed() -> None:
+    pool = BlockPool(5)
+    pool.on_evict, pool.max_idle = pool.forget, 2
+    blocks = [pool.take() for _ in range(4)]
+    for block in blocks:
+        pool.keep(block)
+        pool.drop(block)
+    assert [pool.is_idle(block) for block in blocks] == [False, False, True, True]
+    assert (pool.num_available, pool.evictions) == (5, 2)
+
+
+@pytest.mark.parametrize("changes", [{}, MIXED, {"precision": "paper"}])
+def test_a_cache_made_for_a_memory_takes_no_more_than_that(changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    states = config.num_hidden_layers * (2 * config.conv_channels + config.kv_channels // 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        blocks = blocks_within(config, 1_000_000, dtype)
+        cache = Cache(config, 1, 64, dtype, num_blocks=blocks)
+        (count,) = set(blocks.values())
+        kept = count * states * cache.conv.itemsize
+        full = cache.nbytes - cache.conv.nbytes - cache.delayed.nbytes + kept
+        assert full <= 1_000_000 < full * (count + 1) / count
+    with pytest.raises(ConfigError, match="1000 bytes hold no block of 64 tokens"):
+        blocks_within(config, 1000, torch.float32)
 
 
 def test_lengths_are_rounded_up_to_blocks() -> None:
