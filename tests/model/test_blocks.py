@@ -244,6 +244,9 @@ def test_the_layout_is_what_native_kernels_expect() -> None:
     assert keys[:, position + 1 :].abs().max() == 0
 
 
+KINDS = ("hybrid", "hybrid_sliding")
+
+
 class SharingMachine(RuleBasedStateMachine):
     """Slots that grow, fork, move and end, with kept blocks, against counts taken anew."""
 
@@ -296,12 +299,21 @@ class SharingMachine(RuleBasedStateMachine):
         self.cache.reset(slot)
         assert self.cache.lengths[slot] == 0
 
-    @rule(slot=st.integers(0, 3), kind=st.sampled_from(["hybrid", "hybrid_sliding"]))
+    @rule(slot=st.integers(0, 3), kind=st.sampled_from(KINDS))
     def keep(self, slot: int, kind: str) -> None:
         for block in self.cache.tables[kind][slot][: self.cache.lengths[slot] // BLOCK_TOKENS]:
             if block >= 0:
                 self.cache.pools[kind].keep(int(block))
                 self.kept[kind].setdefault(int(block), 0)
+
+    @precondition(lambda self: all(self.kept.values()))
+    @rule(slot=st.integers(0, 3), count=st.integers(1, 3))
+    def adopt(self, slot: int, count: int) -> None:
+        count = min(count, *(len(kept) for kept in self.kept.values()))
+        blocks = {kind: sorted(self.kept[kind])[:count] for kind in KINDS}
+        state = State(conv_LRC=self.cache.conv[:, slot], delayed_LW=self.cache.delayed[:, slot])
+        self.cache.adopt(slot, blocks, state)
+        assert self.cache.lengths[slot] == count * BLOCK_TOKENS
 
     @precondition(lambda self: any(self.kept.values()))
     @rule(data=st.data())
@@ -310,6 +322,15 @@ class SharingMachine(RuleBasedStateMachine):
         block = data.draw(st.sampled_from(sorted(self.kept[kind])))
         del self.kept[kind][block]
         self.cache.pools[kind].forget(block)
+
+    @rule(slot=st.integers(0, 3), index=st.integers(0, 3), kind=st.sampled_from(KINDS))
+    def replace(self, slot: int, index: int, kind: str) -> None:
+        """A slot goes on with a kept block in place of a full one of its own."""
+        if index < self.cache.lengths[slot] // BLOCK_TOKENS and self.kept[kind]:
+            own = self.cache.tables[kind][slot, index]
+            block = min(self.kept[kind])
+            if own not in (-1, block):
+                self.cache.replace(kind, slot, index, block)
 
     def snapshot(self) -> tuple[list[int], dict[str, list[list[int]]]]:
         tables = {kind: table.tolist() for kind, table in self.cache.tables.items()}
@@ -337,7 +358,6 @@ class SharingMachine(RuleBasedStateMachine):
                     assert (row[: blocks_of(length)] >= 0).all()
 
 
-KINDS = ("hybrid", "hybrid_sliding")
 TestSharing = SharingMachine.TestCase
 TestSharing.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 

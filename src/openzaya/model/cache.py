@@ -123,7 +123,7 @@ class Cache:
     def fork(self, src: int, dst: int) -> None:
         """Make slot `dst` continue where slot `src` is: full blocks shared, the last one copied.
 
-        Raises OutOfBlocksError, and changes nothing, when there is no block for the copy.
+        Raises OutOfBlocksError, with `dst` empty, when there is no block for the copy.
         """
         self.reset(dst)
         length = self.lengths[src]
