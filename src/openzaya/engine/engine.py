@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from openzaya.core.errors import ConfigError, RequestError
+from openzaya.core.errors import ConfigError, EngineError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
+from openzaya.engine.passes import Kernels
 from openzaya.engine.prefill import Chunk
 from openzaya.engine.prefix import PrefixCache
 from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
@@ -25,6 +26,7 @@ from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Scheduler
 from openzaya.engine.weights import replace_weights
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -43,11 +45,12 @@ class Engine:
 
     def __init__(
         self,
-        model: Zaya,
+        model: Zaya | QuantizedZaya,
         max_slots: int = 64,
         max_tokens: int | None = None,
         *,
         prefill_tokens: int = 2048,
+        kernels: Kernels = "auto",
         num_blocks: int | Mapping[str, int] | None = None,
         kept_blocks: int | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Engine:
         default enough for every slot's whole context. With less, requests wait, or are put back and
         go on later. `kept_blocks` bounds what stays of finished requests for prompts that begin
         alike: None = whatever is not in use, 0 = nothing.
+        `kernels` is "native" (our C++ on the CPU), "torch" or "auto": the former where it works.
         """
         positions = model.config.max_position_embeddings
         default = min(positions, DEFAULT_CONTEXT_TOKENS)
@@ -73,13 +77,16 @@ class Engine:
                 f"max_slots is {max_slots}, prefill_tokens {prefill_tokens} and kept_blocks "
                 f"{kept_blocks}, expected at least 1, 1 and 0; choose larger ones"
             )
+        self._model = model
         self.stats = EngineStats()
         self.prefill_tokens = prefill_tokens
         self._num_experts: int = model.config.num_experts
         self._vocab_size: int = model.config.vocab_size
         if isinstance(num_blocks, int):
             num_blocks = dict.fromkeys(model.config.layer_types, num_blocks)
-        self._runner = Runner(model, max_slots + 1, self.max_tokens, num_blocks)
+        self._runner = Runner(
+            model, max_slots + 1, self.max_tokens, kernels=kernels, num_blocks=num_blocks
+        )
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
         cache = self._runner.cache
         self._room = Room(cache)
@@ -108,6 +115,7 @@ class Engine:
         Paper: IV-B1 a (PipelineRL).
         """
         self._version += 1
+        self._runner.refresh()
         self._scheduler.new_version()
         return self._version
 
@@ -117,7 +125,11 @@ class Engine:
         `fingerprint` is that of engine/weights.py. Raises `EngineError`, and changes nothing, when
         names, shapes, dtypes or the fingerprint differ.
         """
-        replace_weights(self._runner.model, state, fingerprint)
+        if not isinstance(self._model, Zaya):
+            raise EngineError(
+                "a quantized model takes no new weights; load its folder with openzaya.load"
+            )
+        replace_weights(self._model, state, fingerprint)
         return self.bump_version()
 
     def clear_prefixes(self) -> None:

@@ -23,6 +23,7 @@ SINGLE = "model.safetensors"
 CHECKSUMS = "checksums.json"
 MAX_SHARD_BYTES = 5_000_000_000
 FILE_MODE = 0o644
+ALIGNMENT_BYTES = 8
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 """What is fetched of a hub repository: no code, no pickles."""
 
@@ -32,6 +33,8 @@ _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int8: "I8",
+    torch.uint8: "U8",
 }
 
 
@@ -264,9 +267,17 @@ def _split(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[list[TensorS
         yield group
 
 
+def _alignment(spec: TensorSpec) -> tuple[bool, int]:
+    odd = spec.num_bytes % ALIGNMENT_BYTES != 0
+    return odd, -spec.dtype.itemsize if odd else 0
+
+
 def _write(path: Path, specs: list[TensorSpec], checksums: dict[str, str]) -> None:
-    """Write one shard; wide dtypes first, so that every tensor is aligned to its item size."""
-    ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
+    """Write one shard in the order given, except for tensors of odd sizes.
+
+    Those go last, wide dtypes first, so that every tensor is aligned to its item size.
+    """
+    ordered = sorted(specs, key=_alignment)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for spec in ordered:
