@@ -90,7 +90,7 @@ def ours(args: argparse.Namespace, prompts: list[list[int]]) -> Run:
 
     model = load_model(args.folder, dtype="bfloat16")
     context = args.prompt + args.tokens + 8
-    engine = Engine(model, max_slots=args.batch, max_tokens=context, reuse_prefixes=False)
+    engine = Engine(model, max_slots=args.batch, max_tokens=context, kept_blocks=0)
 
     def run(tokens: int) -> None:
         engine.generate(prompts, SamplingParams(max_tokens=tokens, temperature=0.0))

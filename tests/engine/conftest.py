@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from openzaya.engine.native.build import compiler
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 
@@ -51,8 +52,13 @@ def long_model() -> Zaya:
     return spread_model(max_position_embeddings=512)
 
 
-@pytest.fixture(scope="session", params=["full", "sliding"])
+@pytest.fixture(scope="session", params=["full", "sliding", "native"])
 def any_model(request: pytest.FixtureRequest) -> Zaya:
-    """Return a model for contexts of several blocks, without and with sliding layers."""
-    changes = SLIDING if request.param == "sliding" else {}
+    """Return a model for contexts of several blocks: full, sliding, and of our kernels' shape."""
+    if request.param == "native" and compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    changes: dict[str, Any] = {} if request.param == "full" else dict(SLIDING)
+    if request.param == "native":
+        widths = ("hidden_size", "head_dim", "moe_intermediate_size", "router_hidden_size")
+        changes |= dict.fromkeys(widths, 32)
     return spread_model(max_position_embeddings=512, **changes)

@@ -34,7 +34,7 @@ def drain(engine: Engine) -> dict[int, Output]:
 def assert_undisturbed(
     model: Zaya, output: Output, prompt: list[int], params: SamplingParams
 ) -> None:
-    expected = make(model, max_slots=1, reuse_prefixes=False).generate([prompt], [params])[0]
+    expected = make(model, max_slots=1, kept_blocks=0).generate([prompt], [params])[0]
     assert output.token_ids == expected.token_ids
     assert output.finish_reason == expected.finish_reason
     np.testing.assert_allclose(output.logprobs, expected.logprobs, atol=1e-4)
@@ -59,13 +59,13 @@ def assert_empty(engine: Engine) -> None:
     assert all(tenant.num_running == 0 for tenant in scheduler.queue._tenants.values())
 
 
-@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("kept", [None, 2, 0])
 def test_a_preempted_request_ends_as_if_it_had_run_undisturbed(
-    any_model: Zaya, reuse: bool
+    any_model: Zaya, kept: int | None
 ) -> None:
     prompts = [ids(50 + 9 * i, i) for i in range(4)]
     params = [replace(PLAIN, seed=i, temperature=1.5, capture_experts=True) for i in range(4)]
-    engine = make(any_model, num_blocks=6, reuse_prefixes=reuse)
+    engine = make(any_model, num_blocks=6, kept_blocks=kept)
     outputs = engine.generate(prompts, params)
     assert engine.stats.preemptions > 0
     for output, prompt, own in zip(outputs, prompts, params, strict=True):
@@ -74,7 +74,7 @@ def test_a_preempted_request_ends_as_if_it_had_run_undisturbed(
 
 
 def test_the_least_urgent_steps_back_and_the_most_urgent_never(long_model: Zaya) -> None:
-    engine = make(long_model, num_blocks=6, reuse_prefixes=False)
+    engine = make(long_model, num_blocks=6, kept_blocks=0)
     # Admitted first, but of the lowest priority, so it must go although it is the oldest.
     low = engine.add(ids(60, 1), PLAIN, priority=5)
     engine.step()
@@ -99,7 +99,7 @@ def test_the_least_urgent_steps_back_and_the_most_urgent_never(long_model: Zaya)
 
 
 def test_a_prefill_steps_back_for_more_urgent_requests_that_decode(long_model: Zaya) -> None:
-    engine = make(long_model, num_blocks=6, prefill_tokens=40, reuse_prefixes=False)
+    engine = make(long_model, num_blocks=6, prefill_tokens=40, kept_blocks=0)
     params = replace(PLAIN, max_tokens=150)
     urgent = [engine.add(ids(30, seed), params) for seed in range(2)]
     while len(engine._scheduler.decoding) < 2 or engine._runner.cache.lengths[0] < 120:

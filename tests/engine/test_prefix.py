@@ -63,7 +63,7 @@ def test_prompts_that_begin_alike_give_what_they_give_without_reuse(
     else:
         pairs = zip(prompts, params, strict=True)
         outputs = [run(engine, prompt, own) for prompt, own in pairs]
-    plain = make(any_model, reuse_prefixes=False)
+    plain = make(any_model, kept_blocks=0)
     for output, prompt, own in zip(outputs, prompts, params, strict=True):
         assert_equal(output, plain.generate([prompt], [own])[0])
     stats = engine.stats
@@ -74,7 +74,7 @@ def test_prompts_that_begin_alike_give_what_they_give_without_reuse(
 
 
 def test_a_conversation_reuses_prompts_and_replies(any_model: Zaya) -> None:
-    engine, plain = make(any_model), make(any_model, reuse_prefixes=False)
+    engine, plain = make(any_model), make(any_model, kept_blocks=0)
     talk = ids(100)
     for turn in range(3):
         params = replace(PLAIN, max_tokens=50, seed=turn)
@@ -118,7 +118,7 @@ def test_candidates_share_one_prefill_whenever_they_arrive(any_model: Zaya) -> N
     assert engine.stats.tokens_prefilled == 200 + 8
     assert engine.stats.prefix_hit_tokens == 192
     for request_id, own in zip(requests, params, strict=True):
-        expected = make(any_model, reuse_prefixes=False).generate([prompt], [own])[0]
+        expected = make(any_model, kept_blocks=0).generate([prompt], [own])[0]
         assert_equal(outputs[request_id], expected)
     assert len({tuple(output.token_ids) for output in outputs.values()}) > 2
 
@@ -171,7 +171,7 @@ def test_what_runs_while_weights_change_is_kept_for_nobody(long_model: Zaya) -> 
 
 
 def test_experts_come_with_the_blocks_or_the_blocks_are_computed_again(any_model: Zaya) -> None:
-    engine, plain = make(any_model), make(any_model, reuse_prefixes=False)
+    engine, plain = make(any_model), make(any_model, kept_blocks=0)
     prompt = ids(100)
     # The first request does not ask, and yet its prompt's experts are known; its reply's are not.
     reply = run(engine, prompt, replace(PLAIN, max_tokens=100)).token_ids
@@ -184,7 +184,7 @@ def test_experts_come_with_the_blocks_or_the_blocks_are_computed_again(any_model
 
 
 def test_a_request_for_experts_does_not_join_a_prefill_that_lacks_them(long_model: Zaya) -> None:
-    engine, plain = make(long_model), make(long_model, reuse_prefixes=False)
+    engine, plain = make(long_model), make(long_model, kept_blocks=0)
     prompt = ids(100)
     longer = prompt + run(engine, prompt, replace(PLAIN, max_tokens=100)).token_ids
     engine.add(longer, PLAIN)
@@ -221,7 +221,7 @@ def test_without_the_blocks_of_its_window_a_prefix_of_sliding_layers_is_shorter(
 
     model = spread_model(max_position_embeddings=512, **SLIDING)
     engine, prompt = make(model), ids(257)
-    expected = run(make(model, reuse_prefixes=False), prompt)
+    expected = run(make(model, kept_blocks=0), prompt)
     run(engine, prompt)
     match = engine._prefix.match(np.array(prompt), "")
     assert match.num_tokens == 256
@@ -234,6 +234,18 @@ def test_without_the_blocks_of_its_window_a_prefix_of_sliding_layers_is_shorter(
     assert engine.stats.prefix_hit_tokens - before == 128
     # Computed again, the block is there again.
     assert engine._prefix.match(np.array(prompt), "").num_tokens == 256
+
+
+def test_no_more_blocks_are_kept_than_allowed(any_model: Zaya) -> None:
+    engine, prompt = make(any_model, kept_blocks=2), ids(300)
+    expected = run(make(any_model, kept_blocks=0), prompt)
+    run(engine, prompt)
+    assert all(pool.num_idle <= 2 for pool in engine._runner.cache.pools.values())
+    assert engine.stats.evictions > 0
+    # Of full blocks the first ones are left; without its window a sliding prefix is of no use.
+    sliding = "hybrid_sliding" in any_model.config.layer_types
+    assert_equal(run(engine, prompt), expected)
+    assert engine.stats.prefix_hit_tokens == (0 if sliding else 128)
 
 
 def test_kept_states_are_counted(long_model: Zaya) -> None:

@@ -12,8 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from model.tiny import MIXED, distance, tiny_config, tiny_model, tokens
 from torch import Tensor
 
+from openzaya.core.errors import ConfigError
 from openzaya.model.blocks import BLOCK_TOKENS, BlockPool, OutOfBlocksError, blocks_of
-from openzaya.model.cache import Cache, State
+from openzaya.model.cache import Cache
+from openzaya.model.cache_parts import State, blocks_within
 from openzaya.model.zaya import Zaya
 
 TOLERANCE = 1e-5
@@ -242,6 +244,9 @@ def test_the_layout_is_what_native_kernels_expect() -> None:
     assert keys[:, position + 1 :].abs().max() == 0
 
 
+KINDS = ("hybrid", "hybrid_sliding")
+
+
 class SharingMachine(RuleBasedStateMachine):
     """Slots that grow, fork, move and end, with kept blocks, against counts taken anew."""
 
@@ -294,12 +299,21 @@ class SharingMachine(RuleBasedStateMachine):
         self.cache.reset(slot)
         assert self.cache.lengths[slot] == 0
 
-    @rule(slot=st.integers(0, 3), kind=st.sampled_from(["hybrid", "hybrid_sliding"]))
+    @rule(slot=st.integers(0, 3), kind=st.sampled_from(KINDS))
     def keep(self, slot: int, kind: str) -> None:
         for block in self.cache.tables[kind][slot][: self.cache.lengths[slot] // BLOCK_TOKENS]:
             if block >= 0:
                 self.cache.pools[kind].keep(int(block))
                 self.kept[kind].setdefault(int(block), 0)
+
+    @precondition(lambda self: all(self.kept.values()))
+    @rule(slot=st.integers(0, 3), count=st.integers(1, 3))
+    def adopt(self, slot: int, count: int) -> None:
+        count = min(count, *(len(kept) for kept in self.kept.values()))
+        blocks = {kind: sorted(self.kept[kind])[:count] for kind in KINDS}
+        state = State(conv_LRC=self.cache.conv[:, slot], delayed_LW=self.cache.delayed[:, slot])
+        self.cache.adopt(slot, blocks, state)
+        assert self.cache.lengths[slot] == count * BLOCK_TOKENS
 
     @precondition(lambda self: any(self.kept.values()))
     @rule(data=st.data())
@@ -308,6 +322,15 @@ class SharingMachine(RuleBasedStateMachine):
         block = data.draw(st.sampled_from(sorted(self.kept[kind])))
         del self.kept[kind][block]
         self.cache.pools[kind].forget(block)
+
+    @rule(slot=st.integers(0, 3), index=st.integers(0, 3), kind=st.sampled_from(KINDS))
+    def replace(self, slot: int, index: int, kind: str) -> None:
+        """A slot goes on with a kept block in place of a full one of its own."""
+        if index < self.cache.lengths[slot] // BLOCK_TOKENS and self.kept[kind]:
+            own = self.cache.tables[kind][slot, index]
+            block = min(self.kept[kind])
+            if own not in (-1, block):
+                self.cache.replace(kind, slot, index, block)
 
     def snapshot(self) -> tuple[list[int], dict[str, list[list[int]]]]:
         tables = {kind: table.tolist() for kind, table in self.cache.tables.items()}
@@ -335,7 +358,6 @@ class SharingMachine(RuleBasedStateMachine):
                     assert (row[: blocks_of(length)] >= 0).all()
 
 
-KINDS = ("hybrid", "hybrid_sliding")
 TestSharing = SharingMachine.TestCase
 TestSharing.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
@@ -361,6 +383,32 @@ def test_idle_blocks_are_given_up_in_the_order_in_which_they_fell_idle() -> None
     assert pool.evictions == 3
     with pytest.raises(OutOfBlocksError, match="all 4 blocks"):
         pool.take()
+
+
+def test_no_more_idle_blocks_stay_than_allowed() -> None:
+    pool = BlockPool(5)
+    pool.on_evict, pool.max_idle = pool.forget, 2
+    blocks = [pool.take() for _ in range(4)]
+    for block in blocks:
+        pool.keep(block)
+        pool.drop(block)
+    assert [pool.is_idle(block) for block in blocks] == [False, False, True, True]
+    assert (pool.num_available, pool.evictions) == (5, 2)
+
+
+@pytest.mark.parametrize("changes", [{}, MIXED, {"precision": "paper"}])
+def test_a_cache_made_for_a_memory_takes_no_more_than_that(changes: dict[str, Any]) -> None:
+    config = tiny_config(**changes)
+    states = config.num_hidden_layers * (2 * config.conv_channels + config.kv_channels // 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        blocks = blocks_within(config, 1_000_000, dtype)
+        cache = Cache(config, 1, 64, dtype, num_blocks=blocks)
+        (count,) = set(blocks.values())
+        kept = count * states * cache.conv.itemsize
+        full = cache.nbytes - cache.conv.nbytes - cache.delayed.nbytes + kept
+        assert full <= 1_000_000 < full * (count + 1) / count
+    with pytest.raises(ConfigError, match="1000 bytes hold no block of 64 tokens"):
+        blocks_within(config, 1000, torch.float32)
 
 
 def test_lengths_are_rounded_up_to_blocks() -> None:

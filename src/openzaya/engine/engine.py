@@ -52,7 +52,7 @@ class Engine:
         prefill_tokens: int = 2048,
         kernels: Kernels = "auto",
         num_blocks: int | Mapping[str, int] | None = None,
-        reuse_prefixes: bool = True,
+        kept_blocks: int | None = None,
     ) -> None:
         """Allocate the cache: `max_slots` requests at once, of `max_tokens` context each.
 
@@ -60,7 +60,8 @@ class Engine:
         `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes.
         `num_blocks` bounds the memory: blocks of 64 tokens, for all layer types or by type; by
         default enough for every slot's whole context. With less, requests wait, or are put back and
-        go on later. `reuse_prefixes` keeps finished blocks for prompts that begin alike.
+        go on later. `kept_blocks` bounds what stays of finished requests for prompts that begin
+        alike: None = whatever is not in use, 0 = nothing.
         `kernels` is "native" (our C++ on the CPU), "torch" or "auto": the former where it works.
         """
         positions = model.config.max_position_embeddings
@@ -71,10 +72,10 @@ class Engine:
                 f"max_tokens is {max_tokens}, expected 2 to {positions} (max_position_embeddings "
                 "of the model); choose a context in that range"
             )
-        if max_slots < 1 or prefill_tokens < 1:
+        if max_slots < 1 or prefill_tokens < 1 or (kept_blocks or 0) < 0:
             raise ConfigError(
-                f"max_slots is {max_slots} and prefill_tokens {prefill_tokens}, expected at least "
-                "1 each; choose larger ones"
+                f"max_slots is {max_slots}, prefill_tokens {prefill_tokens} and kept_blocks "
+                f"{kept_blocks}, expected at least 1, 1 and 0; choose larger ones"
             )
         self._model = model
         self.stats = EngineStats()
@@ -89,7 +90,7 @@ class Engine:
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
         cache = self._runner.cache
         self._room = Room(cache)
-        self._prefix = PrefixCache(cache, enabled=reuse_prefixes)
+        self._prefix = PrefixCache(cache, kept_blocks)
         self._scheduler = Scheduler(max_slots, cache, self._prefix, self._ledger, self.stats)
         self._sampling = SamplingTable(max_slots)
         self._decode_batch: tuple[int, SamplingBatch] | None = None

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from openzaya.model.addresses import first_block
 from openzaya.model.blocks import BLOCK_TOKENS
-from openzaya.model.cache import NO_BLOCK, Cache, FilledBlock, State
+from openzaya.model.cache import NO_BLOCK, Cache
+from openzaya.model.cache_parts import FilledBlock, State
 from openzaya.model.config_keys import FULL, SLIDING
 
 DIGEST_BYTES = 16
@@ -83,18 +84,24 @@ class PrefixCache:
     at random, so that nobody can make two prompts collide on purpose.
     """
 
-    def __init__(self, cache: Cache, *, enabled: bool = True) -> None:
-        """Take over the eviction of all pools; not `enabled`, it neither keeps nor finds."""
+    def __init__(self, cache: Cache, max_idle: int | None = None) -> None:
+        """Take over the eviction of all pools.
+
+        At most `max_idle` blocks of each type are kept that nobody uses, by default all that there
+        are; with 0 nothing is kept, found or shared.
+        """
         self._cache = cache
         self._key = token_bytes(32)
         self._version = 0
         self._entries: dict[bytes, Entry] = {}
         self._owner: dict[str, dict[int, Entry]] = {kind: {} for kind in cache.pools}
-        self._enabled = cache.keeps_ends = enabled
+        cache.keeps_ends = max_idle != 0
         self.nbytes = 0
         """Bytes of all kept states and experts."""
         for kind, pool in cache.pools.items():
             pool.on_evict = partial(self._evict, kind)
+            if max_idle is not None:
+                pool.max_idle = max_idle
 
     def __len__(self) -> int:
         """Blocks that can be found."""

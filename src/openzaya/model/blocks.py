@@ -36,9 +36,12 @@ class BlockPool:
         self.refs: npt.NDArray[np.int32] = np.zeros(num_blocks, dtype=np.int32)
         """Sequences that refer to each block."""
         self.on_evict: Callable[[int], None] | None = None
-        """Called with an idle block that is about to be reused; it must `forget` the block."""
+        """Called with an idle block to give up; it must `forget` the block."""
+        self.max_idle = num_blocks
+        """Idle blocks beyond these are evicted although others are free: it bounds the memory that
+        is touched."""
         self.evictions = 0
-        """Idle blocks that were reused."""
+        """Idle blocks that were given up."""
         # The lowest ids first: memory that was never touched stays untouched.
         self._free = list(range(num_blocks))[::-1]
         self._kept: set[int] = set()
@@ -71,10 +74,7 @@ class BlockPool:
     def take(self) -> int:
         """Return a block for one owner, evicting the oldest idle one if none is free."""
         if not self._free and self._idle:
-            oldest = next(iter(self._idle))
-            self.evictions += 1
-            assert self.on_evict is not None, "kept blocks need somebody to forget them"
-            self.on_evict(oldest)
+            self._evict()
         if not self._free:
             raise OutOfBlocksError(
                 f"all {self.num_blocks} blocks of {BLOCK_TOKENS} tokens are in use; end or preempt "
@@ -93,10 +93,12 @@ class BlockPool:
         """Count one owner less."""
         self.refs[block] -= 1
         if self.refs[block] == 0:
-            if block in self._kept:
-                self._idle[block] = None
-            else:
+            if block not in self._kept:
                 self._free.append(block)
+                return
+            self._idle[block] = None
+            if len(self._idle) > self.max_idle:
+                self._evict()
 
     def keep(self, block: int) -> None:
         """Ask for a used block's contents to outlive its owners."""
@@ -108,3 +110,9 @@ class BlockPool:
         if block in self._idle:
             del self._idle[block]
             self._free.append(block)
+
+    def _evict(self) -> None:
+        """Let the owner of the contents forget the block that was idle longest."""
+        assert self.on_evict is not None, "kept blocks need somebody to forget them"
+        self.evictions += 1
+        self.on_evict(next(iter(self._idle)))

@@ -7,7 +7,6 @@ Paper: II.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,38 +16,11 @@ from torch import Tensor
 from openzaya.core.errors import RequestError
 from openzaya.model.addresses import LEAD, CacheRows, Slots, inner_ends, num_new_blocks
 from openzaya.model.blocks import BLOCK_TOKENS, BlockPool, OutOfBlocksError, blocks_of
+from openzaya.model.cache_parts import FilledBlock, State, make_stores, state_dtype_of
 from openzaya.model.config import ZayaConfig
 from openzaya.model.config_keys import FULL, SLIDING
-from openzaya.model.precision import PAPER, raise_to_fp32, rules_of
 
 NO_BLOCK = -1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class State:
-    """The tail of a sequence at one position, in all layers."""
-
-    conv_LRC: Tensor
-    """Inputs of the convolutions at the last two tokens, older first; R = 2."""
-    delayed_LW: Tensor
-    """Delayed half of the last token's values."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both parts."""
-        return self.conv_LRC.nbytes + self.delayed_LW.nbytes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilledBlock:
-    """A block that a pass filled, with the state at its end."""
-
-    slot: int
-    """Whose block."""
-    index: int
-    """Which block of the sequence."""
-    state: State
-    """What a sequence that continues there looks back on."""
 
 
 class Cache:
@@ -103,13 +75,15 @@ class Cache:
         }
         counts = dict.fromkeys(kinds, num_slots * max_blocks) if num_blocks is None else num_blocks
         self.pools = {kind: BlockPool(counts[kind]) for kind in kinds}
-        self._stores = {kind: _stores(config, kind, counts[kind], dtype, device) for kind in kinds}
+        self._stores = {
+            kind: make_stores(config, kind, counts[kind], dtype, device) for kind in kinds
+        }
         layers = {kind: list(zip(*store, strict=True)) for kind, store in self._stores.items()}
         pairs = [layers[kind].pop(0) for kind in config.layer_types]
         self.keys: list[Tensor] = [keys for keys, _ in pairs]
         self.values: list[Tensor] = [values for _, values in pairs]
         self._half = config.kv_channels // 2
-        wide = state_dtype or _state_dtype(config, dtype)
+        wide = state_dtype or state_dtype_of(config, dtype)
         self.conv, self.delayed = (
             torch.zeros((len(pairs), num_slots, *size), dtype=wide, device=device)
             for size in ((LEAD, config.conv_channels), (self._half,))
@@ -149,7 +123,7 @@ class Cache:
     def fork(self, src: int, dst: int) -> None:
         """Make slot `dst` continue where slot `src` is: full blocks shared, the last one copied.
 
-        Raises OutOfBlocksError, and changes nothing, when there is no block for the copy.
+        Raises OutOfBlocksError, with `dst` empty, when there is no block for the copy.
         """
         self.reset(dst)
         length = self.lengths[src]
@@ -314,22 +288,3 @@ class Cache:
                 stop = blocks_of(self.lengths[slot] + length)
                 table[slot, first:stop] = taken[given : given + stop - first]
                 given += stop - first
-
-
-def _stores(
-    config: ZayaConfig, kind: str, count: int, dtype: torch.dtype, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Return the keys and values of all blocks of the layers of one type."""
-    shape = (config.layer_types.count(kind), count, config.num_key_value_heads)
-    width = config.head_dim
-    # Zeros, not empty: a masked position has weight zero, but zero times NaN is NaN.
-    return (
-        torch.zeros((*shape, width, BLOCK_TOKENS), dtype=dtype, device=device),
-        torch.zeros((*shape, BLOCK_TOKENS, width), dtype=dtype, device=device),
-    )
-
-
-def _state_dtype(config: ZayaConfig, dtype: torch.dtype) -> torch.dtype:
-    """Return what conv and value state are kept in beside keys of `dtype`."""
-    is_paper = rules_of(config.precision) is PAPER
-    return raise_to_fp32(torch.empty(0, dtype=dtype)).dtype if is_paper else dtype
