@@ -17,10 +17,21 @@ from torch import Tensor
 from openzaya.core.errors import ConfigError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
-from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
+from openzaya.engine.listening import Listeners
+from openzaya.engine.request import (
+    EngineStats,
+    FinishReason,
+    OnToken,
+    Output,
+    Request,
+    SamplingParams,
+    check_ids,
+    check_prompt,
+)
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Chunk, Scheduler
+from openzaya.engine.steering import Steering
 from openzaya.model.zaya import Zaya
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -71,6 +82,8 @@ class Engine:
         self._scheduler = Scheduler(max_slots, self._runner.cache)
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
         self._sampling = SamplingTable(max_slots)
+        self._steering = Steering(self._vocab_size, self._runner.device)
+        self._listeners = Listeners()
         self._decode_batch: tuple[int, SamplingBatch] | None = None
         self._version = 0
         self._lock = Lock()
@@ -100,14 +113,28 @@ class Engine:
         waiting = self._arrived or self._aborted or self._unclaimed
         return bool(waiting) or self._scheduler.has_work
 
-    def add(self, prompt_ids: Sequence[int], params: SamplingParams, priority: int = 0) -> int:
+    @property
+    def num_running(self) -> int:
+        """Requests that are prefilled or decoded now."""
+        return self._scheduler.num_running
+
+    def add(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        priority: int = 0,
+        *,
+        on_token: OnToken | None = None,
+    ) -> int:
         """Queue a request and return its id; smaller `priority` is admitted first.
 
-        Raises `ContextLengthError` for a prompt that leaves no room for a token, `RequestError`
-        for one that is empty or holds ids outside the vocabulary.
+        `on_token` is called by `step` for every sampled token. Raises `ContextLengthError` for a
+        prompt that leaves no room for a token, `RequestError` for one that is empty and for ids
+        outside the vocabulary.
         """
         prompt = np.array(prompt_ids, dtype=np.int64)
         check_prompt(prompt, self.max_tokens, self._vocab_size)
+        check_ids(params, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
                 f"the model has {self._num_experts} experts, expected at most "
@@ -120,6 +147,7 @@ class Engine:
                 params=params,
                 priority=priority,
                 limit=min(params.max_tokens, self.max_tokens - len(prompt)),
+                on_token=on_token,
             )
             self._next_id += 1
             self._arrived.append(request)
@@ -182,8 +210,7 @@ class Engine:
         """Admit, prefill, decode; return the requests that ended."""
         outputs = self._take_messages()
         for request in self._scheduler.admit():
-            self._ledger.open(request)
-            self._sampling.open(request.row, request.params)
+            self._open(request)
         chunks = self._scheduler.next_chunks(self.prefill_tokens)
         if chunks:
             outputs += self._prefill(chunks)
@@ -206,13 +233,26 @@ class Engine:
         for request_id in aborted:
             slot = self._scheduler.find_slot(request_id)
             if slot is not None:
-                outputs.append(self._ledger.output(self._scheduler.decoding[slot], "abort"))
+                outputs.append(self._close(self._scheduler.decoding[slot], "abort"))
                 self._scheduler.release(slot)
             else:
                 withdrawn = self._scheduler.withdraw(request_id)
                 if withdrawn is not None:
-                    outputs.append(self._ledger.output(withdrawn, "abort"))
+                    outputs.append(self._close(withdrawn, "abort"))
         return outputs
+
+    def _open(self, request: Request) -> None:
+        """Start everything that is kept for an admitted request."""
+        self._ledger.open(request)
+        self._sampling.open(request.row, request.params)
+        self._steering.open(request)
+        self._listeners.open(request)
+
+    def _close(self, request: Request, reason: FinishReason) -> Output:
+        """End what `_open` started; return the request's output."""
+        self._steering.close(request.row)
+        self._listeners.close(request.row)
+        return self._ledger.output(request, reason)
 
     def _prefill(self, chunks: list[Chunk]) -> list[Output]:
         """Compute pieces of prompts; sample the first token of those that are complete."""
@@ -261,16 +301,23 @@ class Engine:
         rows = self._scheduler.row_of_slot[slots]
         drawn = self._sampling.uniforms(rows, self._ledger.counts[rows])
         uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
-        tokens_B, logprobs_B = sample(logits_BV, uniforms_B, batch)
-        finished = self._ledger.record(
-            rows, tokens_B.cpu().numpy(), logprobs_B.cpu().numpy(), self._version
-        )
+        forced_B = None
+        if not self._steering.is_idle:
+            logits_BV = self._steering.adjust(rows, logits_BV)
+            forced = self._steering.forced(rows)
+            forced_B = None if forced is None else torch.from_numpy(forced).to(logits_BV.device)
+        draw = sample(logits_BV, uniforms_B, batch, forced_B)
+        tokens = draw.tokens_B.cpu().numpy()
+        finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
+        if not self._steering.is_idle:
+            self._steering.count(rows, tokens)
+        self._listeners.tell(rows, draw, self._ledger, finished, self._version)
         self.stats.tokens_generated += len(slots)
         outputs = []
         # From the last slot down: the slot that moves into a gap is never a finished one.
         for slot in np.sort(slots[finished])[::-1].tolist():
             request = self._scheduler.decoding[slot]
-            outputs.append(self._ledger.output(request, self._ledger.reason(request.row)))
+            outputs.append(self._close(request, self._ledger.reason(request.row)))
             self._scheduler.release(slot)
         return outputs
 
