@@ -114,6 +114,11 @@ class Engine:
         return bool(waiting) or self._scheduler.has_work
 
     @property
+    def vocab_size(self) -> int:
+        """Ids that the model knows."""
+        return self._vocab_size
+
+    @property
     def num_running(self) -> int:
         """Requests that are prefilled or decoded now."""
         return self._scheduler.num_running
