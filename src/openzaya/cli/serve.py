@@ -18,7 +18,7 @@ examples:
   openzaya serve                                      the bundled nano model on 127.0.0.1:8000
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
-  openzaya serve --set drain_s=60                     any other setting
+  openzaya serve --set max_queue=256 --set drain_s=60 any other setting
 
 keys: one SHA-256 in hex per line (printf %s KEY | sha256sum), file mode 0600. Without --keys only
 this machine can ask. SIGTERM lets running requests finish, a second one ends at once.
@@ -36,7 +36,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keys", metavar="FILE", help="who may ask")
     parser.add_argument("--model-name", default="", help="name in the API [the folder's]")
-    parser.add_argument("--max-queue", type=int, default=64, help="choices that may wait [64]")
     parser.add_argument("--threads", type=int, default=0, help="of torch [free cores]")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change another setting"
@@ -81,7 +80,6 @@ def read_config(args: argparse.Namespace) -> "ServeConfig":
         host=args.host,
         port=args.port,
         model_name=args.model_name or Path(args.model).resolve().name,
-        max_queue=args.max_queue,
     )
     return resolve(config, [], args.set)
 
