@@ -49,7 +49,8 @@ def create_app(service: Service) -> ASGIApp:
         route("/metrics", "GET", show_metrics),
         route("/openapi.json", "GET", show_openapi),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: not_found})
+    handlers = {HTTPException: not_found, ApiError: refuse}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, service)
 
@@ -74,6 +75,12 @@ class Endpoint:
             )
         answer = await self._handler(self._service, request)
         await answer(scope, receive, send)
+
+
+async def refuse(_request: Request, error: Exception) -> Response:
+    """Answer for what a route refused."""
+    assert isinstance(error, ApiError)
+    return error_response(error)
 
 
 async def not_found(_request: Request, _error: Exception) -> Response:
