@@ -49,7 +49,7 @@ def create_app(service: Service) -> ASGIApp:
         route("/metrics", "GET", show_metrics),
         route("/openapi.json", "GET", show_openapi),
     ]
-    handlers = {HTTPException: not_found, ApiError: refuse}
+    handlers = {HTTPException: not_found, ApiError: refuse, Exception: fail}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, service)
@@ -81,6 +81,11 @@ async def refuse(_request: Request, error: Exception) -> Response:
     """Answer for what a route refused."""
     assert isinstance(error, ApiError)
     return error_response(error)
+
+
+async def fail(_request: Request, _error: Exception) -> Response:
+    """Answer for a failure of ours; the guard writes it to the log."""
+    return error_response(ApiError(500, "an internal error; the server's log says where"))
 
 
 async def not_found(_request: Request, _error: Exception) -> Response:
