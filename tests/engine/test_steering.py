@@ -185,6 +185,9 @@ def test_an_aborted_request_is_told_no_more_and_leaves_nothing_behind(model: Zay
         ({"presence_penalty": float("nan")}, "presence_penalty is nan"),
         ({"frequency_penalty": float("inf")}, "frequency_penalty is inf"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty is"),
+        ({"presence_penalty": 1e39}, "presence_penalty is"),
+        ({"temperature": 1e-30}, "temperature is"),
         ({"logit_bias": ((1, float("nan")),)}, "logit_bias"),
         ({"top_logprobs": 21}, "top_logprobs is 21"),
         ({"think_budget": 3}, "think_end_ids"),
@@ -194,6 +197,22 @@ def test_an_aborted_request_is_told_no_more_and_leaves_nothing_behind(model: Zay
 def test_values_that_cannot_be_honoured_are_refused(changes: dict, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         SamplingParams(max_tokens=1, **changes)
+
+
+def test_the_most_extreme_values_taken_leave_the_engine_alive(model: Zaya) -> None:
+    worst = SamplingParams(
+        max_tokens=8,
+        temperature=1e-4,
+        presence_penalty=-1e4,
+        frequency_penalty=-1e4,
+        repetition_penalty=0.01,
+        logit_bias=tuple((token, 1e4 * (-1) ** token) for token in range(40)),
+        top_p=5e-324,
+        min_p=5e-324,
+    )
+    for changes in ({}, {"repetition_penalty": 100.0}, {"presence_penalty": 1e4}):
+        (events,) = listen(model, [PROMPT], [replace(worst, **changes)])
+        assert all(np.isfinite(event.logprob) for event in events)
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,10 @@ def test_a_failing_engine_fails_its_requests_and_nothing_hangs(server, monkeypat
 
 
 def test_a_route_that_breaks_is_a_500_without_words(server, monkeypatch, caplog):
+    prompt = " ".join(["the", "secret", "prompt"])
+
     def broken(*_):
-        raise ValueError("the secret prompt")
+        raise ValueError(prompt)
 
     monkeypatch.setattr("openzaya.serve.service.Service.asks", broken)
     status, body, _ = server.ask("/v1/chat/completions", LONG)

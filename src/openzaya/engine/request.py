@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,10 @@ from openzaya.core.errors import ContextLengthError, RequestError
 
 FinishReason = Literal["stop", "length", "abort"]
 MAX_TOP_LOGPROBS = 20
+MIN_TEMPERATURE = 1e-4
+"""A smaller one above 0 would leave the range of fp32 logits."""
+MAX_SHIFT = 1e4
+"""What a penalty or a bias may add to a logit at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,28 +66,38 @@ class SamplingParams:
         """Refuse values that no sampler could honor."""
         checks = (
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, 0.0 <= self.temperature < np.inf, "finite and >= 0"),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature == 0 or MIN_TEMPERATURE <= self.temperature < np.inf,
+                f"0, or finite and at least {MIN_TEMPERATURE}",
+            ),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "in (0, 1]"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
-            ("presence_penalty", self.presence_penalty, isfinite(self.presence_penalty), "finite"),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                abs(self.presence_penalty) <= MAX_SHIFT,
+                f"at most {MAX_SHIFT} in size",
+            ),
             (
                 "frequency_penalty",
                 self.frequency_penalty,
-                isfinite(self.frequency_penalty),
-                "finite",
+                abs(self.frequency_penalty) <= MAX_SHIFT,
+                f"at most {MAX_SHIFT} in size",
             ),
             (
                 "repetition_penalty",
                 self.repetition_penalty,
-                0.0 < self.repetition_penalty < np.inf,
-                "finite and > 0",
+                0.01 <= self.repetition_penalty <= 100.0,
+                "in [0.01, 100]",
             ),
             (
                 "logit_bias",
                 self.logit_bias,
-                all(isfinite(bias) for _, bias in self.logit_bias),
-                "finite",
+                all(abs(bias) <= MAX_SHIFT for _, bias in self.logit_bias),
+                f"at most {MAX_SHIFT} in size",
             ),
             (
                 "top_logprobs",

@@ -150,9 +150,9 @@ async def show_metrics(service: Service, _request: Request) -> Response:
     return Response(service.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-async def show_openapi(_service: Service, _request: Request) -> Response:
+async def show_openapi(service: Service, _request: Request) -> Response:
     """Answer GET /openapi.json."""
-    return answer(document())
+    return answer(document(service.model_name))
 
 
 def card(service: Service) -> dict[str, Any]:

@@ -44,10 +44,12 @@ ERROR = {
 
 
 @cache
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document."""
+def document(model_name: str) -> dict[str, Any]:
+    """Return the OpenAPI document of a server with one model."""
     kinds = [(kind, "validation") for kind, _ in POSTS.values()]
     _, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    for kind, _ in POSTS.values():
+        schemas["$defs"][kind.__name__]["properties"]["model"] = {"enum": [model_name]}
     paths: dict[str, Any] = {}
     for path, (kind, summary) in POSTS.items():
         body = {"$ref": f"#/components/schemas/{kind.__name__}"}
@@ -68,7 +70,7 @@ def document() -> dict[str, Any]:
         "info": {"title": "openzaya", "version": __version__},
         "paths": paths,
         "components": {
-            "schemas": {**schemas.get("$defs", {}), "Error": ERROR},
+            "schemas": {**schemas["$defs"], "Error": ERROR},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}, {}],

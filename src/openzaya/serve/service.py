@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from openzaya.core.seeding import stream_seed
-from openzaya.engine.request import SamplingParams
+from openzaya.engine.request import MIN_TEMPERATURE, SamplingParams
 from openzaya.serve.chat import ChatCodec
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.driver import Driver
@@ -102,7 +102,7 @@ class Service:
             }
         return SamplingParams(
             max_tokens=limit,
-            temperature=_given(request.temperature, 1.0),
+            temperature=_temperature(request),
             top_p=_given(request.top_p, 1.0),
             top_k=max(0, request.top_k or 0),
             min_p=request.min_p or 0.0,
@@ -131,6 +131,12 @@ class Service:
 
 def _given(value: float | None, default: float) -> float:
     return default if value is None else value
+
+
+def _temperature(request: Sampling) -> float:
+    """Return the temperature; one too small to divide by is greedy."""
+    wanted = _given(request.temperature, 1.0)
+    return wanted if wanted >= MIN_TEMPERATURE else 0.0
 
 
 def _num_top(request: Sampling) -> int:
