@@ -9,6 +9,7 @@ from openzaya.engine.native import build
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.passes import TorchPass, make_pass
 from openzaya.engine.request import SamplingParams
+from openzaya.engine.sampling import SamplingTable, sample
 from openzaya.model.presets import preset
 from openzaya.model.quantize import FORMATS, dequantize, is_quantized, quantize
 from openzaya.model.quantized import QuantizedZaya
@@ -55,7 +56,7 @@ def run_all(forward: NativePass | TorchPass, ids: np.ndarray, slot: int, *cuts: 
     parts = []
     for piece in np.split(ids, cuts):
         out, _ = forward.run(piece, [len(piece)], [slot], np.arange(len(piece)), want_experts=False)
-        parts.append(out)
+        parts.append(out.clone())
     return torch.cat(parts)
 
 
@@ -91,6 +92,31 @@ def test_a_documents_numbers_do_not_depend_on_how_it_is_cut_or_on_company(
             np.concatenate(pieces), [25, 1, 7, 13], [4, 0, 1, 2], np.arange(25), want_experts=False
         )
         assert torch.equal(out, whole[start : start + 25])
+
+
+def test_drawing_is_that_of_the_sampler_in_torch() -> None:
+    forward = native(random_model(vocab_size=395))  # not a multiple of the vector's width
+    rows = 400
+    generator = torch.Generator().manual_seed(0)
+    logits_BV = torch.randn(rows, 395, generator=generator) * 4
+    logits_BV[:, 7] = -torch.inf
+    temperatures = np.random.default_rng(0).choice([0.0, 0.5, 1.0, 1.7], rows)
+    table = SamplingTable(rows)
+    for row, temperature in enumerate(temperatures):
+        table.open(row, SamplingParams(max_tokens=1, temperature=temperature, seed=row))
+    order = np.arange(rows)
+    batch = table.batch(order, torch.device("cpu"))
+    uniforms = table.uniforms(order, np.zeros(rows, dtype=int))
+    uniforms[:20] = [0.0] * 10 + [np.nextafter(np.float32(1), np.float32(0))] * 10
+    expected = sample(logits_BV, torch.from_numpy(uniforms), batch)
+    found = forward.draw(logits_BV, uniforms, batch)
+    assert found is not None
+    assert (found[0] == expected.tokens_B).float().mean() > 0.99
+    same = found[0] == expected.tokens_B
+    assert torch.allclose(found[1][same], expected.logprobs_B[same], atol=1e-5)
+    assert 7 not in found[0]
+    logits_BV[3, 5] = torch.nan
+    assert forward.draw(logits_BV, uniforms, batch)[1][3].isnan()
 
 
 def test_the_state_at_an_inner_block_end_is_the_state_of_the_shorter_document() -> None:

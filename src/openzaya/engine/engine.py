@@ -17,14 +17,25 @@ from torch import Tensor
 from openzaya.core.errors import ConfigError, EngineError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
+from openzaya.engine.listening import Listeners
 from openzaya.engine.passes import Kernels
 from openzaya.engine.prefill import Chunk
 from openzaya.engine.prefix import PrefixCache
-from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
+from openzaya.engine.request import (
+    EngineStats,
+    FinishReason,
+    OnToken,
+    Output,
+    Request,
+    SamplingParams,
+    check_ids,
+    check_prompt,
+)
 from openzaya.engine.room import Room
 from openzaya.engine.runner import Runner
-from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
+from openzaya.engine.sampling import Draw, SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Scheduler
+from openzaya.engine.steering import Steering
 from openzaya.engine.weights import replace_weights
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
@@ -93,6 +104,8 @@ class Engine:
         self._prefix = PrefixCache(cache, kept_blocks)
         self._scheduler = Scheduler(max_slots, cache, self._prefix, self._ledger, self.stats)
         self._sampling = SamplingTable(max_slots)
+        self._steering = Steering(self._vocab_size, self._runner.device)
+        self._listeners = Listeners()
         self._decode_batch: tuple[int, SamplingBatch] | None = None
         self._version = 0
         self._lock = Lock()
@@ -142,6 +155,16 @@ class Engine:
         waiting = self._arrived or self._aborted or self._unclaimed
         return bool(waiting) or self._scheduler.has_work
 
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model knows."""
+        return self._vocab_size
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are prefilled or decoded now."""
+        return self._scheduler.num_running
+
     def add(
         self,
         prompt_ids: Sequence[int],
@@ -150,17 +173,21 @@ class Engine:
         *,
         tenant: str = "",
         salt: str = "",
+        on_token: OnToken | None = None,
     ) -> int:
         """Queue a request and return its id; smaller `priority` is admitted first.
 
         Requests of one priority are admitted so that every `tenant` is served alike. Only requests
-        with the same `salt` share what was computed of equal prompts.
+        with the same `salt` share what was computed of equal prompts. `on_token` is called by
+        `step` for every sampled token.
 
         Raises `ContextLengthError` for a prompt that leaves no room for a token, `RequestError`
-        for one that is empty, holds ids outside the vocabulary or needs more blocks than there are.
+        for one that is empty, for ids outside the vocabulary and for one that needs more blocks
+        than there are.
         """
         prompt = np.array(prompt_ids, dtype=np.int64)
         check_prompt(prompt, self.max_tokens, self._vocab_size)
+        check_ids(params, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
                 f"the model has {self._num_experts} experts, expected at most "
@@ -177,6 +204,7 @@ class Engine:
                 limit=limit,
                 tenant=tenant,
                 salt=salt,
+                on_token=on_token,
             )
             self._next_id += 1
             self._arrived.append(request)
@@ -239,8 +267,7 @@ class Engine:
         """Admit, prefill, decode; return the requests that ended."""
         outputs = self._take_messages()
         for request in self._scheduler.admit():
-            self._ledger.open(request)
-            self._sampling.open(request.row, request.params)
+            self._open(request)
         chunks = self._scheduler.next_chunks(self.prefill_tokens)
         if chunks:
             outputs += self._prefill(chunks)
@@ -266,13 +293,26 @@ class Engine:
         for request_id in aborted:
             slot = self._scheduler.find_slot(request_id)
             if slot is not None:
-                outputs.append(self._ledger.output(self._scheduler.decoding[slot], "abort"))
+                outputs.append(self._close(self._scheduler.decoding[slot], "abort"))
                 self._scheduler.release(slot)
             else:
                 withdrawn = self._scheduler.withdraw(request_id)
                 if withdrawn is not None:
-                    outputs.append(self._ledger.output(withdrawn, "abort"))
+                    outputs.append(self._close(withdrawn, "abort"))
         return outputs
+
+    def _open(self, request: Request) -> None:
+        """Start everything that is kept for an admitted request."""
+        self._ledger.open(request)
+        self._sampling.open(request.row, request.params)
+        self._steering.open(request)
+        self._listeners.open(request)
+
+    def _close(self, request: Request, reason: FinishReason) -> Output:
+        """End what `_open` started; return the request's output."""
+        self._steering.close(request.row)
+        self._listeners.close(request.row)
+        return self._ledger.output(request, reason)
 
     def _prefill(self, chunks: list[Chunk]) -> list[Output]:
         """Compute pieces of prompts; sample the first token of those that are complete."""
@@ -321,17 +361,28 @@ class Engine:
         """Sample one token for each slot, record it, and end the requests it finishes."""
         rows = self._scheduler.row_of_slot[slots]
         drawn = self._sampling.uniforms(rows, self._ledger.counts[rows])
-        uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
-        tokens_B, logprobs_B = sample(logits_BV, uniforms_B, batch)
-        finished = self._ledger.record(
-            rows, tokens_B.cpu().numpy(), logprobs_B.cpu().numpy(), self._version
-        )
+        forced_B = None
+        if not self._steering.is_idle:
+            logits_BV = self._steering.adjust(rows, logits_BV)
+            forced = self._steering.forced(rows)
+            forced_B = None if forced is None else torch.from_numpy(forced).to(logits_BV.device)
+        fast = self._runner.draw(logits_BV, drawn, batch) if forced_B is None else None
+        if fast is not None:
+            draw = Draw(*fast, logits_BV, batch.temperature_B1)
+        else:
+            uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
+            draw = sample(logits_BV, uniforms_B, batch, forced_B)
+        tokens = draw.tokens_B.cpu().numpy()
+        finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
+        if not self._steering.is_idle:
+            self._steering.count(rows, tokens)
+        self._listeners.tell(rows, draw, self._ledger, finished, self._version)
         self.stats.tokens_generated += len(slots)
         outputs = []
         # From the last slot down: the slot that moves into a gap is never a finished one.
         for slot in np.sort(slots[finished])[::-1].tolist():
             request = self._scheduler.decoding[slot]
-            outputs.append(self._ledger.output(request, self._ledger.reason(request.row)))
+            outputs.append(self._close(request, self._ledger.reason(request.row)))
             self._scheduler.release(slot)
         return outputs
 

@@ -13,6 +13,7 @@ from openzaya.core.errors import ConfigError
 from openzaya.engine.native.build import compiler
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
+from openzaya.engine.sampling import SamplingBatch
 from openzaya.model.cache import Cache
 from openzaya.model.checkpoint import Source, load
 from openzaya.model.quantized import QuantizedZaya, load_quantized
@@ -41,9 +42,15 @@ class Pass(Protocol):
     ) -> tuple[Tensor, Experts | None]:
         """Continue `slots[i]` by the next `lengths[i]` of the packed ids.
 
-        Returns the logits [N, V] after the packed tokens named by `outputs`, and the class of
-        every token and layer [T, L] (E = skip) if wanted.
+        Returns the logits [N, V] after the packed tokens named by `outputs`, good until the next
+        run, and the class of every token and layer [T, L] (E = skip) if wanted.
         """
+        ...
+
+    def draw(
+        self, logits_BV: Tensor, uniforms: npt.NDArray[np.float32], batch: SamplingBatch
+    ) -> tuple[Tensor, Tensor] | None:
+        """Draw tokens and their log-probabilities faster than torch; None where it cannot."""
         ...
 
     def refresh(self) -> None:
@@ -91,6 +98,11 @@ class TorchPass:
         hidden_ND = trunk.hidden_TD[torch.from_numpy(outputs).to(self.device)]
         experts = trunk.experts_TL.to(torch.uint8).cpu().numpy() if want_experts else None
         return self._model.head(hidden_ND), experts
+
+    def draw(
+        self, logits_BV: Tensor, uniforms: npt.NDArray[np.float32], batch: SamplingBatch
+    ) -> tuple[Tensor, Tensor] | None:
+        """Leave it to `sampling.sample`."""
 
     def refresh(self) -> None:
         """Nothing to do: the model's own tensors are read at every run."""

@@ -27,6 +27,7 @@ class Runner:
         self._pass = make_pass(model, num_slots, max_tokens, kernels, num_blocks)
         self.device = self._pass.device
         self.cache = self._pass.cache
+        self.draw = self._pass.draw
         self._ones = [1] * num_slots
         self._slots = list(range(num_slots))
 

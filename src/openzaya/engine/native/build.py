@@ -15,7 +15,7 @@ from pathlib import Path
 
 from openzaya.core.errors import ConfigError
 
-SOURCES = ("vec.h", "pool.h", "matmul.h", "attention.h", "forward.cpp")
+SOURCES = ("vec.h", "pool.h", "matmul.h", "attention.h", "sample.h", "forward.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("g++", "clang++", "c++")
 COMPILE_TIMEOUT_S = 300
@@ -60,6 +60,13 @@ def load_library() -> ctypes.CDLL:
     library.zaya_close.argtypes = [ctypes.c_void_p]
     library.zaya_forward.restype = None
     library.zaya_forward.argtypes = [ctypes.c_void_p] * 3
+    library.zaya_draw.restype = None
+    library.zaya_draw.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 5,
+    ]
     return library
 
 

@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "matmul.h"
 #include "pool.h"
+#include "sample.h"
 #include "vec.h"
 
 namespace zaya {
@@ -518,5 +519,17 @@ void* zaya_open(const zaya::Model* model, int threads) { return new zaya::Engine
 void zaya_close(void* engine) { delete static_cast<zaya::Engine*>(engine); }
 void zaya_forward(void* engine, const zaya::Cache* cache, const zaya::Batch* batch) {
   zaya::Pass(*static_cast<zaya::Engine*>(engine), *cache, *batch).run();
+}
+
+// One token for each row of logits [N, V]; see sample.h.
+void zaya_draw(void* engine, const float* logits, int64_t rows, const float* temperatures,
+               const uint8_t* greedy, const float* uniforms, int64_t* tokens, float* logprobs) {
+  auto& e = *static_cast<zaya::Engine*>(engine);
+  int64_t size = e.model.vocab;
+  e.pool.run(rows, [&](int64_t i, int) {
+    auto drawn = zaya::draw(logits + i * size, size, temperatures[i], greedy[i], uniforms[i]);
+    tokens[i] = drawn.token;
+    logprobs[i] = drawn.logprob;
+  });
 }
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openzaya.engine.native import layout
 from openzaya.engine.native.build import load_library
+from openzaya.engine.sampling import SamplingBatch
 from openzaya.model.cache import Cache
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
@@ -55,6 +56,7 @@ class NativePass:
         self._model = model
         self._threads = threads
         self._handle: int | None = None
+        self._logits = torch.empty(0)
         self._layers = (layout.CacheLayer * model.config.num_hidden_layers)()
         for index, kind in enumerate(model.config.layer_types):
             self._layers[index] = layout.CacheLayer(
@@ -113,7 +115,7 @@ class NativePass:
         past = np.asarray(chosen.starts, dtype=np.int32)
         wanted = np.asarray(outputs, dtype=np.int32)
         ends = chosen.inner_ends.astype(np.int32)
-        logits_NV = torch.empty(len(wanted), config.vocab_size)
+        logits_NV = self._logits_buffer(len(wanted))
         experts = None
         if want_experts:
             experts = np.empty((len(ids), config.num_hidden_layers), dtype=np.uint8)
@@ -136,3 +138,41 @@ class NativePass:
         self._library.zaya_forward(self._handle, ctypes.byref(self._store), ctypes.byref(batch))
         cache.advance(chosen, list(lengths))
         return logits_NV, experts
+
+    def draw(
+        self, logits_BV: Tensor, uniforms: npt.NDArray[np.float32], batch: SamplingBatch
+    ) -> tuple[Tensor, Tensor] | None:
+        """Draw a token for every row, [B], with its log-probability, [B].
+
+        The meaning is that of `sampling.sample`, except that a draw at the very border of two
+        tokens may round to the other one. None when some row samples from a part of the vocabulary.
+        """
+        if batch.truncation is not None:
+            return None
+        count = logits_BV.shape[0]
+        logits_BV = logits_BV.float().contiguous()
+        ones_B1 = torch.ones(count, 1) if batch.temperature_B1 is None else batch.temperature_B1
+        greedy_B = torch.full((count,), batch.all_greedy)
+        if batch.greedy_B is not None:
+            greedy_B = batch.greedy_B
+        uniforms = np.ascontiguousarray(uniforms)
+        tokens_B = torch.empty(count, dtype=torch.int64)
+        logprobs_B = torch.empty(count)
+        self._library.zaya_draw(
+            self._handle,
+            logits_BV.data_ptr(),
+            count,
+            ones_B1.data_ptr(),
+            greedy_B.data_ptr(),
+            uniforms.ctypes.data,
+            tokens_B.data_ptr(),
+            logprobs_B.data_ptr(),
+        )
+        return tokens_B, logprobs_B
+
+    def _logits_buffer(self, rows: int) -> Tensor:
+        """Return [N, V] numbers to write to: fresh memory would cost a page fault per 4 KiB."""
+        vocab = self._model.config.vocab_size
+        if self._logits.numel() < rows * vocab:
+            self._logits = torch.empty(rows * vocab)
+        return self._logits[: rows * vocab].view(rows, vocab)
