@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serve_soak import rss_mib, serving
@@ -38,7 +39,8 @@ def schemathesis(program: str, url: str, examples: int, seed: int) -> int:
     """Run schemathesis; return its exit code."""
     words = ["run", f"{url}/openapi.json", "--checks", "not_a_server_error", "--phases", "fuzzing"]
     words += ["--max-examples", str(examples // 8 + 1), "--seed", str(seed), "--mode", "all"]
-    return subprocess.run([program, *words], check=False).returncode
+    with TemporaryDirectory() as scratch:  # it leaves a folder where it runs
+        return subprocess.run([program, *words], check=False, cwd=scratch).returncode
 
 
 def broken(rng: Random) -> bytes:

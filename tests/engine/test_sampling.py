@@ -66,7 +66,7 @@ def test_the_distribution_drawn_from_is_the_definition_whatever_else_is_in_the_b
     expected = reference(logits_BV[-1].tolist(), params)
     table, rows = batch_of([SamplingParams(max_tokens=1), *others, *[params] * count])
     uniforms_B = torch.cat([torch.zeros(4), torch.arange(count) / count])
-    tokens_B, logprobs_B, _ = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
+    tokens_B, logprobs_B, *_ = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
     assert int(tokens_B[2]) == int(logits_BV[2].argmax())
     found = dict(zip(tokens_B[4:].tolist(), logprobs_B[4:].exp().tolist(), strict=True))
     for token, probability in found.items():
@@ -110,7 +110,7 @@ def test_equal_logits_give_equal_tokens_in_any_company() -> None:
     )
     together_B, logprobs_B, *_ = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
     for i in range(64):
-        token_1, logprob_1, _ = sample(
+        token_1, logprob_1, *_ = sample(
             logits_BV[i : i + 1], uniforms_B[i : i + 1], table.batch(rows[i : i + 1], CPU)
         )
         assert int(token_1) == int(together_B[i])

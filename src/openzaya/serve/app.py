@@ -13,10 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openzaya.serve import generation, metrics
 from openzaya.serve.errors import ApiError
-from openzaya.serve.guard import Guard, error_response
-from openzaya.serve.json_body import read_json
+from openzaya.serve.guard import ROUTE, Guard, error_response
 from openzaya.serve.openapi import document
-from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest, read
+from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest
 from openzaya.serve.service import Service
 from openzaya.serve.stream import to_json
 
@@ -27,7 +26,7 @@ def create_app(service: Service) -> ASGIApp:
     """Return the application; its lifespan starts and stops the engine's thread."""
 
     def route(path: str, method: str, handler: Handler) -> Route:
-        return Route(path, Endpoint(service, handler, method))
+        return Route(path, Endpoint(service, handler, method, path))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -58,7 +57,8 @@ def create_app(service: Service) -> ASGIApp:
 class Endpoint:
     """One route for one method; its answer may be any ASGI application."""
 
-    def __init__(self, service: Service, handler: Handler, method: str) -> None:
+    def __init__(self, service: Service, handler: Handler, method: str, path: str) -> None:
+        self._path = path
         self._service = service
         self._handler = handler
         self._method = method
@@ -66,6 +66,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         request = Request(scope, receive)
+        scope[ROUTE] = self._path
         if request.method != self._method and (request.method, self._method) != ("HEAD", "GET"):
             raise ApiError(
                 405,
@@ -95,11 +96,10 @@ async def not_found(_request: Request, _error: Exception) -> Response:
 
 async def tokenize(service: Service, request: Request) -> Response:
     """Answer POST /tokenize: the ids of a text or of a chat's prompt."""
-    config, codec = service.config, service.codec
-    ask = read(TokenizeRequest, await read_json(request, config.max_body_bytes, config.body_s))
-    service.check_model(ask.model)
+    codec = service.codec
+    ask = await service.read(request, TokenizeRequest)
 
-    def encode() -> list[int]:
+    def ids() -> list[int]:
         if ask.messages is not None:
             options = ask.chat_template_kwargs
             thinks = options is None or options.enable_thinking
@@ -108,19 +108,21 @@ async def tokenize(service: Service, request: Request) -> Response:
         tokenizer = codec.tokenizer
         return tokenizer.encode(text) if ask.parse_special else tokenizer.encode_plain(text)
 
-    ids = await service.encode(encode)
-    return answer({"tokens": ids, "count": len(ids), "max_model_len": service.context_tokens})
+    def body() -> Response:
+        tokens = ids()
+        told = {"tokens": tokens, "count": len(tokens), "max_model_len": service.context_tokens}
+        return answer(told)
+
+    return await service.encode(body)
 
 
 async def detokenize(service: Service, request: Request) -> Response:
     """Answer POST /detokenize: the text of ids."""
-    config, tokenizer = service.config, service.codec.tokenizer
-    ask = read(DetokenizeRequest, await read_json(request, config.max_body_bytes, config.body_s))
-    service.check_model(ask.model)
+    tokenizer = service.codec.tokenizer
+    ask = await service.read(request, DetokenizeRequest)
     if ask.tokens and max(ask.tokens) >= service.vocab_size:
         raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_value")
-    text = await service.encode(lambda: tokenizer.decode(ask.tokens))
-    return answer({"prompt": text})
+    return await service.encode(lambda: answer({"prompt": tokenizer.decode(ask.tokens)}))
 
 
 async def list_models(service: Service, _request: Request) -> Response:

@@ -11,9 +11,8 @@ from openzaya.serve.answers import Shape
 from openzaya.serve.chat import schemas_of
 from openzaya.serve.errors import ApiError
 from openzaya.serve.jobs import Job
-from openzaya.serve.json_body import read_json
 from openzaya.serve.reply import Delta, Reply, ReplyRules
-from openzaya.serve.schema import ChatRequest, CompletionRequest, read
+from openzaya.serve.schema import ChatRequest, CompletionRequest
 from openzaya.serve.service import Service
 from openzaya.serve.stream import DONE, HEARTBEAT, EventStream, event, to_json, unless_gone
 
@@ -23,9 +22,7 @@ CLIENT_GONE = 499
 
 async def chat(service: Service, request: Request) -> ASGIApp:
     """Answer POST /v1/chat/completions."""
-    config = service.config
-    ask = read(ChatRequest, await read_json(request, config.max_body_bytes, config.body_s))
-    service.check_model(ask.model)
+    ask = await service.read(request, ChatRequest)
     service.driver.check_room(ask.n or 1)
     tools = ask.tools if ask.tool_choice != "none" else None
     ids = await service.encode(lambda: service.codec.encode(ask.messages, tools, ask.thinks))
@@ -40,9 +37,7 @@ async def chat(service: Service, request: Request) -> ASGIApp:
 
 async def complete(service: Service, request: Request) -> ASGIApp:
     """Answer POST /v1/completions."""
-    config = service.config
-    ask = read(CompletionRequest, await read_json(request, config.max_body_bytes, config.body_s))
-    service.check_model(ask.model)
+    ask = await service.read(request, CompletionRequest)
     service.driver.check_room(ask.n or 1)
     prompts = await service.encode(lambda: prompt_ids(service, ask))
     rules = ReplyRules(stop_ids=service.codec.stop_ids, stops=ask.stops, splits=False)

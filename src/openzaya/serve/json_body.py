@@ -8,12 +8,14 @@ import asyncio
 import json
 import math
 import re
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from openzaya.serve.errors import ApiError, bad_request
 
+T = TypeVar("T")
 MAX_DEPTH = 64
 MAX_INTEGER_DIGITS = 18
 THREAD_BYTES = 32 << 10
@@ -67,10 +69,12 @@ def check_tree(value: dict[str, Any], *, look_for_surrogates: bool) -> None:
     raise invalid(f"it is nested deeper than {MAX_DEPTH}")
 
 
-async def read_json(request: Request, max_bytes: int, body_s: float) -> dict[str, Any]:
-    """Return the object that a request carries.
+async def read_json(
+    request: Request, max_bytes: int, body_s: float, check: Callable[[dict[str, Any]], T]
+) -> T:
+    """Return what `check` makes of the object that a request carries.
 
-    Raises ApiError 400, 408, 411, 413 or 415, and ClientDisconnect.
+    Raises ApiError 400, 408, 411, 413 or 415, and what `check` raises.
     """
     check_headers(request, max_bytes)
     body = bytearray()
@@ -90,8 +94,8 @@ async def read_json(request: Request, max_bytes: int, body_s: float) -> dict[str
     except ClientDisconnect:
         raise bad_request("the body is shorter than its length says", code="invalid_json") from None
     if len(body) > THREAD_BYTES:
-        return await asyncio.to_thread(parse, bytes(body))
-    return parse(bytes(body))
+        return await asyncio.to_thread(lambda: check(parse(bytes(body))))
+    return check(parse(bytes(body)))
 
 
 def check_headers(request: Request, max_bytes: int) -> None:

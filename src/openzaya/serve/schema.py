@@ -331,12 +331,16 @@ M = TypeVar("M", bound=Strict)
 _PLAIN_TYPES = {"str", "int", "float", "bool", "none", *ROLES}
 
 
-def read(kind: type[M], body: dict[str, Any]) -> M:
-    """Return a body as the model that describes it. Raises ApiError 400 for what it refuses."""
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        raise explain(error, kind) from None
+def reader(kind: type[M]) -> Callable[[dict[str, Any]], M]:
+    """Return what reads a body as the model that describes it; ApiError 400 when that refuses."""
+
+    def read(body: dict[str, Any]) -> M:
+        try:
+            return kind.model_validate(body)
+        except ValidationError as error:
+            raise explain(error, kind) from None
+
+    return read
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> ApiError:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from starlette.requests import Request
+
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.request import MIN_TEMPERATURE, SamplingParams
 from openzaya.serve.chat import ChatCodec
@@ -15,13 +17,22 @@ from openzaya.serve.config import ServeConfig
 from openzaya.serve.driver import Driver
 from openzaya.serve.errors import ApiError, bad_request, too_long
 from openzaya.serve.jobs import Ask
+from openzaya.serve.json_body import read_json
 from openzaya.serve.keys import Keys
 from openzaya.serve.metrics import Metrics
-from openzaya.serve.schema import ChatRequest, CompletionRequest, Sampling
+from openzaya.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Sampling,
+    TokenizeRequest,
+    reader,
+)
 
 ENCODERS = 2
 """Threads that turn text into ids beside the event loop."""
 T = TypeVar("T")
+M = TypeVar("M", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +134,13 @@ class Service:
                 f"{wrong[0]} is no token, expected 0 to {self.vocab_size - 1}", "logit_bias"
             )
         return tuple((int(token), bias) for token, bias in biases.items())
+
+    async def read(self, request: Request, kind: type[M]) -> M:
+        """Return the body of a request. Raises ApiError for what is refused."""
+        config = self.config
+        body = await read_json(request, config.max_body_bytes, config.body_s, reader(kind))
+        self.check_model(body.model)
+        return body
 
     async def encode(self, work: Callable[[], T]) -> T:
         """Do the work of turning text into ids beside the event loop."""
