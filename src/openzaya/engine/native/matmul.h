@@ -192,6 +192,7 @@ void times_as(const Matrix& w, int64_t first, int64_t last, const float* x, int6
   // In panels that stay in the second-level cache while the rows of x pass by.
   for (int64_t n = first; n < last; n += PANEL) {
     int64_t end = std::min(n + PANEL, last);
+    // Behind a piece comes the next one, of this thread or of another one with the same cache.
     const char* after = (const char*)w.data + end * row_bytes;
     if (unpacked) {
       unpack<Row>(w, n, end, scratch);
@@ -231,19 +232,13 @@ struct Product {
 class Products {
  public:
   explicit Products(std::vector<float*> scratch) : scratch_(std::move(scratch)) {}
-  void clear() { list_.clear(); pieces_.clear(); }
+  void clear() { list_.clear(); }
   void add(const Matrix& w, int64_t row, int64_t rows, const float* x, int64_t x_stride, int64_t m,
            float* y, int64_t y_stride) {
-    if (m == 0) return;
-    // About 128 KiB of weights or 20 us of arithmetic: long enough to hide the counting.
-    int64_t cost = std::max<int64_t>(w.cols, 1) * std::max<int64_t>(1, m / 8);
-    int64_t piece = std::max<int64_t>(PANEL, (32768 / cost + PANEL - 1) / PANEL * PANEL);
-    int64_t index = int64_t(list_.size());
-    list_.push_back({&w, row, rows, x, x_stride, m, y, y_stride});
-    for (int64_t n = 0; n < rows; n += piece)
-      pieces_.push_back({index, n, std::min(n + piece, rows)});
+    if (m > 0) list_.push_back({&w, row, rows, x, x_stride, m, y, y_stride});
   }
   void run(Pool& pool) {
+    cut(pool.threads());
     pool.run(int64_t(pieces_.size()), [this](int64_t chunk, int thread) {
       const Piece& piece = pieces_[chunk];
       const Product& p = list_[piece.product];
@@ -254,6 +249,25 @@ class Products {
 
  private:
   struct Piece { int64_t product, first, last; };
+
+  // What a row of W costs: its weights to read, or with many tokens the arithmetic.
+  static int64_t row_cost(const Product& p) { return p.w->cols * std::max<int64_t>(1, p.m / 8); }
+
+  // Long pieces stream best, but every thread should get several, and none wait for the last.
+  void cut(int threads) {
+    int64_t total = 0;
+    for (const Product& p : list_) total += p.rows * row_cost(p);
+    int64_t cost = std::clamp<int64_t>(total / (threads * PIECES), 1 << 14, 1 << 17);
+    pieces_.clear();
+    for (size_t index = 0; index < list_.size(); ++index) {
+      const Product& p = list_[index];
+      int64_t piece = std::max<int64_t>(1, cost / row_cost(p) / PANEL) * PANEL;
+      for (int64_t n = 0; n < p.rows; n += piece)
+        pieces_.push_back({int64_t(index), n, std::min(n + piece, p.rows)});
+    }
+  }
+
+  static constexpr int64_t PIECES = 8;  // for every thread at least
   std::vector<Product> list_;
   std::vector<Piece> pieces_;
   std::vector<float*> scratch_;
