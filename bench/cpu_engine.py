@@ -4,6 +4,8 @@
     python bench/cpu_engine.py --dtype bfloat16 --batches 1
     python bench/cpu_engine.py --busy                   beside a process that keeps one core busy
     python bench/cpu_engine.py --greedy 200             are greedy outputs the same, token for token
+    python bench/cpu_engine.py --shared 16              candidates of one question against one
+    python bench/cpu_engine.py --memory                 peak memory of a process of each
 
 Every figure is the median of `--repeats` runs that alternate between the two. Ours is measured
 through the engine: scheduling, sampling and recording included; transformers as forward passes on
@@ -17,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
 
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import SamplingParams
+from openzaya.model.checkpoint import load
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 
@@ -50,6 +53,18 @@ def prompts(count: int, length: int, vocab: int, seed: int = 0) -> list[list[int
     return np.random.default_rng(seed).integers(3, vocab, (count, length)).tolist()
 
 
+def our_model(folder: str) -> Zaya:
+    """Load a folder with our code."""
+    return load(folder)
+
+
+def their_model(folder: str) -> torch.nn.Module:
+    """Load a folder with transformers."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def our_decode(model: Zaya, batch: int, steps: int) -> float:
     """Return the seconds of `steps` decode steps of a full batch."""
     engine = Engine(model, max_slots=batch, max_tokens=PROMPT + steps + 8)
@@ -66,6 +81,8 @@ def our_decode(model: Zaya, batch: int, steps: int) -> float:
 
 def their_decode(model: torch.nn.Module, batch: int, steps: int) -> float:
     """The same with transformers."""
+    from transformers import DynamicCache
+
     ids = torch.tensor(prompts(batch, PROMPT, model.config.vocab_size))
     cache = DynamicCache(config=model.config)
     with torch.inference_mode():
@@ -129,6 +146,42 @@ def compare_greedy(model: Zaya, peer: torch.nn.Module, count: int) -> None:
     print(f"greedy outputs equal to transformers': {same} of {count}")
 
 
+def compare_shared(model: Zaya, count: int, length: int, repeats: int) -> None:
+    """Print what `count` candidates of one question cost until each has its first token."""
+    prompt = prompts(1, length, model.config.vocab_size)[0]
+
+    def run(candidates: int) -> tuple[float, int]:
+        engine = Engine(model, max_slots=count, max_tokens=length + 8, prefill_tokens=length)
+        for seed in range(candidates):
+            engine.add(prompt, SamplingParams(max_tokens=4, seed=seed))
+        start = time.perf_counter()
+        while engine.stats.tokens_generated < candidates:
+            engine.step()
+        return time.perf_counter() - start, engine.stats.tokens_prefilled
+
+    pairs = [(run(1)[0], run(count)) for _ in range(repeats + 1)][1:]
+    one = statistics.median(single for single, _ in pairs)
+    many = statistics.median(several[0] for _, several in pairs)
+    print(f"prompt tokens computed for {count} candidates of {length}: {pairs[0][1][1]}")
+    print(f"ms to the first tokens: {many * 1e3:.1f}, {one * 1e3:.1f} for one: {many / one:.2f}x")
+
+
+def peak_memory(folder: str, engine: str) -> float:
+    """Return the peak RSS in MB of a process that loads a folder and decodes."""
+    script = (
+        "import resource, sys, torch\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import cpu_engine as c\n"
+        f"model = c.{engine}_model({folder!r})\n"
+        f"c.{engine}_decode(model, 16, 8)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(
@@ -142,18 +195,27 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, default=1024)
     parser.add_argument("--busy", action="store_true", help="keep one core busy meanwhile")
     parser.add_argument("--greedy", type=int, default=0, metavar="N", help="only compare outputs")
+    parser.add_argument("--shared", type=int, default=0, metavar="N", help="only shared prompts")
+    parser.add_argument("--memory", action="store_true", help="only peak memory")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
     with tempfile.TemporaryDirectory() as folder:
         made = make_model(args.preset)
         made.save(folder)
-        peer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(dtype).eval()
+        if args.memory:
+            sizes = {engine: peak_memory(folder, engine) for engine in ("our", "their")}
+            print(f"peak memory: ours {sizes['our']:.0f} MB, transformers {sizes['their']:.0f} MB")
+            return
+        peer = their_model(folder).to(dtype)
         model = made.to(dtype)
         for balance_X in model.router_biases():
             balance_X.data = balance_X.float()
     if args.greedy:
         compare_greedy(model, peer, args.greedy)
+        return
+    if args.shared:
+        compare_shared(model, args.shared, args.prefill, args.repeats)
         return
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.busy else None
     print(f"{args.preset} {args.dtype}, {args.threads} threads{', one core busy' * args.busy}")

@@ -122,8 +122,8 @@ class Source:
         """Return the dtype that one of our parameters has in the folder."""
         return self.shards.get(self._parts[PREFIX + name][0]).dtype
 
-    def get(self, name: str) -> Tensor:
-        """Return one tensor by our parameter name.
+    def get(self, name: str, *, copy: bool = False) -> Tensor:
+        """Return one tensor by our parameter name, mapped from the file unless `copy`.
 
         A stack of legacy experts is copied, a quantized tensor comes back as fp32.
         """
@@ -132,7 +132,7 @@ class Source:
         parts = self._parts[PREFIX + name]
         if len(parts) > 1:
             return torch.stack([self.shards.get(part) for part in parts])
-        tensor = self.shards.get(parts[0])
+        tensor = self.shards.read(parts[0]) if copy else self.shards.get(parts[0])
         if self._exponential and name.endswith("qk_norm.temp"):
             return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
         return tensor
@@ -196,11 +196,10 @@ def load(
         model = Zaya(config)
     state: dict[str, Tensor] = {}
     for name in model.state_dict():
-        tensor = source.get(name)
+        # A small model is better off in memory when its file is replaced under it.
+        tensor = source.get(name, copy=small)
         wanted = torch.float32 if name.endswith("balancing_biases") else target
-        moved = tensor.to(device=device, dtype=wanted)
-        # A small model is better off when its file is replaced under it.
-        state[name] = moved.clone() if small and moved is tensor else moved
+        state[name] = tensor.to(device=device, dtype=wanted)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 

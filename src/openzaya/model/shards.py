@@ -116,6 +116,7 @@ class Shards:
         """Find the shards; raises CheckpointError for a missing, unreadable or truncated one."""
         self.folder = folder
         self._files: dict[str, Any] = {}
+        self._headers: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}
         if (folder / INDEX).exists():
             index = read_json(folder / INDEX).get("weight_map")
@@ -169,6 +170,18 @@ class Shards:
         """Return the shape of a tensor from the header alone."""
         return tuple(self._open(self._shard_of[name]).get_slice(name).get_shape())
 
+    def read(self, name: str) -> Tensor:
+        """Return a copy of a tensor in memory; the file is not mapped for it."""
+        shard = self._shard_of[name]
+        with (self.folder / shard).open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if shard not in self._headers:
+                self._headers[shard] = json.loads(file.read(size))
+            file.seek(8 + size + self._headers[shard][name]["data_offsets"][0])
+            tensor = torch.empty(self.shape(name), dtype=self.get(name).dtype)
+            file.readinto(tensor_bytes(tensor))
+        return tensor
+
     def get(self, name: str) -> Tensor:
         """Return a tensor whose memory is the file.
 
@@ -198,7 +211,7 @@ class Shards:
                 "of different saves: save again, or delete it to load without verification"
             )
         for name, expected in known.items():
-            found = f"{zlib.crc32(tensor_bytes(self.get(name))):08x}"
+            found = f"{zlib.crc32(tensor_bytes(self.read(name))):08x}"
             if found != expected:
                 raise CheckpointError(
                     f"tensor {name!r} in {self.folder / self._shard_of[name]} has CRC-32 {found}, "
