@@ -264,6 +264,24 @@ def keys_file(path: Path, *lines: str, mode: int = 0o600) -> Path:
     return file
 
 
+def test_what_one_key_computed_is_reused_for_that_key_alone(tmp_path):
+    file = keys_file(tmp_path, sha("alpha"), sha("beta"))
+    body = {"model": "nano", "prompt": [5 + i % 50 for i in range(200)], "max_tokens": 2}
+    with serving(keys=load_keys(file)) as server:
+        stats = server.engine.stats
+
+        def computed(key: str) -> int:
+            before = stats.tokens_prefilled
+            header = {"Authorization": f"Bearer {key}"}
+            assert server.ask("/v1/completions", body, header)[0] == 200
+            return stats.tokens_prefilled - before
+
+        assert computed("alpha") == 200
+        assert computed("alpha") == 200 - 192  # three blocks of 64 are met again
+        assert computed("beta") == 200
+        assert computed("beta") == 200 - 192
+
+
 def test_keys_open_every_route_but_health(tmp_path):
     file = keys_file(tmp_path, "# ours", sha("alpha"), "", f"{sha('beta')} metrics")
     with serving(keys=load_keys(file)) as closed:

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openzaya.model.quantized import QuantizedZaya
+    from openzaya.model.zaya import Zaya
     from openzaya.serve.config import ServeConfig
     from openzaya.serve.service import Service
 
@@ -91,7 +95,7 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     from openzaya.backends.machine import choose_threads
     from openzaya.cli.solve import model_folder
     from openzaya.engine.engine import Engine
-    from openzaya.model.checkpoint import load
+    from openzaya.engine.passes import load_model
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
     from openzaya.serve.keys import Keys
@@ -104,7 +108,13 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     torch.set_num_threads(args.threads or choose_threads())
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
-    engine = Engine(load(folder), max_slots=args.max_slots, max_tokens=args.context)
+    model = load_model(folder, dtype="auto")
+    engine = Engine(
+        model,
+        max_slots=args.max_slots,
+        max_tokens=args.context,
+        num_blocks=affordable_blocks(model, args.max_slots, args.context),
+    )
     driver = Driver(
         engine,
         max_slots=args.max_slots,
@@ -121,6 +131,25 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
         context_tokens=engine.max_tokens,
         vocab_size=engine.vocab_size,
     )
+
+
+def affordable_blocks(
+    model: "Zaya | QuantizedZaya", max_slots: int, context: int | None
+) -> "Mapping[str, int]":
+    """Return how many blocks of keys and values to keep: all slots full, or half the free memory.
+
+    Half, because the pages of a mapped model compete for the same memory.
+    """
+    from openzaya.backends.machine import memory_bytes
+    from openzaya.engine.engine import DEFAULT_CONTEXT_TOKENS
+    from openzaya.model.blocks import blocks_of
+    from openzaya.model.cache_parts import blocks_within
+
+    positions = model.config.max_position_embeddings
+    tokens = context or min(positions, DEFAULT_CONTEXT_TOKENS)
+    room = blocks_within(model.config, memory_bytes()[1] // 2, model.dtype)
+    most = (max_slots + 1) * blocks_of(tokens)
+    return {kind: min(most, count) for kind, count in room.items()}
 
 
 def greeting(service: "Service", port: int) -> str:

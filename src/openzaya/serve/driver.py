@@ -88,13 +88,13 @@ class Driver:
                 headers={"Retry-After": str(self._retry_s())},
             )
 
-    def submit(self, asks: Sequence[Ask], priority: int) -> Job:
+    def submit(self, asks: Sequence[Ask], priority: int, tenant: str = "") -> Job:
         """Queue all choices of a request; they share one prefill where their prompts are equal.
 
         Raises what `check_room` raises.
         """
         self.check_room(len(asks))
-        job = Job(asks, priority)
+        job = Job(asks, priority, tenant)
         self._jobs.add(job)
         self.num_in_flight += len(asks)
         with self._changed:
@@ -161,9 +161,15 @@ class Driver:
         for index, ask in enumerate(job.asks):
             try:
                 note = partial(self._note, job, index)
-                job.ids.append(
-                    self._engine.add(ask.prompt, ask.params, job.priority, on_token=note)
+                request_id = self._engine.add(
+                    ask.prompt,
+                    ask.params,
+                    job.priority,
+                    tenant=job.tenant,
+                    salt=job.tenant,
+                    on_token=note,
                 )
+                job.ids.append(request_id)
             except RequestError as error:
                 for request_id in job.ids:
                     self._engine.abort(request_id)

@@ -79,7 +79,8 @@ async def respond(
     )
     replies = [Reply(service.codec.tokenizer, rules) for _ in asks]
     # From here on nothing may fail without `abort`.
-    job = service.driver.submit(asks, ask.priority or 0)
+    tenant = service.keys.tenant(request.headers.get("authorization", ""))
+    job = service.driver.submit(asks, ask.priority or 0, tenant)
     service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
 
     def end(is_whole: bool) -> None:

@@ -30,6 +30,8 @@ class TokenEngine(Protocol):
         params: SamplingParams,
         priority: int = 0,
         *,
+        tenant: str = "",
+        salt: str = "",
         on_token: OnToken | None = None,
     ) -> int:
         """Queue a request and return its id."""
@@ -57,9 +59,10 @@ class Ask:
 class Job:
     """The choices of one HTTP request; lives in the event loop."""
 
-    def __init__(self, asks: Sequence[Ask], priority: int) -> None:
+    def __init__(self, asks: Sequence[Ask], priority: int, tenant: str = "") -> None:
         self.asks = asks
         self.priority = priority
+        self.tenant = tenant
         self.open = set(range(len(asks)))
         """Choices that still generate."""
         self.ids: list[int] = []

@@ -47,6 +47,16 @@ class Keys:
                 rights = key.rights
         return rights if scheme.lower() == "bearer" else None
 
+    def tenant(self, authorization: str) -> str:
+        """Return a name for the bearer of a known key, the same for all of its requests.
+
+        It is the key's hash: tenants are served alike, and share no cached prefixes.
+        """
+        if not self.known:
+            return ""
+        secret = authorization.partition(" ")[2].strip()
+        return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
 
 def load_keys(path: str | Path) -> Keys:
     """Read a keys file: a SHA-256 in hex per line, then optionally its rights (infer,metrics).
