@@ -247,10 +247,10 @@ def test_requests_that_drip_are_cut():
         assert late.startswith(b"HTTP/1.1 408 ")
         assert b"request_timeout" in late
         assert small.ask("/health")[0] == 200
-        slow = begin(small.port, stream=True)  # an answer may take longer than a request
-        time.sleep(1)
-        assert small.engine.num_running == 1
-        slow.close()
+        # An answer may take longer than a request: 16 long ones in 8 slots take a second or two.
+        with begin(small.port, stream=True, n=16):
+            time.sleep(0.6)
+            assert small.engine.num_running > 0
 
 
 def sha(key: str) -> str:

@@ -130,7 +130,7 @@ def _engine_logprobs(server, prompt, ids, temperature):
     """Return the log-probabilities by one full forward of the same model."""
     import torch
 
-    model = server.engine._runner._model
+    model = server.engine._model
     with torch.no_grad():
         logits = model(torch.tensor([*prompt, *ids[:-1]]))[len(prompt) - 1 :] / temperature
     return logits.log_softmax(dim=-1)[torch.arange(len(ids)), ids].tolist()
@@ -262,7 +262,7 @@ def test_penalties_and_biases_change_the_answer_as_the_engine_does(server):
     )
     from openzaya.engine.engine import Engine
 
-    alone = Engine(server.engine._runner._model, max_slots=1, max_tokens=256)
+    alone = Engine(server.engine._model, max_slots=1, max_tokens=256)
     expected = alone.generate([prompt], [params])[0].token_ids
     assert answer["choices"][0]["token_ids"] == expected
     plain = server.chat(seed=4, max_tokens=30, return_token_ids=True, temperature=0.8)
