@@ -50,8 +50,8 @@ struct RowINT8 {
         scales(w.scales + row * (w.cols / w.group)),
         shift(__builtin_ctz(w.group)) {}
   template <int HALF> INLINE v16 at(int64_t k) const {
-    return __builtin_convertvector(*(const b16*)(p + k + HALF * LANES), v16) *
-           widen(scales[k >> shift]);
+    v16 weights = __builtin_convertvector(widen16(p + k + HALF * LANES), v16);
+    return weights * widen(scales[k >> shift]);
   }
 };
 
@@ -65,9 +65,9 @@ struct RowINT4 {
         scales(w.scales + row * (w.cols / w.group)),
         shift(__builtin_ctz(w.group)) {}
   template <int HALF> INLINE v16 at(int64_t k) const {
-    i16 bytes = __builtin_convertvector(*(const ub16*)(p + k / 2), i16);
-    i16 weights = (HALF ? bytes >> 4 : bytes & 15) - 8;
-    return __builtin_convertvector(weights, v16) * widen(scales[k >> shift]);
+    const v16 table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    i16 bytes = widen16(p + k / 2);
+    return pick(table * widen(scales[k >> shift]), HALF ? bytes >> 4 : bytes);
   }
 };
 

@@ -8,18 +8,18 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace zaya {
 
 constexpr int LANES = 16;
 typedef float v16 __attribute__((vector_size(64), aligned(4)));
 typedef int32_t i16 __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t u16x __attribute__((vector_size(64), aligned(4)));
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v4 __attribute__((vector_size(16)));
 typedef float v4u __attribute__((vector_size(16), aligned(4)));
-typedef uint16_t h16 __attribute__((vector_size(32), aligned(2)));
-typedef int8_t b16 __attribute__((vector_size(16), aligned(1)));
-typedef uint8_t ub16 __attribute__((vector_size(16), aligned(1)));
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -34,10 +34,36 @@ INLINE float widen(uint16_t bits) {
   std::memcpy(&x, &wide, 4);
   return x;
 }
-INLINE v16 load(const uint16_t* p) {
-  u16x wide = __builtin_convertvector(*reinterpret_cast<const h16*>(p), u16x) << 16;
-  return (v16)wide;
+
+// Sixteen small integers, widened. The compilers' own conversion of a quarter of a vector goes
+// through scalars, hence the instructions by name.
+#if defined(__AVX512F__)
+INLINE i16 widen16(const uint16_t* p) {
+  return (i16)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
 }
+INLINE i16 widen16(const int8_t* p) {
+  return (i16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+}
+INLINE i16 widen16(const uint8_t* p) {
+  return (i16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+}
+INLINE v16 pick(v16 table, i16 index) {  // of each index the lower four bits
+  return (v16)_mm512_permutexvar_ps((__m512i)index, (__m512)table);
+}
+#else
+template <class Small>
+INLINE i16 widen16(const Small* p) {
+  i16 wide;
+  for (int i = 0; i < LANES; ++i) wide[i] = p[i];
+  return wide;
+}
+INLINE v16 pick(v16 table, i16 index) {
+  v16 found;
+  for (int i = 0; i < LANES; ++i) found[i] = table[index[i] & 15];
+  return found;
+}
+#endif
+INLINE v16 load(const uint16_t* p) { return (v16)(widen16(p) << 16); }
 INLINE uint16_t narrow(float x) {  // round to nearest, ties to even; NaN stays NaN
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
