@@ -7,6 +7,7 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Self
 
+from openzaya.backends.machine import affordable_blocks
 from openzaya.core.errors import EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest
 from openzaya.engine.engine import Engine
@@ -196,7 +197,8 @@ def load_local_sampler(
 ) -> LocalSampler:
     """Return a sampler over the model, tokenizer and chat template of a folder."""
     model = load_model(model_dir, dtype=dtype, device=device)
-    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens)
+    num_blocks = affordable_blocks(model.config, model.dtype, max_slots, max_tokens)
+    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)
     tokenizer = TextTokenizer.load(model_dir)
     chat = ChatTemplate.load(model_dir)
     return LocalSampler(engine, tokenizer, chat, enable_thinking=enable_thinking)

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from openzaya.model.quantized import QuantizedZaya
-    from openzaya.model.zaya import Zaya
     from openzaya.serve.config import ServeConfig
     from openzaya.serve.service import Service
 
@@ -92,7 +88,7 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     """Load the model and put the engine behind the API."""
     import torch
 
-    from openzaya.backends.machine import choose_threads
+    from openzaya.backends.machine import affordable_blocks, choose_threads
     from openzaya.cli.solve import model_folder
     from openzaya.engine.engine import Engine
     from openzaya.engine.passes import load_model
@@ -113,7 +109,7 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
         model,
         max_slots=args.max_slots,
         max_tokens=args.context,
-        num_blocks=affordable_blocks(model, args.max_slots, args.context),
+        num_blocks=affordable_blocks(model.config, model.dtype, args.max_slots, args.context),
     )
     driver = Driver(
         engine,
@@ -131,25 +127,6 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
         context_tokens=engine.max_tokens,
         vocab_size=engine.vocab_size,
     )
-
-
-def affordable_blocks(
-    model: "Zaya | QuantizedZaya", max_slots: int, context: int | None
-) -> "Mapping[str, int]":
-    """Return how many blocks of keys and values to keep: all slots full, or half the free memory.
-
-    Half, because the pages of a mapped model compete for the same memory.
-    """
-    from openzaya.backends.machine import memory_bytes
-    from openzaya.engine.engine import DEFAULT_CONTEXT_TOKENS
-    from openzaya.model.blocks import blocks_of
-    from openzaya.model.cache_parts import blocks_within
-
-    positions = model.config.max_position_embeddings
-    tokens = context or min(positions, DEFAULT_CONTEXT_TOKENS)
-    room = blocks_within(model.config, memory_bytes()[1] // 2, model.dtype)
-    most = (max_slots + 1) * blocks_of(tokens)
-    return {kind: min(most, count) for kind, count in room.items()}
 
 
 def greeting(service: "Service", port: int) -> str:

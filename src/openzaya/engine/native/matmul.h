@@ -137,7 +137,8 @@ INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const float* x
                        int64_t m, int64_t cols, float* y, int64_t y_stride, const char* after,
                        int64_t row_bytes) {
   using Row = decltype(make(int64_t(0)));
-  int64_t tiles = (m + TILE_M - 1) / TILE_M * ((last - first + TILE_N - 1) / TILE_N);
+  int64_t tile_rows = m <= 2 ? TALL_N : TILE_N;
+  int64_t tiles = (m + TILE_M - 1) / TILE_M * ((last - first + tile_rows - 1) / tile_rows);
   int64_t steps = tiles * (cols / STEP) * LINE;
   Ahead ahead{after, int(((last - first) * row_bytes + steps - 1) / steps)};
   int64_t n = first;
