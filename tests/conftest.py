@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, settings
 import shape_names
 
 TESTS = Path(__file__).parent
-TORCH_FOLDERS = ("model", "optim", "train", "engine", "rl", "parity", "eval")
+TORCH_FOLDERS = ("model", "optim", "train", "engine", "rl", "parity", "eval", "serve")
 NAMED_FOLDERS = ("model", "optim", "train", "engine", "rl")
 
 # A slow example on a loaded machine is no failure.

@@ -1,13 +1,15 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from openzaya.engine.native.build import compiler
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 
 
-def spread_model(seed: int = 0, **changes: int) -> Zaya:
+def spread_model(seed: int = 0, **changes: Any) -> Zaya:
     """Return a tiny model whose logits and routes depend clearly on the whole prefix."""
     shape = {
         "vocab_size": 40,
@@ -40,3 +42,23 @@ def model() -> Zaya:
 @pytest.fixture
 def make_model() -> Callable[..., Zaya]:
     return spread_model
+
+
+SLIDING = {"layer_types": ("hybrid", "hybrid_sliding", "hybrid"), "sliding_window": 70}
+
+
+@pytest.fixture(scope="session")
+def long_model() -> Zaya:
+    return spread_model(max_position_embeddings=512)
+
+
+@pytest.fixture(scope="session", params=["full", "sliding", "native"])
+def any_model(request: pytest.FixtureRequest) -> Zaya:
+    """Return a model for contexts of several blocks: full, sliding, and of our kernels' shape."""
+    if request.param == "native" and compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    changes: dict[str, Any] = {} if request.param == "full" else dict(SLIDING)
+    if request.param == "native":
+        widths = ("hidden_size", "head_dim", "moe_intermediate_size", "router_hidden_size")
+        changes |= dict.fromkeys(widths, 32)
+    return spread_model(max_position_embeddings=512, **changes)

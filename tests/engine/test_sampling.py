@@ -66,7 +66,7 @@ def test_the_distribution_drawn_from_is_the_definition_whatever_else_is_in_the_b
     expected = reference(logits_BV[-1].tolist(), params)
     table, rows = batch_of([SamplingParams(max_tokens=1), *others, *[params] * count])
     uniforms_B = torch.cat([torch.zeros(4), torch.arange(count) / count])
-    tokens_B, logprobs_B = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
+    tokens_B, logprobs_B, *_ = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
     assert int(tokens_B[2]) == int(logits_BV[2].argmax())
     found = dict(zip(tokens_B[4:].tolist(), logprobs_B[4:].exp().tolist(), strict=True))
     for token, probability in found.items():
@@ -82,7 +82,7 @@ def test_draws_follow_the_distribution_chi_square() -> None:
     drawn = [table.uniforms(rows, np.array([i])) for i in range(count)]
     uniforms_B = torch.from_numpy(np.concatenate(drawn))
     batch = table.batch(np.zeros(count, dtype=np.intp), CPU)
-    tokens_B, _ = sample(logits_V.expand(count, -1), uniforms_B, batch)
+    tokens_B, *_ = sample(logits_V.expand(count, -1), uniforms_B, batch)
     expected_V = (logits_V / 1.3).softmax(dim=-1) * count
     observed_V = torch.bincount(tokens_B, minlength=10)
     assert float(((observed_V - expected_V) ** 2 / expected_V).sum()) < 33.7
@@ -108,9 +108,9 @@ def test_equal_logits_give_equal_tokens_in_any_company() -> None:
     table, rows = batch_of(
         [SamplingParams(max_tokens=1, top_p=0.9 if i % 3 else 1.0) for i in range(64)]
     )
-    together_B, logprobs_B = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
+    together_B, logprobs_B, *_ = sample(logits_BV, uniforms_B, table.batch(rows, CPU))
     for i in range(64):
-        token_1, logprob_1 = sample(
+        token_1, logprob_1, *_ = sample(
             logits_BV[i : i + 1], uniforms_B[i : i + 1], table.batch(rows[i : i + 1], CPU)
         )
         assert int(token_1) == int(together_B[i])

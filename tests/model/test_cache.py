@@ -148,13 +148,13 @@ def test_a_sliding_layer_sees_its_window_and_the_convolutions_tail() -> None:
     assert (reach > 0).tolist() == [False] * 7 + [True] * 6 + [False] * 3
 
 
-def test_a_copied_slot_continues_like_a_recomputed_one() -> None:
+def test_a_forked_slot_continues_like_a_recomputed_one() -> None:
     for model in (FULL_MODEL, SLIDING_MODEL):
         ids, first, second = tokens(9, 1), tokens(5, 2), tokens(5, 3)
         cache = Cache(model.config, 3, 20)
         # The target held something longer before.
         feed(model, cache, [{0: ids, 2: tokens(17, 9)}])
-        cache.copy(0, 2)
+        cache.fork(0, 2)
         rows = feed(model, cache, [{0: first[:1], 2: second[:1]}, {2: second[1:]}, {0: first[1:]}])
         for slot, tail in ((0, first), (2, second)):
             with torch.no_grad():

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import openzaya
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model import checkpoint
-from openzaya.model.checkpoint import Source, convert, load, save_model
+from openzaya.model.checkpoint import Source, load, save_model
+from openzaya.model.convert import convert
 from openzaya.model.shards import CHECKSUMS, INDEX, SINGLE, Shards, TensorSpec, write_shards
 from openzaya.model.zaya import Zaya
 

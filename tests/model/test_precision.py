@@ -80,7 +80,7 @@ def test_the_router_softmax_and_the_cca_state_are_fp32_in_the_papers_set() -> No
         with torch.no_grad():
             low.trunk(ids, [20], cache)
         assert cache.conv.dtype is cache.delayed.dtype is dtype
-        assert cache.keys.dtype is torch.bfloat16
+        assert cache.keys[0].dtype is torch.bfloat16
         state = low.layers[0].self_attn.qkv_proj
         with torch.no_grad():
             u, v = state._project(torch.ones(2, 24, dtype=torch.bfloat16))
@@ -138,7 +138,7 @@ def test_decoding_uses_the_fused_kernel_too() -> None:
 def test_sizes_of_a_cache_follow_its_dtype() -> None:
     config = tiny_config()
     small, large = (Cache(config, 2, 10, dtype) for dtype in (torch.bfloat16, torch.float32))
-    numbers = 3 * 2 * (10 * 2 * 2 * 8 + 6 * 8 * 2 + 8)
+    numbers = 3 * 2 * (64 * 2 * 2 * 8 + 6 * 8 * 2 + 8)
     assert (small.nbytes, large.nbytes) == (2 * numbers, 4 * numbers)
 
 

@@ -7,11 +7,12 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Self
 
+from openzaya.backends.machine import affordable_blocks
 from openzaya.core.errors import EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest
 from openzaya.engine.engine import Engine
+from openzaya.engine.passes import load_model
 from openzaya.engine.request import Output, SamplingParams
-from openzaya.model.checkpoint import load
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
@@ -195,8 +196,9 @@ def load_local_sampler(
     enable_thinking: bool = True,
 ) -> LocalSampler:
     """Return a sampler over the model, tokenizer and chat template of a folder."""
-    model = load(model_dir, dtype=dtype, device=device)
-    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens)
+    model = load_model(model_dir, dtype=dtype, device=device)
+    num_blocks = affordable_blocks(model.config, model.dtype, max_slots, max_tokens)
+    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)
     tokenizer = TextTokenizer.load(model_dir)
     chat = ChatTemplate.load(model_dir)
     return LocalSampler(engine, tokenizer, chat, enable_thinking=enable_thinking)

@@ -1,4 +1,4 @@
-"""The verb `convert`: rewrite a model folder in another layout."""
+"""The verb `convert`: rewrite a model folder in another layout, or with integer weights."""
 
 import argparse
 import json
@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 NAME = "convert"
-SUMMARY = "Rewrite a model folder in the current or the legacy tensor layout."
+SUMMARY = "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights."
 JSON = True
 
 _EXAMPLES = """examples:
   openzaya convert ZAYA1-8B-legacy ZAYA1-8B                   for openzaya and transformers
   openzaya convert ZAYA1-8B ZAYA1-8B-legacy --layout legacy   for SGLang
+  openzaya convert ZAYA1-8B ZAYA1-8B-int4 --weights int4      5 GB, for our engine on a CPU
 
 Tensors stream one by one and keep their dtype. A checksums.json is written beside the shards.
 """
@@ -28,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=("native", "legacy"), default="native", help="layout of DST [native]"
     )
     parser.add_argument(
+        "--weights",
+        choices=("same", "int8", "int4"),
+        default="same",
+        help="store the large matrices as integers; routers, norms and scales stay [same]",
+    )
+    parser.add_argument(
         "--max-shard-gb", type=float, default=5.0, metavar="GB", help="size of a shard [5]"
     )
 
@@ -35,7 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert the folder with its tokenizer and chat template; the target appears whole."""
     from openzaya.core.errors import ConfigError
-    from openzaya.model.checkpoint import Source, convert
+    from openzaya.model.checkpoint import Source
+    from openzaya.model.convert import convert
+    from openzaya.model.quantize import FORMATS
 
     if args.max_shard_gb <= 0:
         raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; it must be more than 0")
@@ -50,13 +59,20 @@ def run(args: argparse.Namespace) -> int:
         "gigabytes": round(source.shards.num_bytes / 1e9, 3),
         "target": str(target),
         "target_layout": args.layout,
+        "weights": args.weights,
     }
     as_json = getattr(args, "json", False)
     if not as_json:
         print("\n".join(f"{name}: {value}" for name, value in plan.items()))
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    convert(source, partial, args.layout, max_shard_bytes=int(args.max_shard_gb * 1e9))
+    convert(
+        source,
+        partial,
+        args.layout,
+        form=FORMATS.get(args.weights),
+        max_shard_bytes=int(args.max_shard_gb * 1e9),
+    )
     for pattern in _SIDE_FILES:
         for path in sorted(source.folder.glob(pattern)):
             if path.is_file():

@@ -27,12 +27,16 @@ VERBS: dict[str, str] = {
     "demo": "Answer held-out problems on the bundled model: one rollout, vote, Markovian RSA.",
     "speedrun": "Train the nano model through every stage of the recipe and print its report card.",
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
-    "convert": "Rewrite a model folder in the current or the legacy tensor layout.",
+    "serve": "Serve a model through the OpenAI API, on our own engine.",
+    "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
     "doctor": "Say what this machine can do and what openzaya will choose on it.",
 }
 """Every verb and its summary: each module's SUMMARY, copied so that --help imports no module."""
 
-EXTRAS = {"aiohttp": "serve", "transformers": "hf"}
+EXTRAS = {
+    **dict.fromkeys(("aiohttp", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
+    "transformers": "hf",
+}
 """Optional distributions by the extra that brings them."""
 
 EXIT_USAGE = 2

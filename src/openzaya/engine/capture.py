@@ -83,18 +83,32 @@ class Ledger:
         finished: npt.NDArray[np.bool_] = stopped | (at + 1 >= self._limits[rows])
         return finished
 
-    def record_prompt_experts(
-        self, rows: list[int], start: int, experts: npt.NDArray[np.uint8]
-    ) -> None:
-        """Keep the experts [n, L] of the prompt tokens from `start`, for all rows sharing them."""
+    def record_prompt_experts(self, request: Request, experts: npt.NDArray[np.uint8]) -> None:
+        """Keep the experts [n, L] of all inputs, those that are recorded already excepted.
+
+        Only the newest token is missing when an interrupted generation was computed again.
+        """
         if self._experts is not None:
-            for row in rows:
-                self._experts[row, start : start + len(experts)] = experts
+            start = len(experts) - 1 if self.counts[request.row] else 0
+            self._experts[request.row, start : len(experts)] = experts[start:]
 
     def record_experts(self, rows: Rows, experts: npt.NDArray[np.uint8]) -> None:
         """Keep the experts [B, L] of the newest token of each row, now that it is an input."""
         if self._experts is not None:
             self._experts[rows, self._prompt_lens[rows] + self.counts[rows] - 1] = experts
+
+    def inputs(self, request: Request) -> npt.NDArray[np.int64]:
+        """Return the prompt of a request and what it generated so far."""
+        count = int(self.counts[request.row]) if request.row >= 0 else 0
+        if count == 0:
+            return request.prompt
+        return np.concatenate((request.prompt, self._tokens[request.row, :count]))
+
+    def experts(self, request: Request, start: int, stop: int) -> npt.NDArray[np.uint8] | None:
+        """Return the experts [n, L] of a span of inputs; None if the request did not ask."""
+        if self._experts is None or not request.params.capture_experts:
+            return None
+        return self._experts[request.row, start:stop]
 
     def reason(self, row: int) -> FinishReason:
         """Return why a finished row ended: a stop token wins over the limit."""

@@ -4,7 +4,7 @@ A step admits waiting requests, computes pieces of their prompts, samples the fi
 prompts that are complete, and decodes one token for every running request.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
@@ -14,13 +14,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from openzaya.core.errors import ConfigError, RequestError
+from openzaya.core.errors import ConfigError, EngineError, RequestError
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
-from openzaya.engine.request import EngineStats, Output, Request, SamplingParams, check_prompt
+from openzaya.engine.listening import Listeners
+from openzaya.engine.passes import Kernels
+from openzaya.engine.prefill import Chunk
+from openzaya.engine.prefix import PrefixCache
+from openzaya.engine.request import (
+    EngineStats,
+    FinishReason,
+    OnToken,
+    Output,
+    Request,
+    SamplingParams,
+    check_ids,
+    check_prompt,
+)
+from openzaya.engine.room import Room
 from openzaya.engine.runner import Runner
-from openzaya.engine.sampling import SamplingBatch, SamplingTable, sample
-from openzaya.engine.scheduler import Chunk, Scheduler
+from openzaya.engine.sampling import Draw, SamplingBatch, SamplingTable, sample
+from openzaya.engine.scheduler import Scheduler
+from openzaya.engine.steering import Steering
+from openzaya.engine.weights import replace_weights
+from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -39,16 +56,24 @@ class Engine:
 
     def __init__(
         self,
-        model: Zaya,
+        model: Zaya | QuantizedZaya,
         max_slots: int = 64,
         max_tokens: int | None = None,
         *,
         prefill_tokens: int = 2048,
+        kernels: Kernels = "auto",
+        num_blocks: int | Mapping[str, int] | None = None,
+        kept_blocks: int | None = None,
     ) -> None:
         """Allocate the cache: `max_slots` requests at once, of `max_tokens` context each.
 
         `max_tokens` counts prompt and generation; by default the model's positions, at most 4096.
         `prefill_tokens` bounds the prompt tokens computed in one step beside the decodes.
+        `num_blocks` bounds the memory: blocks of 64 tokens, for all layer types or by type; by
+        default enough for every slot's whole context. With less, requests wait, or are put back and
+        go on later. `kept_blocks` bounds what stays of finished requests for prompts that begin
+        alike: None = whatever is not in use, 0 = nothing.
+        `kernels` is "native" (our C++ on the CPU), "torch" or "auto": the former where it works.
         """
         positions = model.config.max_position_embeddings
         default = min(positions, DEFAULT_CONTEXT_TOKENS)
@@ -58,19 +83,29 @@ class Engine:
                 f"max_tokens is {max_tokens}, expected 2 to {positions} (max_position_embeddings "
                 "of the model); choose a context in that range"
             )
-        if max_slots < 1 or prefill_tokens < 1:
+        if max_slots < 1 or prefill_tokens < 1 or (kept_blocks or 0) < 0:
             raise ConfigError(
-                f"max_slots is {max_slots} and prefill_tokens {prefill_tokens}, expected at least "
-                "1 each; choose larger ones"
+                f"max_slots is {max_slots}, prefill_tokens {prefill_tokens} and kept_blocks "
+                f"{kept_blocks}, expected at least 1, 1 and 0; choose larger ones"
             )
+        self._model = model
         self.stats = EngineStats()
         self.prefill_tokens = prefill_tokens
         self._num_experts: int = model.config.num_experts
         self._vocab_size: int = model.config.vocab_size
-        self._runner = Runner(model, max_slots + 1, self.max_tokens)
-        self._scheduler = Scheduler(max_slots, self._runner.cache)
+        if isinstance(num_blocks, int):
+            num_blocks = dict.fromkeys(model.config.layer_types, num_blocks)
+        self._runner = Runner(
+            model, max_slots + 1, self.max_tokens, kernels=kernels, num_blocks=num_blocks
+        )
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
+        cache = self._runner.cache
+        self._room = Room(cache)
+        self._prefix = PrefixCache(cache, kept_blocks)
+        self._scheduler = Scheduler(max_slots, cache, self._prefix, self._ledger, self.stats)
         self._sampling = SamplingTable(max_slots)
+        self._steering = Steering(self._vocab_size, self._runner.device)
+        self._listeners = Listeners()
         self._decode_batch: tuple[int, SamplingBatch] | None = None
         self._version = 0
         self._lock = Lock()
@@ -87,12 +122,32 @@ class Engine:
     def bump_version(self) -> int:
         """Declare that the model's weights have changed; return the new version.
 
-        Call it between steps. Running requests go on with the cache that older weights wrote.
+        Call it between steps. Running requests go on with the cache that older weights wrote; those
+        that wait, or are preempted, never meet it.
 
         Paper: IV-B1 a (PipelineRL).
         """
         self._version += 1
+        self._runner.refresh()
+        self._scheduler.new_version()
         return self._version
+
+    def swap_weights(self, state: Mapping[str, Tensor], fingerprint: str | None = None) -> int:
+        """Copy new weights over the model's and return the new version; call it between steps.
+
+        `fingerprint` is that of engine/weights.py. Raises `EngineError`, and changes nothing, when
+        names, shapes, dtypes or the fingerprint differ.
+        """
+        if not isinstance(self._model, Zaya):
+            raise EngineError(
+                "a quantized model takes no new weights; load its folder with openzaya.load"
+            )
+        replace_weights(self._model, state, fingerprint)
+        return self.bump_version()
+
+    def clear_prefixes(self) -> None:
+        """Forget what is kept of finished requests."""
+        self._prefix.clear()
 
     @property
     def has_work(self) -> bool:
@@ -100,26 +155,56 @@ class Engine:
         waiting = self._arrived or self._aborted or self._unclaimed
         return bool(waiting) or self._scheduler.has_work
 
-    def add(self, prompt_ids: Sequence[int], params: SamplingParams, priority: int = 0) -> int:
+    @property
+    def vocab_size(self) -> int:
+        """Ids that the model knows."""
+        return self._vocab_size
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are prefilled or decoded now."""
+        return self._scheduler.num_running
+
+    def add(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        priority: int = 0,
+        *,
+        tenant: str = "",
+        salt: str = "",
+        on_token: OnToken | None = None,
+    ) -> int:
         """Queue a request and return its id; smaller `priority` is admitted first.
 
+        Requests of one priority are admitted so that every `tenant` is served alike. Only requests
+        with the same `salt` share what was computed of equal prompts. `on_token` is called by
+        `step` for every sampled token.
+
         Raises `ContextLengthError` for a prompt that leaves no room for a token, `RequestError`
-        for one that is empty or holds ids outside the vocabulary.
+        for one that is empty, for ids outside the vocabulary and for one that needs more blocks
+        than there are.
         """
         prompt = np.array(prompt_ids, dtype=np.int64)
         check_prompt(prompt, self.max_tokens, self._vocab_size)
+        check_ids(params, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
                 f"the model has {self._num_experts} experts, expected at most "
                 f"{MAX_CAPTURED_EXPERTS} to record them as bytes; set capture_experts=False"
             )
+        limit = min(params.max_tokens, self.max_tokens - len(prompt))
+        self._room.check_alone(len(prompt) + limit - 1)
         with self._lock:
             request = Request(
                 request_id=self._next_id,
                 prompt=prompt,
                 params=params,
                 priority=priority,
-                limit=min(params.max_tokens, self.max_tokens - len(prompt)),
+                limit=limit,
+                tenant=tenant,
+                salt=salt,
+                on_token=on_token,
             )
             self._next_id += 1
             self._arrived.append(request)
@@ -182,15 +267,17 @@ class Engine:
         """Admit, prefill, decode; return the requests that ended."""
         outputs = self._take_messages()
         for request in self._scheduler.admit():
-            self._ledger.open(request)
-            self._sampling.open(request.row, request.params)
+            self._open(request)
         chunks = self._scheduler.next_chunks(self.prefill_tokens)
         if chunks:
             outputs += self._prefill(chunks)
+        self._scheduler.make_decode_room()
         decodes = bool(self._scheduler.decoding)
         if decodes:
             outputs += self._decode()
         self.stats.steps += decodes or bool(chunks)
+        self._room.report(self.stats)
+        self.stats.prefix_bytes = self._prefix.nbytes
         return outputs
 
     def _take_messages(self) -> list[Output]:
@@ -206,32 +293,44 @@ class Engine:
         for request_id in aborted:
             slot = self._scheduler.find_slot(request_id)
             if slot is not None:
-                outputs.append(self._ledger.output(self._scheduler.decoding[slot], "abort"))
+                outputs.append(self._close(self._scheduler.decoding[slot], "abort"))
                 self._scheduler.release(slot)
             else:
                 withdrawn = self._scheduler.withdraw(request_id)
                 if withdrawn is not None:
-                    outputs.append(self._ledger.output(withdrawn, "abort"))
+                    outputs.append(self._close(withdrawn, "abort"))
         return outputs
+
+    def _open(self, request: Request) -> None:
+        """Start everything that is kept for an admitted request."""
+        self._ledger.open(request)
+        self._sampling.open(request.row, request.params)
+        self._steering.open(request)
+        self._listeners.open(request)
+
+    def _close(self, request: Request, reason: FinishReason) -> Output:
+        """End what `_open` started; return the request's output."""
+        self._steering.close(request.row)
+        self._listeners.close(request.row)
+        return self._ledger.output(request, reason)
 
     def _prefill(self, chunks: list[Chunk]) -> list[Output]:
         """Compute pieces of prompts; sample the first token of those that are complete."""
         logits_NV, experts = self._runner.prefill(chunks)
+        self._scheduler.computed(chunks, experts)
         slots: list[int] = []
         sources: list[int] = []
-        offset = ended = 0
+        ended = 0
         for chunk in chunks:
-            members = chunk.prefill.members
-            rows = [request.row for request in members]
-            self._ledger.record_prompt_experts(
-                rows, chunk.start, experts[offset : offset + chunk.length]
-            )
-            offset += chunk.length
             self.stats.tokens_prefilled += chunk.length
             if chunk.ends_prompt:
-                self.stats.tokens_prefill_saved += (len(members) - 1) * len(chunk.prefill.prompt)
-                slots += self._scheduler.promote(chunk.prefill)
-                sources += [ended] * len(members)
+                taken = self._scheduler.promote(chunk.prefill)
+                for slot in taken:
+                    request = self._scheduler.decoding[slot]
+                    self._ledger.record_prompt_experts(request, chunk.prefill.experts)
+                self.stats.tokens_prefill_saved += (len(taken) - 1) * len(chunk.prefill.tokens)
+                slots += taken
+                sources += [ended] * len(taken)
                 ended += 1
         if not slots:
             return []
@@ -250,6 +349,8 @@ class Engine:
         logits_BV, experts = self._runner.decode(tokens, self._ledger.captures)
         if experts is not None:
             self._ledger.record_experts(rows, experts)
+        self._scheduler.keep_filled()
+        self._scheduler.queue.charge_step()
         self.stats.decode_steps += 1
         self.stats.tokens_decoded += count
         return self._extend(logits_BV, np.arange(count), self._decode_batch[1])
@@ -260,17 +361,28 @@ class Engine:
         """Sample one token for each slot, record it, and end the requests it finishes."""
         rows = self._scheduler.row_of_slot[slots]
         drawn = self._sampling.uniforms(rows, self._ledger.counts[rows])
-        uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
-        tokens_B, logprobs_B = sample(logits_BV, uniforms_B, batch)
-        finished = self._ledger.record(
-            rows, tokens_B.cpu().numpy(), logprobs_B.cpu().numpy(), self._version
-        )
+        forced_B = None
+        if not self._steering.is_idle:
+            logits_BV = self._steering.adjust(rows, logits_BV)
+            forced = self._steering.forced(rows)
+            forced_B = None if forced is None else torch.from_numpy(forced).to(logits_BV.device)
+        fast = self._runner.draw(logits_BV, drawn, batch) if forced_B is None else None
+        if fast is not None:
+            draw = Draw(*fast, logits_BV, batch.temperature_B1)
+        else:
+            uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
+            draw = sample(logits_BV, uniforms_B, batch, forced_B)
+        tokens = draw.tokens_B.cpu().numpy()
+        finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
+        if not self._steering.is_idle:
+            self._steering.count(rows, tokens)
+        self._listeners.tell(rows, draw, self._ledger, finished, self._version)
         self.stats.tokens_generated += len(slots)
         outputs = []
         # From the last slot down: the slot that moves into a gap is never a finished one.
         for slot in np.sort(slots[finished])[::-1].tolist():
             request = self._scheduler.decoding[slot]
-            outputs.append(self._ledger.output(request, self._ledger.reason(request.row)))
+            outputs.append(self._close(request, self._ledger.reason(request.row)))
             self._scheduler.release(slot)
         return outputs
 

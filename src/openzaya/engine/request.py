@@ -1,6 +1,7 @@
 """What is asked of the engine and what it gives back; token ids only, never text."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -9,13 +10,19 @@ import numpy.typing as npt
 from openzaya.core.errors import ContextLengthError, RequestError
 
 FinishReason = Literal["stop", "length", "abort"]
+MAX_TOP_LOGPROBS = 20
+MIN_TEMPERATURE = 1e-4
+"""A smaller one above 0 would leave the range of fp32 logits."""
+MAX_SHIFT = 1e4
+"""What a penalty or a bias may add to a logit at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
     """How one request is sampled; the defaults are plain sampling from the model.
 
-    The order is temperature, top-k, top-p on what top-k left, min-p; the rest is renormalized.
+    The order is repetition penalty, frequency and presence penalty, logit bias, temperature, top-k,
+    top-p on what top-k left, min-p; the rest is renormalized. Forced tokens replace drawn ones.
     Raises `RequestError` for values outside their ranges.
     """
 
@@ -35,19 +42,105 @@ class SamplingParams:
     """Generation ends after any of these; the caller passes the end-of-sequence id."""
     capture_experts: bool = False
     """Record the expert of every input token and layer (router replay)."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of every token that was generated before (OpenAI)."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit as often as the token was generated before (OpenAI)."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens of the prompt or the generation
+    (Hugging Face); 1 changes nothing."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of these ids."""
+    top_logprobs: int = 0
+    """Report this many likeliest tokens of the distribution drawn from to `on_token`."""
+    think_budget: int | None = None
+    """Most tokens before the thought must end: then `think_end_ids` are forced one by one, unless
+    it has ended. Their log-probability is the one before top-k, top-p and min-p. None = no limit.
+    """
+    think_end_ids: tuple[int, ...] = ()
+    """The sequence that ends a thought."""
+    think_close_ids: tuple[int, ...] = ()
+    """Ids any one of which ends the thought as well."""
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler could honor."""
         checks = (
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, 0.0 <= self.temperature < np.inf, "finite and >= 0"),
+            (
+                "temperature",
+                self.temperature,
+                self.temperature == 0 or MIN_TEMPERATURE <= self.temperature < np.inf,
+                f"0, or finite and at least {MIN_TEMPERATURE}",
+            ),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "in (0, 1]"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                abs(self.presence_penalty) <= MAX_SHIFT,
+                f"at most {MAX_SHIFT} in size",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                abs(self.frequency_penalty) <= MAX_SHIFT,
+                f"at most {MAX_SHIFT} in size",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                0.01 <= self.repetition_penalty <= 100.0,
+                "in [0.01, 100]",
+            ),
+            (
+                "logit_bias",
+                self.logit_bias,
+                all(abs(bias) <= MAX_SHIFT for _, bias in self.logit_bias),
+                f"at most {MAX_SHIFT} in size",
+            ),
+            (
+                "top_logprobs",
+                self.top_logprobs,
+                0 <= self.top_logprobs <= MAX_TOP_LOGPROBS,
+                f"0 to {MAX_TOP_LOGPROBS}",
+            ),
+            (
+                "think_budget",
+                self.think_budget,
+                self.think_budget is None or (self.think_budget >= 0 and self.think_end_ids),
+                "None, or 0 or more beside think_end_ids",
+            ),
         )
         for name, value, fits, expected in checks:
             if not fits:
                 raise RequestError(f"{name} is {value}, expected {expected}; change {name}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenEvent:
+    """One sampled token, told while its request goes on."""
+
+    request_id: int
+    """The id that `Engine.add` returned."""
+    index: int
+    """Counts the request's tokens from 0."""
+    token_id: int
+    """The token."""
+    logprob: float
+    """As in `Output.logprobs`."""
+    version: int
+    """Weights version that sampled it."""
+    top: tuple[tuple[int, float], ...]
+    """Likeliest ids with their log-probabilities, best first, as many as `top_logprobs` asks for;
+    ids of probability zero are left out."""
+    finish_reason: FinishReason | None
+    """None while the request goes on."""
+
+
+OnToken = Callable[[TokenEvent], None]
+"""Called from the stepping thread for every sampled token; it must not raise. An aborted request
+is told no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +184,14 @@ class Request:
     """Smaller is admitted first."""
     limit: int
     """Most tokens to generate: `max_tokens` or what the context leaves."""
+    tenant: str = ""
+    """Who shares the engine fairly with other tenants."""
+    salt: str = ""
+    """Only requests with equal salts share what was computed of their prompts."""
+    on_token: OnToken | None = None
+    """Who is told of every token."""
     row: int = -1
-    """Row of the ledger while the request runs; -1 before."""
-
-    def key(self) -> bytes:
-        """Return bytes that are equal for equal prompts."""
-        return self.prompt.tobytes()
+    """Row of the ledger from the first admission on; -1 before."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,7 +205,19 @@ class EngineStats:
     tokens_prefilled: int = 0
     """Prompt tokens computed."""
     tokens_prefill_saved: int = 0
-    """Prompt tokens copied from an identical prompt instead of computed."""
+    """Prompt tokens shared with an identical prompt that was being computed."""
+    prefix_hit_tokens: int = 0
+    """Tokens found in the prefix cache instead of computed."""
+    preemptions: int = 0
+    """Times a request was put back into the queue for lack of blocks."""
+    evictions: int = 0
+    """Blocks kept for reuse that were given up for others."""
+    blocks_used: dict[str, int] = field(default_factory=dict)
+    """Blocks of running requests after the last step, by layer type."""
+    blocks_free: dict[str, int] = field(default_factory=dict)
+    """The other blocks, those kept for reuse included."""
+    prefix_bytes: int = 0
+    """Memory of the states and experts kept beside the blocks."""
     decode_steps: int = 0
     """Batched decode passes."""
     tokens_decoded: int = 0
@@ -141,3 +248,15 @@ def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size:
             f"the prompt holds ids from {prompt.min()} to {prompt.max()}, expected 0 to "
             f"{vocab_size - 1}; encode it with the model's own tokenizer"
         )
+
+
+def check_ids(params: SamplingParams, vocab_size: int) -> None:
+    """Refuse biases and forced tokens outside the vocabulary, as `RequestError`."""
+    ids = [token for token, _ in params.logit_bias]
+    for name, values in (("logit_bias", ids), ("think_end_ids", params.think_end_ids)):
+        wrong = [token for token in values if not 0 <= token < vocab_size]
+        if wrong:
+            raise RequestError(
+                f"{name} holds the id {wrong[0]}, expected 0 to {vocab_size - 1}; name tokens of "
+                "the model's own tokenizer"
+            )

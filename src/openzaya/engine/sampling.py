@@ -11,6 +11,7 @@ Paper: App. E (min-p).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -117,29 +118,71 @@ class SamplingTable:
         )
 
 
-def sample(logits_BV: Tensor, uniforms_B: Tensor, batch: SamplingBatch) -> tuple[Tensor, Tensor]:
-    """Return the token of every row and its log-probability under the distribution drawn from.
+class Draw(NamedTuple):
+    """One token for every row of a batch."""
 
-    Both are [B]; `uniforms_B` is in [0, 1) and unused by greedy rows, whose log-probability is the
-    one under temperature 1. A token of probability zero is never returned. Logits that are not
-    finite give a log-probability that is not a number.
+    tokens_B: Tensor
+    """The tokens."""
+    logprobs_B: Tensor
+    """Their log-probabilities under the distribution drawn from; for forced tokens under the one
+    before truncation, which may have left them none."""
+    kept_BV: Tensor
+    """Log-probabilities of the distribution drawn from; for a fast draw the raw logits."""
+    temperature_B1: Tensor | None = None
+    """What still divides `kept_BV`."""
+
+    def logprobs_of(self, row: int) -> Tensor:
+        """Return the log-probabilities [V] of the distribution that one row was drawn from."""
+        scores_V = self.kept_BV[row].float()
+        if self.temperature_B1 is not None:
+            scores_V = scores_V / self.temperature_B1[row]
+        return scores_V.log_softmax(dim=-1)
+
+
+def sample(
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    batch: SamplingBatch,
+    forced_B: Tensor | None = None,
+) -> Draw:
+    """Draw the token of every row.
+
+    `uniforms_B` is in [0, 1) and unused by greedy rows, whose log-probability is the one under
+    temperature 1. Where `forced_B` is not negative, it is the token. A token of probability zero is
+    never drawn. Logits that are not finite give a log-probability that is not a number.
     """
     scores_BV = logits_BV.float()
     if batch.temperature_B1 is not None:
         scores_BV = scores_BV / batch.temperature_B1
-    logprobs_BV = scores_BV.log_softmax(dim=-1)
+    free_BV = kept_BV = scores_BV.log_softmax(dim=-1)
     if batch.all_greedy:
-        tokens_B = logprobs_BV.argmax(dim=-1)
+        tokens_B = kept_BV.argmax(dim=-1)
     else:
         if batch.truncation is not None:
             rows_N = batch.truncation.rows_N
-            kept_NV = truncate(logprobs_BV[rows_N], batch.truncation)
-            logprobs_BV = logprobs_BV.index_copy(0, rows_N, kept_NV)
-        tokens_B = invert_cdf(logprobs_BV, uniforms_B)
+            cut_NV = truncate(free_BV[rows_N], batch.truncation)
+            kept_BV = free_BV.index_copy(0, rows_N, cut_NV)
+        tokens_B = invert_cdf(kept_BV, uniforms_B)
         if batch.greedy_B is not None:
-            tokens_B = torch.where(batch.greedy_B, logprobs_BV.argmax(dim=-1), tokens_B)
-    chosen_B = logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
-    return tokens_B, chosen_B
+            tokens_B = torch.where(batch.greedy_B, kept_BV.argmax(dim=-1), tokens_B)
+    if forced_B is None:
+        return Draw(tokens_B, _pick(kept_BV, tokens_B), kept_BV)
+    is_forced_B = forced_B >= 0
+    tokens_B = torch.where(is_forced_B, forced_B, tokens_B)
+    logprobs_B = torch.where(is_forced_B, _pick(free_BV, tokens_B), _pick(kept_BV, tokens_B))
+    return Draw(tokens_B, logprobs_B, kept_BV)
+
+
+def likeliest(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    """Return the `count` likeliest ids with their log-probabilities; none of probability zero."""
+    best_N = logprobs_V.topk(min(count, len(logprobs_V)))
+    pairs = zip(best_N.indices.tolist(), best_N.values.tolist(), strict=True)
+    return tuple((token, logprob) for token, logprob in pairs if logprob > -np.inf)
+
+
+def _pick(logprobs_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    """Return the log-probability of each row's token."""
+    return logprobs_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
 
 
 def invert_cdf(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:

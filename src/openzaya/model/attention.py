@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openzaya.model.addresses import LEAD
 from openzaya.model.cache import Cache
 from openzaya.model.cca import CCAProjection
 from openzaya.model.config import ZayaConfig
 from openzaya.model.config_keys import SLIDING
-from openzaya.model.plan import LEAD, Block, Plan
+from openzaya.model.plan import Block, Plan
 from openzaya.model.precision import is_low, rules_of
 from openzaya.model.rope import rotate
 from openzaya.model.rows import take_rows
@@ -87,10 +88,10 @@ class Attention(nn.Module):
         if cache is not None and plan.cache is not None:
             k_NKP = k_KNP.transpose(0, 1)
             if plan.single:
-                cache.write(self.layer, plan.cache.write_T, k_NKP, v_NKP)
+                cache.write(self.layer, plan.cache, k_NKP, v_NKP)
                 return self._project(self._attend_one_token(q_HNP, plan.blocks[0], cache))
             k_TKP, v_TKP = k_NKP[plan.results_T], v_NKP[plan.results_T]
-            cache.write(self.layer, plan.cache.write_T, k_TKP, v_TKP)
+            cache.write(self.layer, plan.cache, k_TKP, v_TKP)
             if not plan.cache.fresh:
                 out_NA = self._attend_to_cache(q_HNP, plan, cache)
                 return self._project(out_NA.index_select(0, plan.results_T))
@@ -121,11 +122,9 @@ class Attention(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _cached(self, block: Block, cache: Cache) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return keys and values [B, K, context, P] of a block's slots, and its mask."""
-        mask = block.mask if self.window is None else block.sliding_mask
-        keys = cache.keys[self.layer, block.slots, : block.context].transpose(1, 2)
-        values = cache.values[self.layer, block.slots, : block.context].transpose(1, 2)
-        return keys, values, mask
+        """Return keys and values [B, K, length, P] of a block's slots, and its mask."""
+        seen = block.cached[self.kind]
+        return *cache.read(self.layer, seen.pages_BKM, seen.length), seen.mask
 
     def _attend_one_token(self, q_HTP: Tensor, block: Block, cache: Cache) -> Tensor:
         """Attend from one token per slot; the queries of a key head act as its query rows."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openzaya.model.addresses import LEAD, CacheRows
 from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
-from openzaya.model.plan import LEAD, CacheRows, Plan
+from openzaya.model.plan import Plan
 from openzaya.model.precision import is_low, raise_to_fp32, rules_of
 from openzaya.model.rows import put_rows
 from openzaya.model.taps import ConvWeights, delay_values, fold, mix_folded, mix_stepwise
@@ -112,10 +113,14 @@ class CCAProjection(nn.Module):
         conv, delayed = cache.conv[self.layer], cache.delayed[self.layer]
         half = delayed.shape[-1]
         if not rows.fresh:
-            u_MC[rows.lead_N] = conv[rows.slots].mT.flatten(0, 1).to(u_MC.dtype)
+            u_MC[rows.lead_N] = conv[rows.slots].flatten(0, 1).to(u_MC.dtype)
             v_MW[rows.lead_N[1::2], half:] = delayed[rows.slots].to(v_MW.dtype)
-        conv[rows.slots] = u_MC[rows.last_N].view(-1, LEAD, u_MC.shape[1]).mT.to(conv.dtype)
+        conv[rows.slots] = u_MC[rows.last_N].view(-1, LEAD, u_MC.shape[1]).to(conv.dtype)
         delayed[rows.slots] = v_MW[rows.last_N[1::2], half:].to(delayed.dtype)
+        if rows.ends_E is not None:
+            inner = cache.inner_conv[self.layer]
+            inner.copy_(u_MC[rows.ends_E].view_as(inner))
+            cache.inner_delayed[self.layer].copy_(v_MW[rows.ends_E[1::2], half:])
 
     def _continue_one_token(
         self, h_TD: Tensor, rows: CacheRows, cache: Cache
@@ -123,8 +128,9 @@ class CCAProjection(nn.Module):
         u_TC, v_TW = self._project(h_TD)
         conv, delayed = cache.conv[self.layer], cache.delayed[self.layer]
         half = delayed.shape[-1]
-        window_TC3 = torch.cat((conv[rows.slots].to(u_TC.dtype), u_TC.unsqueeze(-1)), dim=-1)
-        conv[rows.slots] = window_TC3[..., 1:].to(conv.dtype)
+        before_TC2 = conv[rows.slots].mT.to(u_TC.dtype)
+        window_TC3 = torch.cat((before_TC2, u_TC.unsqueeze(-1)), dim=-1)
+        conv[rows.slots] = window_TC3[..., 1:].mT.to(conv.dtype)
         late_TW = torch.cat((v_TW[:, :half], delayed[rows.slots].to(v_TW.dtype)), dim=-1)
         delayed[rows.slots] = v_TW[:, half:].to(delayed.dtype)
         return mix_stepwise(window_TC3, self._conv_weights(), self.num_queries), late_TW

@@ -21,6 +21,7 @@ from openzaya.model.checkpoint_legacy import (
     to_legacy,
 )
 from openzaya.model.config import Precision, SkipMode, ZayaConfig
+from openzaya.model.quantize import FORMATS, Format, dequantize, is_quantized
 from openzaya.model.shards import (
     MAX_SHARD_BYTES,
     Shards,
@@ -35,6 +36,10 @@ from openzaya.model.zaya import Zaya
 PREFIX = "model."
 """What the Hugging Face layout puts before our parameter names."""
 HEAD = "lm_head.weight"
+SCALES = ".scales"
+"""Ends the name of the scales of a quantized tensor."""
+QUANTIZATION = "quantization_config"
+METHOD = "openzaya"
 SMALL_BYTES = 1_000_000_000
 """Folders up to this size are verified and copied to memory; larger ones are mapped."""
 DTYPES = {
@@ -55,6 +60,7 @@ class Source:
         self.folder = resolve_folder(folder)
         raw = read_json(self.folder / "config.json")
         self.shards = Shards(self.folder)
+        self.form = _format(self.folder, raw.pop(QUANTIZATION, None))
         self.layout: Layout = "legacy" if is_legacy(raw, self.shards.names) else "native"
         self._exponential = False
         if self.layout == "legacy":
@@ -69,6 +75,7 @@ class Source:
     def _check(self) -> None:
         """Raise CheckpointError for a tensor that is missing, unknown or of a wrong shape."""
         needed = [part for parts in self._parts.values() for part in parts]
+        needed += [name + SCALES for name in self._parts if self.form and is_quantized(name)]
         missing = sorted(set(needed) - self.shards.names)
         if missing:
             raise CheckpointError(
@@ -85,13 +92,11 @@ class Source:
         for name, shape in expected_shapes(self.config).items():
             parts = self._parts[PREFIX + name]
             expected = shape if len(parts) == 1 else shape[1:]
+            if self.form and is_quantized(name):
+                expected, scales = self.form.shapes(shape)
+                self._check_shape(PREFIX + name + SCALES, scales)
             for part in parts:
-                found = self.shards.shape(part)
-                if found != expected:
-                    raise CheckpointError(
-                        f"tensor {part!r} in {self.folder} has shape {found}; config.json asks "
-                        f"for {expected}: the two are of different models"
-                    )
+                self._check_shape(part, expected)
         if HEAD in self.shards.names and not torch.equal(
             self.shards.get(HEAD), self.shards.get(PREFIX + "embed_tokens.weight")
         ):
@@ -100,24 +105,55 @@ class Source:
                 "are known"
             )
 
+    def _check_shape(self, part: str, expected: tuple[int, ...]) -> None:
+        found = self.shards.shape(part)
+        if found != expected:
+            raise CheckpointError(
+                f"tensor {part!r} in {self.folder} has shape {found}; config.json asks for "
+                f"{expected}: the two are of different models"
+            )
+
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the embedding, and so of the folder."""
-        return self.shards.get(PREFIX + "embed_tokens.weight").dtype
+        """The dtype of the final norm, and so of the folder; integers count as what they were."""
+        return self.dtype_of("norm.weight")
 
     def dtype_of(self, name: str) -> torch.dtype:
         """Return the dtype that one of our parameters has in the folder."""
         return self.shards.get(self._parts[PREFIX + name][0]).dtype
 
-    def get(self, name: str) -> Tensor:
-        """Return one tensor by our parameter name; a stack of legacy experts is copied."""
+    def get(self, name: str, *, copy: bool = False) -> Tensor:
+        """Return one tensor by our parameter name, mapped from the file unless `copy`.
+
+        A stack of legacy experts is copied, a quantized tensor comes back as fp32.
+        """
+        if self.form and is_quantized(name):
+            return dequantize(*self.get_quantized(name))
         parts = self._parts[PREFIX + name]
         if len(parts) > 1:
             return torch.stack([self.shards.get(part) for part in parts])
-        tensor = self.shards.get(parts[0])
+        tensor = self.shards.read(parts[0]) if copy else self.shards.get(parts[0])
         if self._exponential and name.endswith("qk_norm.temp"):
             return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
         return tensor
+
+    def get_quantized(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return integers and scales of a quantized tensor, mapped from the file."""
+        return self.shards.get(PREFIX + name), self.shards.get(PREFIX + name + SCALES)
+
+
+def _format(folder: Path, raw: Any) -> Format | None:
+    """Return how a folder's weights are quantized, None if they are not."""
+    if raw is None:
+        return None
+    method = raw.get("quant_method") if isinstance(raw, dict) else raw
+    form = FORMATS.get(str(raw.get("format"))) if method == METHOD else None
+    if form is None or raw.get("group_size") != form.group_size:
+        raise CheckpointError(
+            f"{folder} is quantized as {raw}; expected quant_method {METHOD!r} with format "
+            f"{' or '.join(FORMATS)}: quantize the original with `openzaya convert --weights int4`"
+        )
+    return form
 
 
 def expected_shapes(config: ZayaConfig) -> dict[str, tuple[int, ...]]:
@@ -160,11 +196,10 @@ def load(
         model = Zaya(config)
     state: dict[str, Tensor] = {}
     for name in model.state_dict():
-        tensor = source.get(name)
+        # A small model is better off in memory when its file is replaced under it.
+        tensor = source.get(name, copy=small)
         wanted = torch.float32 if name.endswith("balancing_biases") else target
-        moved = tensor.to(device=device, dtype=wanted)
-        # A small model is better off when its file is replaced under it.
-        state[name] = moved.clone() if small and moved is tensor else moved
+        state[name] = tensor.to(device=device, dtype=wanted)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
@@ -246,36 +281,3 @@ def write_folder(
         if raw[key] is not None
     }
     write_json(folder / "generation_config.json", {"_from_model_config": True} | tokens)
-
-
-def convert(
-    source: Source, folder: Path, layout: Layout, *, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> None:
-    """Write a folder's tensors in another layout, one tensor at a time, dtypes unchanged."""
-    if folder.resolve() == source.folder.resolve():
-        raise CheckpointError(f"{folder} is both source and target; name another target folder")
-    names = legacy_names(source.config)
-
-    def specs() -> Iterator[TensorSpec]:
-        for name, shape in expected_shapes(source.config).items():
-            dtype = source.dtype_of(name)
-            parts = names[PREFIX + name] if layout == "legacy" else (PREFIX + name,)
-            for place, part in enumerate(parts):
-                stacked = len(parts) > 1
-                yield TensorSpec(
-                    name=part,
-                    dtype=dtype,
-                    shape=shape[1:] if stacked else shape,
-                    make=lambda n=name, i=place, s=stacked: (  # type: ignore[misc]
-                        source.get(n)[i] if s else source.get(n)
-                    ),
-                )
-
-    write_folder(
-        folder,
-        source.config,
-        specs(),
-        source.dtype,
-        layout=layout,
-        max_shard_bytes=max_shard_bytes,
-    )

@@ -7,7 +7,7 @@ document: zeros at its start, the cached state when it continues. Shifts by one 
 never cross a document, and padding to the right is harmless because attention is causal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import RequestError
+from openzaya.model.addresses import LEAD, CachedKeys, CacheRows, Slots, cache_rows, cached_keys
 from openzaya.model.config import ZayaConfig
 from openzaya.model.rope import rope_tables
 
-LEAD = 2
-"""Rows before each document: the receptive field of both convolutions is three tokens."""
 FILL = 0.8
 """A block takes documents down to this share of its longest one: at most a fifth is padding."""
 
@@ -32,30 +31,8 @@ class Block:
     """B: documents of the block."""
     width: int
     """S: tokens of the longest of them."""
-    slots: slice | Tensor | None
-    """Cache slots of the documents; None when attention stays inside the block."""
-    context: int
-    """Cached positions to attend to, this pass included; 0 when attention stays inside."""
-    mask: Tensor | None
-    """[B, 1, S, context] of allowed cached positions; None means all of them."""
-    sliding_mask: Tensor | None
-    """The same for sliding layers; None when the model has none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CacheRows:
-    """Where this pass reads and writes the cache."""
-
-    slots: slice | Tensor
-    """Slot of every document, in packed order."""
-    fresh: bool
-    """All slots were empty: the lead rows stay zero and attention needs no cached keys."""
-    lead_N: Tensor
-    """Padded rows that receive the cached state: two per document, N = 2B."""
-    last_N: Tensor
-    """Padded rows of the last two tokens (or lead rows) of each document, N = 2B."""
-    write_T: Tensor
-    """Flat cache position, slot * max_tokens + position, of every token."""
+    cached: Mapping[str, CachedKeys]
+    """What they see of the cache, by layer type; empty when attention stays inside the block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,23 +85,6 @@ def group_by_length(lengths: Sequence[int], fill: float = FILL) -> list[list[int
     return groups
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slots:
-    """The cache side of a pass: which slot each document continues, and from where."""
-
-    ids: Sequence[int]
-    """Slot of each document."""
-    starts: Sequence[int]
-    """Tokens already in each slot."""
-    max_tokens: int
-    """Positions per slot."""
-
-    @property
-    def fresh(self) -> bool:
-        """Tell whether every slot is still empty."""
-        return not any(self.starts)
-
-
 def make_plan(
     config: ZayaConfig,
     thetas: dict[str, float],
@@ -136,7 +96,8 @@ def make_plan(
 
     `thetas` is the rotary base of each layer type that occurs.
     """
-    single = slots is not None and not slots.fresh and max(lengths) == 1
+    is_fresh = slots is None or slots.fresh
+    single = not is_fresh and max(lengths) == 1
     lead = 0 if single else LEAD
     starts = [0] * len(lengths) if slots is None else slots.starts
     begins = np.cumsum([0, *lengths[:-1]])
@@ -153,7 +114,10 @@ def make_plan(
             rows[begins[index] : begins[index] + lengths[index]] = np.arange(
                 first, first + lengths[index]
             )
-        blocks.append(_make_block(config, group, lengths, slots, device))
+        seen = (
+            {} if slots is None or is_fresh else cached_keys(config, group, lengths, slots, device)
+        )
+        blocks.append(Block(num_documents=len(group), width=lengths[group[0]], cached=seen))
         group_starts = np.asarray([starts[index] for index in group])
         positions.append((group_starts[:, None] + np.arange(stride)).reshape(-1))
         row += len(group) * stride
@@ -169,71 +133,5 @@ def make_plan(
             kind: rope_tables(positions_N, theta, config.rotary_dim)
             for kind, theta in thetas.items()
         },
-        cache=None if slots is None else _cache_rows(slots, lengths, heads, device),
-    )
-
-
-def _as_index(ids: Sequence[int], device: torch.device) -> slice | Tensor:
-    """Return a slice for consecutive slots, so that reading them copies nothing."""
-    if list(ids) == list(range(ids[0], ids[0] + len(ids))):
-        return slice(ids[0], ids[0] + len(ids))
-    return torch.tensor(ids, dtype=torch.int64, device=device)
-
-
-def _make_block(
-    config: ZayaConfig,
-    group: Sequence[int],
-    lengths: Sequence[int],
-    slots: Slots | None,
-    device: torch.device,
-) -> Block:
-    width = lengths[group[0]]
-    if slots is None or slots.fresh:
-        return Block(
-            num_documents=len(group),
-            width=width,
-            slots=None,
-            context=0,
-            mask=None,
-            sliding_mask=None,
-        )
-    starts = [slots.starts[index] for index in group]
-    context = max(start + lengths[index] for start, index in zip(starts, group, strict=True))
-    starts_B1 = torch.tensor(starts, dtype=torch.int64, device=device).unsqueeze(1)
-    query_BS = starts_B1 + torch.arange(width, device=device)
-    query_B1S1 = query_BS[:, None, :, None]
-    key_N = torch.arange(context, device=device)
-    mask_B1SN = key_N <= query_B1S1
-    sliding = None
-    if config.sliding_window is not None:
-        sliding = mask_B1SN & (key_N > query_B1S1 - config.sliding_window)
-    everything = width == 1 and min(starts) == max(starts)
-    return Block(
-        num_documents=len(group),
-        width=width,
-        slots=_as_index([slots.ids[index] for index in group], device),
-        context=context,
-        mask=None if everything else mask_B1SN,
-        sliding_mask=sliding,
-    )
-
-
-def _cache_rows(
-    slots: Slots, lengths: Sequence[int], heads: np.ndarray, device: torch.device
-) -> CacheRows:
-    sizes = np.asarray(lengths)
-    flat = np.concatenate(
-        [
-            slot * slots.max_tokens + np.arange(start, start + length)
-            for slot, start, length in zip(slots.ids, slots.starts, lengths, strict=True)
-        ]
-    )
-    lead = (heads[:, None] + np.arange(LEAD)).reshape(-1)
-    last = ((heads + sizes)[:, None] + np.arange(LEAD)).reshape(-1)
-    return CacheRows(
-        slots=_as_index(slots.ids, device),
-        fresh=slots.fresh,
-        lead_N=torch.from_numpy(lead).to(device),
-        last_N=torch.from_numpy(last).to(device),
-        write_T=torch.from_numpy(flat).to(device),
+        cache=None if slots is None else cache_rows(slots, lengths, heads, rows, device),
     )

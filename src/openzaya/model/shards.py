@@ -23,6 +23,7 @@ SINGLE = "model.safetensors"
 CHECKSUMS = "checksums.json"
 MAX_SHARD_BYTES = 5_000_000_000
 FILE_MODE = 0o644
+ALIGNMENT_BYTES = 8
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 """What is fetched of a hub repository: no code, no pickles."""
 
@@ -32,6 +33,8 @@ _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int8: "I8",
+    torch.uint8: "U8",
 }
 
 
@@ -113,6 +116,7 @@ class Shards:
         """Find the shards; raises CheckpointError for a missing, unreadable or truncated one."""
         self.folder = folder
         self._files: dict[str, Any] = {}
+        self._headers: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}
         if (folder / INDEX).exists():
             index = read_json(folder / INDEX).get("weight_map")
@@ -166,6 +170,18 @@ class Shards:
         """Return the shape of a tensor from the header alone."""
         return tuple(self._open(self._shard_of[name]).get_slice(name).get_shape())
 
+    def read(self, name: str) -> Tensor:
+        """Return a copy of a tensor in memory; the file is not mapped for it."""
+        shard = self._shard_of[name]
+        with (self.folder / shard).open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if shard not in self._headers:
+                self._headers[shard] = json.loads(file.read(size))
+            file.seek(8 + size + self._headers[shard][name]["data_offsets"][0])
+            tensor = torch.empty(self.shape(name), dtype=self.get(name).dtype)
+            file.readinto(tensor_bytes(tensor))
+        return tensor
+
     def get(self, name: str) -> Tensor:
         """Return a tensor whose memory is the file.
 
@@ -195,7 +211,7 @@ class Shards:
                 "of different saves: save again, or delete it to load without verification"
             )
         for name, expected in known.items():
-            found = f"{zlib.crc32(tensor_bytes(self.get(name))):08x}"
+            found = f"{zlib.crc32(tensor_bytes(self.read(name))):08x}"
             if found != expected:
                 raise CheckpointError(
                     f"tensor {name!r} in {self.folder / self._shard_of[name]} has CRC-32 {found}, "
@@ -264,9 +280,17 @@ def _split(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[list[TensorS
         yield group
 
 
+def _alignment(spec: TensorSpec) -> tuple[bool, int]:
+    odd = spec.num_bytes % ALIGNMENT_BYTES != 0
+    return odd, -spec.dtype.itemsize if odd else 0
+
+
 def _write(path: Path, specs: list[TensorSpec], checksums: dict[str, str]) -> None:
-    """Write one shard; wide dtypes first, so that every tensor is aligned to its item size."""
-    ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
+    """Write one shard in the order given, except for tensors of odd sizes.
+
+    Those go last, wide dtypes first, so that every tensor is aligned to its item size.
+    """
+    ordered = sorted(specs, key=_alignment)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for spec in ordered:

@@ -87,7 +87,8 @@ class RLStage:
         self.tokenizer = tokenizer
         self.tail_tokens = tail_tokens
         slots, context = config.slots, config.context_tokens
-        self.engine = Engine(self.sampler, max_slots=slots, max_tokens=context)
+        # Nothing kept of finished rollouts: a resumed run would lack it, and differ in last bits.
+        self.engine = Engine(self.sampler, max_slots=slots, max_tokens=context, kept_blocks=0)
         check_room(config, self.engine)
         self.optimizers = build_optimizer(model, config.optim)
         self.publisher = WeightPublisher(model, self.sampler, self.engine)

@@ -22,12 +22,18 @@ _CONTROL = re.compile(
 )
 
 
+MAX_PASSES = 16
+
+
 def strip_markers(text: str) -> str:
     """Return `text` without any chat, thinking or tool marker.
 
-    Removing one marker can join the halves of another, so it repeats until nothing is left.
+    Removing one marker can join the halves of another, so it repeats until nothing is left. Text
+    that nests markers deeper than `MAX_PASSES` was made to waste time: it loses every "<".
     """
-    previous = None
-    while previous != text:
-        previous, text = text, _CONTROL.sub("", text)
-    return text
+    for _ in range(MAX_PASSES):
+        stripped = _CONTROL.sub("", text)
+        if stripped == text:
+            return text
+        text = stripped
+    return text.replace("<", "")

@@ -16,7 +16,7 @@ from openzaya.text.document import Kind, SegmentRole
 from openzaya.text.markers import strip_markers
 
 # Private-use characters: no template looks for them.
-_SENTINEL = re.compile("\ue0f0(\\d+)\ue0f1")
+_SENTINEL = re.compile("\ue0f0([0-9]{1,9})\ue0f1")
 _ROLES: tuple[SegmentRole, ...] = ("system", "user", "assistant", "tool")
 _KINDS: dict[str, Kind] = {"system": "text", "user": "text", "assistant": "answer", "tool": "tool"}
 _T = TypeVar("_T")

@@ -32,6 +32,7 @@ class TextTokenizer:
         closed = {text for text in self._special if len(text) > 1 and not re.search(r"\s", text)}
         self._dangerous = frozenset(closed.union(ALL_MARKERS))
         self._splitters: dict[frozenset[str], re.Pattern[str]] = {}
+        self._bytes: dict[int, bytes] = {}
         self._eos_token = self._find_eos()
 
     @classmethod
@@ -92,6 +93,17 @@ class TextTokenizer:
         """Return the text of `ids`, special tokens included unless `skip_special`."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what one token adds to the text, in UTF-8; it may hold part of a character.
+
+        Joined over a sequence they are the sequence's text. Empty for ids without a token.
+        """
+        if token_id not in self._bytes:
+            token = self._backend.id_to_token(token_id)
+            text = self.decode([token_id])
+            self._bytes[token_id] = b"" if token is None else spelled_bytes(token, text)
+        return self._bytes[token_id]
+
     def last_tokens(self, text: str, count: int) -> str:
         """Return the suffix of `text` that is at most `count` tokens long.
 
@@ -151,6 +163,35 @@ class TextTokenizer:
             f"the tokenizer has neither {IM_END} nor an eos_token in its tokenizer_config.json; "
             "one stop token is needed: add it to the files"
         )
+
+
+def spelled_bytes(token: str, text: str) -> bytes:
+    """Return the bytes of a token from its name in the vocabulary and its decoded text."""
+    if "\ufffd" not in text:
+        # Some decoders drop the space before a sequence's first word: here no token is the first.
+        dropped = token.startswith("\u2581") and not text.startswith((" ", "\u2581"))
+        return (" " + text if dropped else text).encode()
+    fallback = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+    if fallback:
+        return bytes.fromhex(fallback[1])
+    try:
+        return bytes(_BYTE_OF_LETTER[letter] for letter in token)
+    except KeyError:
+        return text.encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return the letters by which byte-level vocabularies write bytes.
+
+    Source: OpenAI's GPT-2 encoder: printable bytes stand for themselves, the others for U+0100 on.
+    """
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    letters = {chr(byte): byte for byte in plain}
+    return letters | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF_LETTER = _byte_letters()
 
 
 def token_text(value: object) -> str:

@@ -1,0 +1,68 @@
+// Drawing one token from logits, and its log-probability, in three passes over the row.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "vec.h"
+
+namespace zaya {
+
+struct Drawn {
+  int64_t token;
+  float logprob;
+};
+
+// Sixteen logits from `at` on, minus infinity behind the end.
+INLINE v16 some_logits(const float* logits, int64_t size, int64_t at) {
+  if (at + LANES <= size) return load(logits + at);
+  v16 x = splat(-INFINITY);
+  for (int64_t i = at; i < size; ++i) x[i - at] = logits[i];
+  return x;
+}
+
+// e^((x - top) / temperature); what is below the smallest float is zero, not nearly zero, and what
+// is no number stays none.
+INLINE v16 share(v16 x, float top, float temperature) {
+  v16 z = (x - top) / temperature;
+  v16 e = z < splat(-87.0f) ? v16{} : exp(z);
+  return z == z ? e : z;
+}
+
+// The likeliest token, or the first whose cumulative probability exceeds `uniform` in [0, 1). A
+// token of probability zero is never drawn; logits that are not finite give a NaN.
+inline Drawn draw(const float* logits, int64_t size, float temperature, bool greedy,
+                  float uniform) {
+  v16 tops = splat(-INFINITY);
+  for (int64_t i = 0; i < size; i += LANES) tops = maximum(tops, some_logits(logits, size, i));
+  float top = largest(tops);
+  v16 sums = {};
+  for (int64_t i = 0; i < size; i += LANES)
+    sums += share(some_logits(logits, size, i), top, temperature);
+  float total = sum(sums), passed = 0;
+  int64_t token = 0;
+  if (greedy) {
+    while (token + 1 < size && logits[token] != top) ++token;
+  } else {
+    float target = uniform * total;
+    bool found = false;
+    for (int64_t i = 0; i < size && !found; i += LANES) {
+      v16 e = share(some_logits(logits, size, i), top, temperature);
+      float next = passed + sum(e);
+      for (int lane = 0; lane < LANES && next > target && !found; ++lane) {
+        passed += e[lane];
+        if (e[lane] > 0) token = i + lane;
+        found = passed > target;
+      }
+      // Rounding may leave the last step to no lane; then it is the block's last possible token.
+      found = found || next > target;
+      if (!found) {
+        passed = next;
+        for (int lane = 0; lane < LANES; ++lane)
+          if (e[lane] > 0) token = i + lane;
+      }
+    }
+  }
+  return {token, (logits[token] - top) / temperature - std::log(total)};
+}
+
+}  // namespace zaya

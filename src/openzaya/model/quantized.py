@@ -1,0 +1,56 @@
+"""A model whose large matrices are integers, as the engine's CPU kernels run it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from openzaya.core.errors import CheckpointError
+from openzaya.model.checkpoint import Source, expected_shapes
+from openzaya.model.config import Precision, ZayaConfig
+from openzaya.model.quantize import is_quantized
+
+
+class QuantizedZaya:
+    """The tensors of a quantized folder; it has no forward pass of its own.
+
+    `openzaya.load` of the same folder gives the dequantized model, which computes the same numbers
+    with full-size weights.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self, config: ZayaConfig, tensors: Mapping[str, Tensor | tuple[Tensor, Tensor]]
+    ) -> None:
+        """Take tensors by parameter name: integers with their scales, or a plain tensor."""
+        self.config = config
+        self.tensors = tensors
+        self.rope_thetas = config.rope_thetas
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of what is not quantized, and of keys and values in a cache."""
+        norm = self.tensors["norm.weight"]
+        assert isinstance(norm, Tensor)
+        return norm.dtype
+
+
+def load_quantized(path: str | Path, precision: Precision = "hf") -> QuantizedZaya:
+    """Map a folder that `openzaya convert --weights` wrote.
+
+    Raises CheckpointError for a folder that is not quantized or cannot be read whole.
+    """
+    source = Source(path)
+    if source.form is None:
+        raise CheckpointError(
+            f"{source.folder} is not quantized; load it with openzaya.load, or quantize it with "
+            "`openzaya convert --weights int4`"
+        )
+    tensors = {
+        name: source.get_quantized(name) if is_quantized(name) else source.get(name)
+        for name in expected_shapes(source.config)
+    }
+    return QuantizedZaya(replace(source.config, precision=precision), tensors)

@@ -1,0 +1,173 @@
+"""The routes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openzaya.serve import generation, metrics
+from openzaya.serve.errors import ApiError
+from openzaya.serve.guard import ROUTE, Guard, error_response
+from openzaya.serve.openapi import document
+from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest
+from openzaya.serve.service import Service
+from openzaya.serve.stream import to_json
+
+Handler = Callable[[Service, Request], Awaitable[ASGIApp]]
+
+
+def create_app(service: Service) -> ASGIApp:
+    """Return the application; its lifespan starts and stops the engine's thread."""
+
+    def route(path: str, method: str, handler: Handler) -> Route:
+        return Route(path, Endpoint(service, handler, method, path))
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        service.driver.start()
+        try:
+            yield
+        finally:
+            await service.driver.close()
+            service.encoders.shutdown(wait=False, cancel_futures=True)
+
+    routes = [
+        route("/v1/chat/completions", "POST", generation.chat),
+        route("/v1/completions", "POST", generation.complete),
+        route("/tokenize", "POST", tokenize),
+        route("/detokenize", "POST", detokenize),
+        route("/v1/models", "GET", list_models),
+        route("/v1/models/{model:path}", "GET", show_model),
+        route("/health", "GET", health),
+        route("/metrics", "GET", show_metrics),
+        route("/openapi.json", "GET", show_openapi),
+    ]
+    handlers = {HTTPException: not_found, ApiError: refuse, Exception: fail}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Guard(app, service)
+
+
+class Endpoint:
+    """One route for one method; its answer may be any ASGI application."""
+
+    def __init__(self, service: Service, handler: Handler, method: str, path: str) -> None:
+        self._path = path
+        self._service = service
+        self._handler = handler
+        self._method = method
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        request = Request(scope, receive)
+        scope[ROUTE] = self._path
+        if request.method != self._method and (request.method, self._method) != ("HEAD", "GET"):
+            raise ApiError(
+                405,
+                f"this address takes {self._method}",
+                code="method_not_allowed",
+                headers={"Allow": self._method},
+            )
+        answer = await self._handler(self._service, request)
+        await answer(scope, receive, send)
+
+
+async def refuse(_request: Request, error: Exception) -> Response:
+    """Answer for what a route refused."""
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def fail(_request: Request, _error: Exception) -> Response:
+    """Answer for a failure of ours; the guard writes it to the log."""
+    return error_response(ApiError(500, "an internal error; the server's log says where"))
+
+
+async def not_found(_request: Request, _error: Exception) -> Response:
+    """Answer for an address without a route."""
+    return error_response(ApiError(404, "there is no such address", code="not_found"))
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """Answer POST /tokenize: the ids of a text or of a chat's prompt."""
+    codec = service.codec
+    ask = await service.read(request, TokenizeRequest)
+
+    def ids() -> list[int]:
+        if ask.messages is not None:
+            options = ask.chat_template_kwargs
+            thinks = options is None or options.enable_thinking
+            return codec.encode(ask.messages, ask.tools, thinks)
+        text = (ask.prompt if ask.prompt is not None else ask.content) or ""
+        tokenizer = codec.tokenizer
+        return tokenizer.encode(text) if ask.parse_special else tokenizer.encode_plain(text)
+
+    def body() -> Response:
+        tokens = ids()
+        told = {"tokens": tokens, "count": len(tokens), "max_model_len": service.context_tokens}
+        return answer(told)
+
+    return await service.encode(body)
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """Answer POST /detokenize: the text of ids."""
+    tokenizer = service.codec.tokenizer
+    ask = await service.read(request, DetokenizeRequest)
+    if ask.tokens and max(ask.tokens) >= service.vocab_size:
+        raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_value")
+    return await service.encode(lambda: answer({"prompt": tokenizer.decode(ask.tokens)}))
+
+
+async def list_models(service: Service, _request: Request) -> Response:
+    """Answer GET /v1/models."""
+    return answer({"object": "list", "data": [card(service)]})
+
+
+async def show_model(service: Service, request: Request) -> Response:
+    """Answer GET /v1/models/NAME."""
+    service.check_model(request.path_params["model"])
+    return answer(card(service))
+
+
+async def health(service: Service, _request: Request) -> Response:
+    """Answer GET /health: 200 while requests are taken, else 503."""
+    driver = service.driver
+    state = "failed" if driver.failure else "draining" if driver.draining else "ok"
+    return Response(
+        to_json({"status": state}),
+        200 if state == "ok" else 503,
+        media_type="application/json",
+    )
+
+
+async def show_metrics(service: Service, _request: Request) -> Response:
+    """Answer GET /metrics."""
+    return Response(service.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def show_openapi(service: Service, _request: Request) -> Response:
+    """Answer GET /openapi.json."""
+    return answer(document(service.model_name))
+
+
+def card(service: Service) -> dict[str, Any]:
+    """Return what is said of the model."""
+    return {
+        "id": service.model_name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "openzaya",
+        "max_model_len": service.context_tokens,
+    }
+
+
+def answer(body: dict[str, Any]) -> Response:
+    """Return a body as a response."""
+    return Response(to_json(body), media_type="application/json")

@@ -1,0 +1,159 @@
+"""A request for completions, from its body to its answer or its stream."""
+
+from collections.abc import AsyncIterator, Sequence
+from time import monotonic
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from openzaya.serve.answers import Shape
+from openzaya.serve.chat import schemas_of
+from openzaya.serve.errors import ApiError
+from openzaya.serve.jobs import Job
+from openzaya.serve.reply import Delta, Reply, ReplyRules
+from openzaya.serve.schema import ChatRequest, CompletionRequest
+from openzaya.serve.service import Service
+from openzaya.serve.stream import DONE, HEARTBEAT, EventStream, event, to_json, unless_gone
+
+CLIENT_GONE = 499
+"""Nobody reads this status; it names the case in the metrics."""
+
+
+async def chat(service: Service, request: Request) -> ASGIApp:
+    """Answer POST /v1/chat/completions."""
+    ask = await service.read(request, ChatRequest)
+    service.driver.check_room(ask.n or 1)
+    tools = ask.tools if ask.tool_choice != "none" else None
+    ids = await service.encode(lambda: service.codec.encode(ask.messages, tools, ask.thinks))
+    rules = ReplyRules(
+        stop_ids=service.codec.stop_ids,
+        stops=ask.stops,
+        thinks=ask.thinks,
+        schemas=schemas_of(tools),
+    )
+    return await respond(service, request, ask, [ids], rules)
+
+
+async def complete(service: Service, request: Request) -> ASGIApp:
+    """Answer POST /v1/completions."""
+    ask = await service.read(request, CompletionRequest)
+    service.driver.check_room(ask.n or 1)
+    prompts = await service.encode(lambda: prompt_ids(service, ask))
+    rules = ReplyRules(stop_ids=service.codec.stop_ids, stops=ask.stops, splits=False)
+    return await respond(service, request, ask, prompts, rules)
+
+
+def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
+    """Return the ids of every prompt; text may hold markers unless `parse_special` is off."""
+    tokenizer = service.codec.tokenizer
+    encode = tokenizer.encode if ask.parse_special else tokenizer.encode_plain
+    prompts = [ask.prompt] if isinstance(ask.prompt, str) else ask.prompt
+    if isinstance(prompts[0], int):
+        return [prompts]
+    return [encode(p) if isinstance(p, str) else p for p in prompts]
+
+
+async def respond(
+    service: Service,
+    request: Request,
+    ask: ChatRequest | CompletionRequest,
+    prompts: Sequence[list[int]],
+    rules: ReplyRules,
+) -> ASGIApp:
+    """Generate, and answer at once or as a stream; a client that leaves ends the generation."""
+    asks = service.asks(ask, prompts)
+    kind = "chat" if isinstance(ask, ChatRequest) else "text"
+    name, created = Shape.new_id(kind)
+    shape = Shape(
+        kind="chat" if isinstance(ask, ChatRequest) else "text",
+        model=service.model_name,
+        tokenizer=service.codec.tokenizer,
+        prompts=prompts,
+        choices_per_prompt=ask.n or 1,
+        logprobs=bool(ask.logprobs) if kind == "chat" else ask.logprobs is not None,
+        token_ids=bool(ask.return_token_ids),
+        include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+        id=name,
+        created=created,
+    )
+    replies = [Reply(service.codec.tokenizer, rules) for _ in asks]
+    # From here on nothing may fail without `abort`.
+    tenant = service.keys.tenant(request.headers.get("authorization", ""))
+    job = service.driver.submit(asks, ask.priority or 0, tenant)
+    service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
+
+    def end(is_whole: bool) -> None:
+        service.driver.abort(job)
+        service.metrics.disconnects.inc(not is_whole)
+        service.metrics.generated_tokens.inc(sum(len(reply.events) for reply in replies))
+
+    if ask.stream:
+        parts = stream_parts(service, job, replies, shape)
+        return EventStream(parts, end, service.config.slow_reader_s)
+    is_whole = False
+    try:
+        is_whole = await unless_gone(collect(service, job, replies), request.receive)
+    finally:
+        end(is_whole)
+    if not is_whole:
+        return Response(status_code=CLIENT_GONE)
+    return Response(to_json(shape.whole(replies)), media_type="application/json")
+
+
+async def additions(
+    service: Service, job: Job, replies: Sequence[Reply]
+) -> AsyncIterator[list[tuple[int, Delta]]]:
+    """Yield what every token adds, until all choices are complete; empty lists while none comes."""
+    left = len(replies)
+    is_first = True
+    while left:
+        added = []
+        for index, token in await job.events(service.config.heartbeat_s):
+            reply = replies[index]
+            if reply.is_done:
+                continue
+            delta = reply.feed(token)
+            added.append((index, delta))
+            if delta.is_last:
+                left -= 1
+                service.driver.stop(job, index)
+        if added and is_first:
+            is_first = False
+            service.metrics.first_token_s.observe(monotonic() - job.began)
+        yield added
+
+
+async def collect(service: Service, job: Job, replies: Sequence[Reply]) -> None:
+    """Wait until all replies are complete."""
+    async for _ in additions(service, job, replies):
+        pass
+
+
+async def stream_parts(
+    service: Service, job: Job, replies: Sequence[Reply], shape: Shape
+) -> AsyncIterator[bytes]:
+    """Yield the events of a stream. An error after its beginning is its last event."""
+    openings = [shape.opening(index) for index in range(len(replies))]
+    yield b"".join(event(opening) for opening in openings if opening is not None)
+    num_calls = [0] * len(replies)
+    text_at = [0] * len(replies)
+    tells_tokens = shape.logprobs or shape.token_ids
+    try:
+        async for added in additions(service, job, replies):
+            out = []
+            for index, delta in added:
+                if delta.has_text or tells_tokens:
+                    chunk = shape.addition(index, delta, num_calls[index], text_at[index])
+                    out.append(event(chunk))
+                num_calls[index] += len(delta.calls)
+                text_at[index] += len(delta.content)
+                if delta.is_last:
+                    out.append(event(shape.ending(index, replies[index].finish_reason)))
+            yield b"".join(out) or HEARTBEAT
+    except ApiError as error:
+        yield event(error.body)
+        return
+    if shape.include_usage:
+        yield event(shape.usage_chunk(replies))
+    yield DONE

@@ -1,0 +1,92 @@
+"""What is wanted of an engine, and the choices of one request as its handler sees them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from openzaya.engine.request import OnToken, Output, SamplingParams, TokenEvent
+from openzaya.serve.errors import ApiError
+
+
+class TokenEngine(Protocol):
+    """The part of `openzaya.Engine` that the server needs."""
+
+    @property
+    def has_work(self) -> bool:
+        """True while `step` has something to do."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are prefilled or decoded now."""
+        ...
+
+    def add(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        priority: int = 0,
+        *,
+        tenant: str = "",
+        salt: str = "",
+        on_token: OnToken | None = None,
+    ) -> int:
+        """Queue a request and return its id."""
+        ...
+
+    def abort(self, request_id: int) -> None:
+        """End a request; from any thread."""
+        ...
+
+    def step(self) -> list[Output]:
+        """Run one step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One choice that is wanted."""
+
+    prompt: list[int]
+    """Token ids."""
+    params: SamplingParams
+    """How to sample it."""
+
+
+class Job:
+    """The choices of one HTTP request; lives in the event loop."""
+
+    def __init__(self, asks: Sequence[Ask], priority: int, tenant: str = "") -> None:
+        self.asks = asks
+        self.priority = priority
+        self.tenant = tenant
+        self.open = set(range(len(asks)))
+        """Choices that still generate."""
+        self.ids: list[int] = []
+        """The engine's ids, once its thread has taken the job."""
+        self.cancelled = False
+        self.began = monotonic()
+        self.unread: deque[tuple[int, TokenEvent]] = deque()
+        self.wake = asyncio.Event()
+        self.failure: ApiError | None = None
+
+    async def events(self, patience_s: float) -> list[tuple[int, TokenEvent]]:
+        """Return the (choice, token) pairs that came since the last call; wait for one at least.
+
+        Returns none when `patience_s` passed without news. Raises ApiError when the engine failed.
+        """
+        if not self.unread and self.failure is None:
+            self.wake.clear()
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self.wake.wait()
+            except TimeoutError:
+                return []
+        if self.failure is not None:
+            raise self.failure
+        fresh = list(self.unread)
+        self.unread.clear()
+        return fresh

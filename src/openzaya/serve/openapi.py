@@ -1,0 +1,86 @@
+"""The OpenAPI document, made from the models that check the requests."""
+
+from functools import cache
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from openzaya import __version__
+from openzaya.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+
+POSTS = {
+    "/v1/chat/completions": (ChatRequest, "Continue a conversation"),
+    "/v1/completions": (CompletionRequest, "Continue a text"),
+    "/tokenize": (TokenizeRequest, "Turn text into token ids"),
+    "/detokenize": (DetokenizeRequest, "Turn token ids into text"),
+}
+GETS = {
+    "/v1/models": "List the model",
+    "/health": "Say whether requests are taken",
+    "/metrics": "Counters for Prometheus",
+    "/openapi.json": "This document",
+}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
+@cache
+def document(model_name: str) -> dict[str, Any]:
+    """Return the OpenAPI document of a server with one model."""
+    kinds = [(kind, "validation") for kind, _ in POSTS.values()]
+    _, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    for kind, _ in POSTS.values():
+        schemas["$defs"][kind.__name__]["properties"]["model"] = {"enum": [model_name]}
+    paths: dict[str, Any] = {}
+    for path, (kind, summary) in POSTS.items():
+        body = {"$ref": f"#/components/schemas/{kind.__name__}"}
+        paths[path] = {
+            "post": {
+                "summary": summary,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": body}},
+                },
+                "responses": responses(),
+            }
+        }
+    for path, summary in GETS.items():
+        paths[path] = {"get": {"summary": summary, "responses": responses()}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "openzaya", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": {**schemas["$defs"], "Error": ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def responses() -> dict[str, Any]:
+    """Return the answers that every route may give."""
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "200": {"description": "The answer"},
+        "default": {"description": "Why there is none", "content": error},
+    }

@@ -1,0 +1,153 @@
+"""Finding the tool calls in an answer; linear, and nothing but JSON is ever evaluated.
+
+A call is written <zyphra_tool_call> <function=NAME> <parameter=P> VALUE </parameter> ...
+</function> </zyphra_tool_call>. What looks like a call but cannot be read stays text.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from openzaya.serve.scanners import EdgeTrimmer, held_length
+from openzaya.text.markers import TOOL_MARKERS
+
+OPEN, CLOSE = TOOL_MARKERS[:2]
+Schemas = Mapping[str, Mapping[str, Any]]
+"""The properties of each function's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the model made."""
+
+    id: str
+    """Ours: the model knows no ids."""
+    name: str
+    """The function."""
+    arguments: str
+    """JSON."""
+
+
+class ToolScanner:
+    """Takes tool calls out of an answer that comes in pieces."""
+
+    def __init__(self, schemas: Schemas | None) -> None:
+        """Without schemas nothing is looked for: the text passes."""
+        self._schemas = schemas
+        self._pieces: list[str] = []
+        self._inside = False
+        self._tail = ""
+        self._trimmer = EdgeTrimmer()
+
+    def feed(self, text: str) -> tuple[str, list[Call]]:
+        """Return the text outside of calls, and the calls that are complete."""
+        if self._schemas is None:
+            return text, []
+        outside = ""
+        calls: list[Call] = []
+        text = self._tail + text
+        while text:
+            marker = CLOSE if self._inside else OPEN
+            at = text.find(marker)
+            cut = len(text) - held_length(text, (marker,)) if at < 0 else at
+            if self._inside:
+                self._pieces.append(text[:cut])
+            else:
+                outside += text[:cut]
+            self._tail = text[cut:] if at < 0 else ""
+            if at < 0:
+                break
+            text = text[at + len(marker) :]
+            if self._inside:
+                outside += self._end(calls)
+            self._inside = not self._inside
+        return self._trimmer.feed(outside), calls
+
+    def finish(self) -> tuple[str, list[Call]]:
+        """Return what was held back; a call without its end is text."""
+        held = "".join([*self._pieces, self._tail])
+        if self._inside:
+            held = OPEN + held
+        self._pieces, self._tail, self._inside = [], "", False
+        return self._trimmer.feed(held) if self._schemas is not None else held, []
+
+    def _end(self, calls: list[Call]) -> str:
+        """Read the call that is complete; return it as text when it is none."""
+        body = "".join(self._pieces)
+        self._pieces = []
+        call = read_call(body, self._schemas or {})
+        if call is None:
+            return f"{OPEN}{body}{CLOSE}"
+        calls.append(call)
+        return ""
+
+
+def read_call(body: str, schemas: Schemas) -> Call | None:
+    """Return the call between its markers, None for what is none."""
+    body = body.strip()
+    end = body.rfind("</function>")
+    name, at = _between(body, 0, "<function=", ">")
+    if not name or end < at or body[end + len("</function>") :].strip():
+        return None
+    arguments: dict[str, Any] = {}
+    properties = schemas.get(name, {})
+    at = _skip_space(body, at)
+    while at < end:
+        parameter, at = _between(body, at, "<parameter=", ">")
+        stop = body.find("</parameter>", at, end)
+        if not parameter or stop < 0:
+            return None
+        value = body[at:stop].removeprefix("\n").removesuffix("\n")
+        arguments[parameter] = read_value(value, properties.get(parameter))
+        at = _skip_space(body, stop + len("</parameter>"))
+    return Call(f"call_{uuid4().hex[:24]}", name, _to_json(arguments))
+
+
+def read_value(text: str, schema: object) -> Any:
+    """Return an argument by the type that its schema gives; what is no JSON stays text.
+
+    Without a type only objects and lists are read as JSON.
+    """
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if kind == "string":
+        return text
+    try:
+        value = json.loads(text, parse_constant=str, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return text
+    return value if kind is not None or isinstance(value, dict | list) else text
+
+
+def _between(text: str, at: int, left: str, right: str) -> tuple[str, int]:
+    """Return what stands between two strings, the first one at `at`, and where it ends."""
+    if not text.startswith(left, at):
+        return "", at
+    end = text.find(right, at)
+    if end < 0:
+        return "", at
+    return text[at + len(left) : end].strip(), end + len(right)
+
+
+def _skip_space(text: str, at: int) -> int:
+    """Return the place of the next character that is no space."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _finite(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+def _to_json(arguments: dict[str, Any]) -> str:
+    """Return JSON that UTF-8 can hold: half a surrogate pair may have been written as an escape."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    return text if text.isascii() or _is_whole(text) else json.dumps(arguments)
+
+
+def _is_whole(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,215 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from openzaya.core.errors import ConfigError
+from openzaya.engine.engine import Engine
+from openzaya.engine.native import build
+from openzaya.engine.native.forward import NativePass
+from openzaya.engine.passes import TorchPass, make_pass
+from openzaya.engine.request import SamplingParams
+from openzaya.engine.sampling import SamplingTable, sample
+from openzaya.model.presets import preset
+from openzaya.model.quantize import FORMATS, dequantize, is_quantized, quantize
+from openzaya.model.quantized import QuantizedZaya
+from openzaya.model.zaya import Zaya
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
+
+SLIDING = {
+    "layer_types": ("hybrid", "hybrid_sliding", "hybrid_sliding", "hybrid"),
+    "sliding_window": 37,
+    "skip_mode": "identity",
+}
+CONTEXT = 256
+
+
+def random_model(seed: int = 0, **changes: object) -> Zaya:
+    """Return a nano model none of whose vectors is at its neutral value; some tokens skip."""
+    model = Zaya(preset("nano", **changes))
+    generator = torch.Generator().manual_seed(seed)
+    model.init_weights(generator)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if name.endswith("router_mlp.out_proj.weight"):
+                parameter.mul_(20.0)
+        model.embed_tokens.weight.mul_(10.0)
+        for balance_X in model.router_biases():
+            balance_X.add_(torch.randn(balance_X.shape, generator=generator) * 0.05)
+            balance_X[-1] = -0.1
+    return model.eval()
+
+
+def tokens(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 384, count)
+
+
+def native(model: Zaya | QuantizedZaya, threads: int = 1, slots: int = 8) -> NativePass:
+    return NativePass(model, slots, CONTEXT, threads)
+
+
+def run_all(forward: NativePass | TorchPass, ids: np.ndarray, slot: int, *cuts: int) -> Tensor:
+    """Return the logits of every token of one document computed in pieces."""
+    parts = []
+    for piece in np.split(ids, cuts):
+        out, _ = forward.run(piece, [len(piece)], [slot], np.arange(len(piece)), want_experts=False)
+        parts.append(out.clone())
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("changes", [{}, SLIDING], ids=["full", "sliding, identity skip"])
+def test_logits_and_experts_are_those_of_the_model(changes: dict[str, object]) -> None:
+    model = random_model(**changes)
+    ids = np.concatenate([tokens(150), tokens(70, 1), tokens(1, 2)])
+    with torch.no_grad():
+        trunk = model.trunk(torch.from_numpy(ids), lengths=[150, 70, 1])
+        expected = model.head(trunk.hidden_TD)
+    found, experts = native(model).run(
+        ids, [150, 70, 1], [3, 0, 5], np.arange(221), want_experts=True
+    )
+    assert torch.equal(torch.from_numpy(experts).long(), trunk.experts_TL)
+    assert 4 in np.unique(experts) or 8 in np.unique(experts)  # somebody skips
+    assert expected.abs().max() > 5
+    assert (found - expected).abs().max() < 5e-5
+
+
+@pytest.mark.parametrize("changes", [{}, SLIDING], ids=["full", "sliding"])
+def test_a_documents_numbers_do_not_depend_on_how_it_is_cut_or_on_company(
+    changes: dict[str, object],
+) -> None:
+    model = random_model(**changes)
+    ids = tokens(200)
+    forward = native(model)
+    whole = run_all(forward, ids, 0)
+    assert torch.equal(run_all(forward, ids, 1, 1, 2, 63, 64, 65, 130, 199), whole)
+    crowd = native(model, threads=2)
+    for start in range(0, 200, 25):
+        pieces = [ids[start : start + 25]] + [tokens(n, n) for n in (1, 7, 13)]
+        out, _ = crowd.run(
+            np.concatenate(pieces), [25, 1, 7, 13], [4, 0, 1, 2], np.arange(25), want_experts=False
+        )
+        assert torch.equal(out, whole[start : start + 25])
+
+
+def test_drawing_is_that_of_the_sampler_in_torch() -> None:
+    forward = native(random_model(vocab_size=395))  # not a multiple of the vector's width
+    rows = 400
+    generator = torch.Generator().manual_seed(0)
+    logits_BV = torch.randn(rows, 395, generator=generator) * 4
+    logits_BV[:, 7] = -torch.inf
+    temperatures = np.random.default_rng(0).choice([0.0, 0.5, 1.0, 1.7], rows)
+    table = SamplingTable(rows)
+    for row, temperature in enumerate(temperatures):
+        table.open(row, SamplingParams(max_tokens=1, temperature=temperature, seed=row))
+    order = np.arange(rows)
+    batch = table.batch(order, torch.device("cpu"))
+    uniforms = table.uniforms(order, np.zeros(rows, dtype=int))
+    uniforms[:20] = [0.0] * 10 + [np.nextafter(np.float32(1), np.float32(0))] * 10
+    expected = sample(logits_BV, torch.from_numpy(uniforms), batch)
+    found = forward.draw(logits_BV, uniforms, batch)
+    assert found is not None
+    assert (found[0] == expected.tokens_B).float().mean() > 0.99
+    same = found[0] == expected.tokens_B
+    assert torch.allclose(found[1][same], expected.logprobs_B[same], atol=1e-5)
+    assert 7 not in found[0]
+    logits_BV[3, 5] = torch.nan
+    assert forward.draw(logits_BV, uniforms, batch)[1][3].isnan()
+
+
+def test_the_state_at_an_inner_block_end_is_the_state_of_the_shorter_document() -> None:
+    model = random_model()
+    ids = tokens(200)
+    forward = native(model)
+    forward.cache.keeps_ends = True
+    run_all(forward, ids, 0)
+    states = {block.index: block.state for block in forward.cache.filled}
+    run_all(forward, ids[:128], 1)
+    assert sorted(states) == [0, 1, 2]
+    assert torch.equal(states[1].conv_LRC, forward.cache.conv[:, 1])
+    assert torch.equal(states[1].delayed_LW, forward.cache.delayed[:, 1])
+    assert not torch.equal(states[0].conv_LRC, states[1].conv_LRC)
+
+
+def test_bf16_weights_give_what_fp32_copies_of_them_give_up_to_the_caches_rounding() -> None:
+    model = random_model(precision="paper").bfloat16()
+    for balance_X in model.router_biases():
+        balance_X.data = balance_X.float()
+    copy = random_model(precision="paper")
+    copy.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+    ids = tokens(100)
+    found, expected = run_all(native(model), ids, 0), run_all(native(copy), ids, 0)
+    assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 40], ids=["few tokens", "many tokens"])
+def test_a_quantized_model_gives_the_very_numbers_of_its_dequantized_copy(
+    name: str, rows: int
+) -> None:
+    model = random_model()
+    tensors: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    for key, tensor in model.state_dict().items():
+        pair = quantize(tensor, FORMATS[name]) if is_quantized(key) else None
+        tensors[key] = pair or tensor
+        if pair:
+            tensor.copy_(dequantize(*pair))
+    cuts = range(rows, 80, rows)
+    found = run_all(native(QuantizedZaya(model.config, tensors)), tokens(80), 0, *cuts)
+    assert torch.equal(found, run_all(native(model), tokens(80), 0, *cuts))
+
+
+def test_weights_changed_in_place_count_from_the_next_run_and_all_after_a_refresh() -> None:
+    model = random_model()
+    forward = native(model)
+    ids = tokens(30)
+    before = run_all(forward, ids, 0)
+    other = random_model(seed=1)
+    model.load_state_dict(other.state_dict(), assign=True)
+    forward.refresh()
+    after = run_all(forward, ids, 1)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, run_all(native(other), ids, 0))
+
+
+def test_the_engine_gives_a_request_the_same_bits_alone_and_in_a_crowd() -> None:
+    model = random_model()
+    params = SamplingParams(max_tokens=40, temperature=1.0, seed=5, capture_experts=True)
+    alone = Engine(model, max_slots=1, kernels="native").generate([tokens(90)], params)[0]
+    crowd = Engine(model, max_slots=6, prefill_tokens=50, kernels="native")
+    others = [SamplingParams(max_tokens=9 + n, seed=n) for n in range(9)]
+    prompts = [tokens(90), *(tokens(20 + 13 * n, n) for n in range(9))]
+    among = crowd.generate(prompts, [params, *others])[0]
+    assert among.token_ids == alone.token_ids
+    assert among.logprobs == alone.logprobs
+    assert among.experts is not None
+    assert np.array_equal(among.experts, alone.experts)
+
+
+def test_auto_takes_the_kernels_where_they_fit_and_torch_elsewhere() -> None:
+    assert isinstance(make_pass(random_model(), 1, 8), NativePass)
+    assert isinstance(make_pass(random_model(), 1, 8, "torch"), TorchPass)
+    odd = Zaya(preset("nano", hidden_size=48))
+    assert isinstance(make_pass(odd, 1, 8), TorchPass)
+    with pytest.raises(ConfigError, match=r"hidden_size is 48, expected a multiple of 32.*torch"):
+        make_pass(odd, 1, 8, "native")
+    with pytest.raises(ConfigError, match=r"float64, expected float32 or bfloat16"):
+        make_pass(Zaya(preset("nano")).double(), 1, 8, "native")
+
+
+def test_a_quantized_model_is_refused_by_torch_with_a_cure() -> None:
+    model = random_model()
+    tensors = dict(model.state_dict())
+    with pytest.raises(ConfigError, match=r"C\+\+ kernels only, and torch was asked for; load"):
+        make_pass(QuantizedZaya(model.config, tensors), 1, 8, "torch")
+
+
+def test_without_a_compiler_auto_falls_back_and_native_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert isinstance(make_pass(random_model(), 1, 8), TorchPass)
+    with pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
+        make_pass(random_model(), 1, 8, "native")
