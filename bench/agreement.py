@@ -15,30 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openzaya.core.records import Message
+from openzaya.cli.solve import model_folder
 from openzaya.engine.engine import Engine
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.request import Output, SamplingParams
+from openzaya.eval.rollouts import Codec
 from openzaya.model.checkpoint import load
 from openzaya.model.zaya import Zaya
 from openzaya.recipes.nano.tasks import held_out
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
-NANO = Path(__file__).parents[1] / "src" / "openzaya" / "assets" / "nano"
-
 
 def sampled(model: Zaya, num_tokens: int) -> list[tuple[list[int], Output]]:
     """Return prompts of held-out problems with replies, `num_tokens` in all at least."""
-    tokenizer, chat = TextTokenizer.load(NANO), ChatTemplate.load(NANO)
+    folder = model_folder("nano")
+    codec = Codec(TextTokenizer.load(folder), ChatTemplate.load(folder))
     engine = Engine(model, max_slots=32, max_tokens=768)
     params = SamplingParams(
-        max_tokens=320, seed=3, stop_token_ids=(tokenizer.eos_id,), capture_experts=True
+        max_tokens=320, seed=3, stop_token_ids=(codec.tokenizer.eos_id,), capture_experts=True
     )
-    prompts = [
-        chat.encode_prompt((Message("user", item.problem.prompt),), tokenizer)
-        for item in held_out()[5::11]
-    ]
+    prompts = [codec.prompt(item.problem.prompt) for item in held_out()[5::11]]
     outputs = engine.generate(prompts, params)
     kept, total = [], 0
     for prompt, output in zip(prompts, outputs, strict=True):
@@ -101,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=str(NANO))
+    parser.add_argument("--model", default=str(model_folder("nano")))
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openzaya.core.records import Message
+from openzaya.cli.solve import model_folder
 from openzaya.engine.engine import Engine
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.request import SamplingParams
+from openzaya.eval.rollouts import Codec
 from openzaya.model.checkpoint import Source, load
 from openzaya.model.convert import convert
 from openzaya.model.quantize import FORMATS
@@ -29,18 +30,17 @@ from openzaya.recipes.nano.tasks import held_out
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
-NANO = Path(__file__).parents[1] / "src" / "openzaya" / "assets" / "nano"
-
 
 def nano_texts(model: Zaya, count: int) -> list[tuple[list[int], list[int]]]:
     """Return prompts of held-out problems, hardest last, with the model's greedy replies."""
-    tokenizer, chat = TextTokenizer.load(NANO), ChatTemplate.load(NANO)
+    folder = model_folder("nano")
+    codec = Codec(TextTokenizer.load(folder), ChatTemplate.load(folder))
     items = held_out()
     chosen = [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)]
-    prompts = [
-        chat.encode_prompt((Message("user", item.problem.prompt),), tokenizer) for item in chosen
-    ]
-    params = SamplingParams(max_tokens=320, temperature=0.0, stop_token_ids=(tokenizer.eos_id,))
+    prompts = [codec.prompt(item.problem.prompt) for item in chosen]
+    params = SamplingParams(
+        max_tokens=320, temperature=0.0, stop_token_ids=(codec.tokenizer.eos_id,)
+    )
     outputs = Engine(model, max_slots=64, max_tokens=768).generate(prompts, params)
     return [(p, o.token_ids) for p, o in zip(prompts, outputs, strict=True)]
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=str(NANO))
+    parser.add_argument("--model", default=str(model_folder("nano")))
     parser.add_argument("--texts", help="file of token ids, one text a line")
     parser.add_argument("--count", type=int, default=200, help="held-out problems of nano")
     args = parser.parse_args()

@@ -106,7 +106,7 @@ def test_a_prefill_steps_back_for_more_urgent_requests_that_decode(long_model: Z
         engine.step()
     late = engine.add(ids(200, 5), replace(PLAIN, max_tokens=5), priority=3)
     # As if admission had been too generous.
-    engine._scheduler._room.fits = lambda *_: True  # type: ignore[method-assign]
+    engine._scheduler.room.fits = lambda *_: True  # type: ignore[method-assign]
     outputs = drain(engine)
     assert engine.stats.preemptions > 0
     for seed, request_id in enumerate(urgent):
@@ -131,7 +131,7 @@ def test_prefills_that_share_too_few_blocks_come_to_their_end(any_model: Zaya) -
     for prompt in prompts:
         engine.add(prompt, params)
     # As if admission had been too generous.
-    engine._scheduler._room.fits = lambda *_: True  # type: ignore[method-assign]
+    engine._scheduler.room.fits = lambda *_: True  # type: ignore[method-assign]
     outputs = drain(engine)
     for request_id, prompt in enumerate(prompts):
         assert_undisturbed(any_model, outputs[request_id], prompt, params)

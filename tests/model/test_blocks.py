@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from model.tiny import MIXED, distance, tiny_config, tiny_model, tokens
+from model.tiny import MIXED, distance, feed, tiny_config, tiny_model, tokens
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError
@@ -27,18 +27,6 @@ ALL_MODELS = [FULL_MODEL, NARROW_MODEL, WIDE_MODEL]
 MODELS = st.sampled_from(ALL_MODELS)
 LONGEST = 4 * BLOCK_TOKENS
 EDGES = [n * BLOCK_TOKENS + d for n in range(1, 4) for d in (-2, -1, 0, 1, 2)]
-
-
-def feed(model: Zaya, cache: Cache, calls: list[dict[int, Tensor]]) -> dict[int, list[Tensor]]:
-    """Run calls, each a table from slot to new tokens; return the hidden rows of each slot."""
-    rows: dict[int, list[Tensor]] = {}
-    with torch.no_grad():
-        for call in calls:
-            lengths = [len(part) for part in call.values()]
-            out = model.trunk(torch.cat([*call.values()]), lengths, cache, [*call]).hidden_TD
-            for slot, part in zip(call, out.split(lengths), strict=True):
-                rows.setdefault(slot, []).append(part)
-    return rows
 
 
 def whole(model: Zaya, ids: Tensor) -> Tensor:

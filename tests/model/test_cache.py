@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.tiny import MIXED, distance, tiny_config, tiny_model, tokens
+from model.tiny import MIXED, distance, feed, tiny_config, tiny_model, tokens
 
 from openzaya.core.errors import RequestError
 from openzaya.model.cache import Cache
@@ -24,18 +24,6 @@ def cuts_of(length: int) -> st.SearchStrategy[list[int]]:
         return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     return st.sets(st.integers(1, length - 1), max_size=length - 1).map(pieces)
-
-
-def feed(model: Zaya, cache: Cache, calls: list[dict[int, torch.Tensor]]) -> dict[int, list]:
-    """Run calls, each a table from slot to new tokens; return the hidden rows of each slot."""
-    rows: dict[int, list[torch.Tensor]] = {}
-    with torch.no_grad():
-        for call in calls:
-            lengths = [len(part) for part in call.values()]
-            out = model.trunk(torch.cat([*call.values()]), lengths, cache, [*call]).hidden_TD
-            for slot, part in zip(call, out.split(lengths), strict=True):
-                rows.setdefault(slot, []).append(part)
-    return rows
 
 
 @settings(max_examples=40, deadline=None)

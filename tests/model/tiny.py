@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.zaya import Zaya
 
@@ -92,3 +93,15 @@ def to_hf(model: Zaya) -> Any:
     assert result.missing_keys == ["lm_head.weight"]
     assert not result.unexpected_keys
     return reference.eval()
+
+
+def feed(model: Zaya, cache: Cache, calls: list[dict[int, Tensor]]) -> dict[int, list[Tensor]]:
+    """Run calls, each a table from slot to new tokens; return the hidden rows of each slot."""
+    rows: dict[int, list[Tensor]] = {}
+    with torch.no_grad():
+        for call in calls:
+            lengths = [len(part) for part in call.values()]
+            out = model.trunk(torch.cat([*call.values()]), lengths, cache, [*call]).hidden_TD
+            for slot, part in zip(call, out.split(lengths), strict=True):
+                rows.setdefault(slot, []).append(part)
+    return rows

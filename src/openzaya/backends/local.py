@@ -7,12 +7,14 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Self
 
-from openzaya.backends.machine import affordable_blocks
+from openzaya.backends.machine import memory_bytes
 from openzaya.core.errors import EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest
-from openzaya.engine.engine import Engine
+from openzaya.engine.engine import Engine, context_tokens
 from openzaya.engine.passes import load_model
 from openzaya.engine.request import Output, SamplingParams
+from openzaya.model.blocks import blocks_of
+from openzaya.model.cache_parts import blocks_within
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
@@ -186,6 +188,25 @@ class LocalSampler:
                 future.set_exception(error)
 
 
+def load_engine(
+    model_dir: str | Path,
+    *,
+    max_slots: int,
+    max_tokens: int | None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Engine:
+    """Return an engine over the model of a folder; its cache takes at most half the free memory.
+
+    Half, because the pages of a mapped model compete for the same memory.
+    """
+    model = load_model(model_dir, dtype=dtype, device=device)
+    room = blocks_within(model.config, memory_bytes()[1] // 2, model.dtype)
+    most = (max_slots + 1) * blocks_of(context_tokens(model.config, max_tokens))
+    num_blocks = {kind: min(most, count) for kind, count in room.items()}
+    return Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)
+
+
 def load_local_sampler(
     model_dir: str | Path,
     *,
@@ -196,9 +217,9 @@ def load_local_sampler(
     enable_thinking: bool = True,
 ) -> LocalSampler:
     """Return a sampler over the model, tokenizer and chat template of a folder."""
-    model = load_model(model_dir, dtype=dtype, device=device)
-    num_blocks = affordable_blocks(model.config, model.dtype, max_slots, max_tokens)
-    engine = Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)
+    engine = load_engine(
+        model_dir, max_slots=max_slots, max_tokens=max_tokens, dtype=dtype, device=device
+    )
     tokenizer = TextTokenizer.load(model_dir)
     chat = ChatTemplate.load(model_dir)
     return LocalSampler(engine, tokenizer, chat, enable_thinking=enable_thinking)

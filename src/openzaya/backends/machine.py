@@ -13,11 +13,6 @@ from time import perf_counter, sleep
 
 import torch
 
-from openzaya.engine.engine import DEFAULT_CONTEXT_TOKENS
-from openzaya.model.blocks import blocks_of
-from openzaya.model.cache_parts import blocks_within
-from openzaya.model.config import ZayaConfig
-
 GEMM_SIZE = 512
 GEMM_SIZE_GPU = 4096
 MEASURE_S = 0.05
@@ -209,16 +204,3 @@ def cpu_name() -> str:
 def disk_free_bytes(path: str | Path = ".") -> int:
     """Return the free space of the file system that holds `path`."""
     return shutil.disk_usage(path).free
-
-
-def affordable_blocks(
-    config: ZayaConfig, dtype: torch.dtype, max_slots: int, max_tokens: int | None
-) -> dict[str, int]:
-    """Return how many blocks an engine should keep: all slots full, or half the free memory.
-
-    Half, because the pages of a mapped model compete for the same memory.
-    """
-    tokens = max_tokens or min(config.max_position_embeddings, DEFAULT_CONTEXT_TOKENS)
-    room = blocks_within(config, memory_bytes()[1] // 2, dtype)
-    most = (max_slots + 1) * blocks_of(tokens)
-    return {kind: min(most, count) for kind, count in room.items()}

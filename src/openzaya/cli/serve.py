@@ -88,10 +88,9 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     """Load the model and put the engine behind the API."""
     import torch
 
-    from openzaya.backends.machine import affordable_blocks, choose_threads
+    from openzaya.backends.local import load_engine
+    from openzaya.backends.machine import choose_threads
     from openzaya.cli.solve import model_folder
-    from openzaya.engine.engine import Engine
-    from openzaya.engine.passes import load_model
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
     from openzaya.serve.keys import Keys
@@ -104,13 +103,7 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     torch.set_num_threads(args.threads or choose_threads())
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
-    model = load_model(folder, dtype="auto")
-    engine = Engine(
-        model,
-        max_slots=args.max_slots,
-        max_tokens=args.context,
-        num_blocks=affordable_blocks(model.config, model.dtype, args.max_slots, args.context),
-    )
+    engine = load_engine(folder, max_slots=args.max_slots, max_tokens=args.context, dtype="auto")
     driver = Driver(
         engine,
         max_slots=args.max_slots,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError, EngineError, RequestError
-from openzaya.core.seeding import stream_seed
 from openzaya.engine.capture import Ledger
 from openzaya.engine.listening import Listeners
 from openzaya.engine.passes import Kernels
@@ -30,13 +29,14 @@ from openzaya.engine.request import (
     SamplingParams,
     check_ids,
     check_prompt,
+    sibling_seed,
 )
-from openzaya.engine.room import Room
 from openzaya.engine.runner import Runner
 from openzaya.engine.sampling import Draw, SamplingBatch, SamplingTable, sample
 from openzaya.engine.scheduler import Scheduler
 from openzaya.engine.steering import Steering
 from openzaya.engine.weights import replace_weights
+from openzaya.model.config import ZayaConfig
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
@@ -76,8 +76,7 @@ class Engine:
         `kernels` is "native" (our C++ on the CPU), "torch" or "auto": the former where it works.
         """
         positions = model.config.max_position_embeddings
-        default = min(positions, DEFAULT_CONTEXT_TOKENS)
-        self.max_tokens = default if max_tokens is None else max_tokens
+        self.max_tokens = context_tokens(model.config, max_tokens)
         if not 2 <= self.max_tokens <= positions:
             raise ConfigError(
                 f"max_tokens is {max_tokens}, expected 2 to {positions} (max_position_embeddings "
@@ -100,7 +99,6 @@ class Engine:
         )
         self._ledger = Ledger(max_slots, self.max_tokens, model.config.num_hidden_layers)
         cache = self._runner.cache
-        self._room = Room(cache)
         self._prefix = PrefixCache(cache, kept_blocks)
         self._scheduler = Scheduler(max_slots, cache, self._prefix, self._ledger, self.stats)
         self._sampling = SamplingTable(max_slots)
@@ -194,7 +192,7 @@ class Engine:
                 f"{MAX_CAPTURED_EXPERTS} to record them as bytes; set capture_experts=False"
             )
         limit = min(params.max_tokens, self.max_tokens - len(prompt))
-        self._room.check_alone(len(prompt) + limit - 1)
+        self._scheduler.room.check_alone(len(prompt) + limit - 1)
         with self._lock:
             request = Request(
                 request_id=self._next_id,
@@ -276,7 +274,7 @@ class Engine:
         if decodes:
             outputs += self._decode()
         self.stats.steps += decodes or bool(chunks)
-        self._room.report(self.stats)
+        self._scheduler.room.report(self.stats)
         self.stats.prefix_bytes = self._prefix.nbytes
         return outputs
 
@@ -387,8 +385,13 @@ class Engine:
         return outputs
 
 
+def context_tokens(config: ZayaConfig, max_tokens: int | None) -> int:
+    """Return the context of an engine made with `max_tokens`."""
+    if max_tokens is not None:
+        return max_tokens
+    return min(config.max_position_embeddings, DEFAULT_CONTEXT_TOKENS)
+
+
 def _for_prompt(params: SamplingParams, index: int) -> SamplingParams:
     """Return the params of the prompt at `index` when one set was given for all."""
-    if index == 0:
-        return params
-    return replace(params, seed=stream_seed(params.seed, "engine", "prompt", index))
+    return replace(params, seed=sibling_seed(params.seed, index))

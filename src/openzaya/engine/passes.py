@@ -15,8 +15,8 @@ from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
 from openzaya.engine.sampling import SamplingBatch
 from openzaya.model.cache import Cache
-from openzaya.model.checkpoint import Source, load
-from openzaya.model.quantized import QuantizedZaya, load_quantized
+from openzaya.model.checkpoint import load
+from openzaya.model.quantized import QuantizedZaya, is_quantized_folder, load_quantized
 from openzaya.model.zaya import Zaya
 
 Kernels = Literal["auto", "native", "torch"]
@@ -115,8 +115,7 @@ def load_model(
 
     Raises what `openzaya.load` raises.
     """
-    source = Source(path)
-    if source.form is None or device != "cpu":
+    if device != "cpu" or not is_quantized_folder(path):
         return load(path, dtype=dtype, device=device)
     model = load_quantized(path)
     return load(path, dtype=dtype) if _reason_against_native(model) else model

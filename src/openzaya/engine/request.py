@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openzaya.core.errors import ContextLengthError, RequestError
+from openzaya.core.seeding import stream_seed
 
 FinishReason = Literal["stop", "length", "abort"]
 MAX_TOP_LOGPROBS = 20
@@ -227,6 +228,14 @@ class EngineStats:
     def mean_batch(self) -> float:
         """Mean requests per decode pass; 0 before the first."""
         return self.tokens_decoded / self.decode_steps if self.decode_steps else 0.0
+
+
+def sibling_seed(seed: int, index: int) -> int:
+    """Return the seed of the request at `index` of several that were given one seed.
+
+    The first keeps it, so that one request alone draws what it draws in company.
+    """
+    return stream_seed(seed, "engine", "prompt", index) if index else seed
 
 
 def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size: int) -> None:

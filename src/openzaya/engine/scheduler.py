@@ -52,7 +52,8 @@ class Scheduler:
         self._max_running = max_running
         self._cache = cache
         self._prefix = prefix
-        self._room = Room(cache)
+        self.room = Room(cache)
+        """Whether the blocks at hand suffice."""
         self._record = record
         self._stats = stats
         self._prefills: list[Prefill] = []
@@ -153,7 +154,7 @@ class Scheduler:
             del self._joinable[prefill.key]
         need = len(prefill.tokens) % BLOCK_TOKENS > 0
         for request in sorted(prefill.members, key=rank_of):
-            if slots and self._room.num_available() < need:
+            if slots and self.room.num_available() < need:
                 self._queue_again(request)
                 continue
             slot = len(self.decoding)
@@ -178,7 +179,7 @@ class Scheduler:
         The most urgent one is never put back, so some request always comes to its end.
         """
         self._cache.trim(range(len(self.decoding)))
-        while self._decode_blocks() > self._room.num_available():
+        while self._decode_blocks() > self.room.num_available():
             last = max(range(len(self.decoding)), key=lambda slot: rank_of(self.decoding[slot]))
             prefill = max(self._prefills, key=lambda prefill: prefill.rank, default=None)
             if prefill is not None and prefill.rank > rank_of(self.decoding[last]):
@@ -226,14 +227,14 @@ class Scheduler:
         key = (request.salt, tokens.tobytes())
         prefill = self._joinable.get(key)
         if prefill is not None and (prefill.knows_experts or not wants_experts):
-            if not self._room.fits(1, {}, self._claims()):
+            if not self.room.fits(1, {}, self._claims()):
                 return None
             prefill.members.append(request)
             return 0
         match = self._prefix.match(tokens, request.salt, wants_experts)
         need = blocks_of(len(tokens) + 1) - match.chain.num_blocks
         reused = self._prefix.num_idle(match)
-        if self.num_running and not self._room.fits(need, reused, self._claims()):
+        if self.num_running and not self.room.fits(need, reused, self._claims()):
             return None
         experts = np.zeros((len(tokens), self._cache.config.num_hidden_layers), dtype=np.uint8)
         for index, known in enumerate(match.experts):
@@ -272,7 +273,7 @@ class Scheduler:
     def _cut(self, budget_tokens: int) -> list[Chunk]:
         chunks: list[Chunk] = []
         left = budget_tokens
-        blocks = self._room.num_available() - self._decode_blocks()
+        blocks = self.room.num_available() - self._decode_blocks()
         for prefill in self._prefills:
             missing, done = len(prefill.tokens) - prefill.done_tokens, prefill.done_tokens
             if left == 0 or (chunks and left < missing <= budget_tokens):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openzaya.core.errors import EngineError
+from openzaya.model.shards import tensor_bytes
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -17,8 +18,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     digest = sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().data)
+        digest.update(tensor_bytes(tensor.cpu()))
     return digest.hexdigest()
 
 

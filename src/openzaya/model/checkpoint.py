@@ -267,14 +267,25 @@ def write_folder(
     dtype: torch.dtype,
     *,
     layout: Layout = "native",
+    form: Format | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write shards, config.json and generation_config.json of either layout."""
+    """Write shards, config.json and generation_config.json of either layout.
+
+    `form` is how the large matrices among `specs` are quantized.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_shards(folder, specs, max_shard_bytes)
     raw: dict[str, Any] = config.to_hf() if layout == "native" else to_legacy(config)
     name = str(dtype).removeprefix("torch.")
-    write_json(folder / "config.json", raw | {"dtype": name, "torch_dtype": name})
+    entries: dict[str, Any] = {"dtype": name, "torch_dtype": name}
+    if form is not None:
+        entries[QUANTIZATION] = {
+            "quant_method": METHOD,
+            "format": form.name,
+            "group_size": form.group_size,
+        }
+    write_json(folder / "config.json", raw | entries)
     tokens = {
         key: raw[key]
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")

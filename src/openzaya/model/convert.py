@@ -8,9 +8,7 @@ from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.checkpoint import (
-    METHOD,
     PREFIX,
-    QUANTIZATION,
     SCALES,
     Layout,
     Source,
@@ -19,7 +17,7 @@ from openzaya.model.checkpoint import (
 )
 from openzaya.model.checkpoint_legacy import legacy_names
 from openzaya.model.quantize import Format, is_quantized, quantize
-from openzaya.model.shards import MAX_SHARD_BYTES, TensorSpec, read_json, write_json
+from openzaya.model.shards import MAX_SHARD_BYTES, TensorSpec
 
 
 def convert(
@@ -47,12 +45,9 @@ def convert(
         specs,
         source.dtype,
         layout=layout,
+        form=form,
         max_shard_bytes=max_shard_bytes,
     )
-    if form is not None:
-        entry = {"quant_method": METHOD, "format": form.name, "group_size": form.group_size}
-        raw = read_json(folder / "config.json")
-        write_json(folder / "config.json", raw | {QUANTIZATION: entry})
 
 
 def _legacy_specs(source: Source) -> Iterator[TensorSpec]:

@@ -60,6 +60,11 @@ FORMATS = {
 }
 
 
+def format_of(data: Tensor) -> Format:
+    """Return how these integers are stored."""
+    return next(form for form in FORMATS.values() if form.dtype is data.dtype)
+
+
 def is_quantized(name: str) -> bool:
     """Tell whether a quantized folder holds this parameter as integers."""
     return name.endswith(QUANTIZED)
@@ -86,7 +91,7 @@ def quantize(weight: Tensor, form: Format) -> tuple[Tensor, Tensor]:
 
 def dequantize(data: Tensor, scales: Tensor) -> Tensor:
     """Return the weights as fp32, exactly as they are used."""
-    form = FORMATS["int4" if data.dtype is torch.uint8 else "int8"]
+    form = format_of(data)
     packed_NB = data.reshape(-1, form.group_size * form.bits // 8)
     weights_NG = packed_NB
     if form.bits == 4:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError
-from openzaya.model.checkpoint import Source, expected_shapes
+from openzaya.model.checkpoint import QUANTIZATION, Source, expected_shapes
 from openzaya.model.config import Precision, ZayaConfig
 from openzaya.model.quantize import is_quantized
+from openzaya.model.shards import read_json, resolve_folder
 
 
 class QuantizedZaya:
@@ -36,6 +37,11 @@ class QuantizedZaya:
         norm = self.tensors["norm.weight"]
         assert isinstance(norm, Tensor)
         return norm.dtype
+
+
+def is_quantized_folder(path: str | Path) -> bool:
+    """Tell from its config alone whether a model folder is quantized."""
+    return QUANTIZATION in read_json(resolve_folder(path) / "config.json")
 
 
 def load_quantized(path: str | Path, precision: Precision = "hf") -> QuantizedZaya:

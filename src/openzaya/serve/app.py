@@ -17,7 +17,7 @@ from openzaya.serve.guard import ROUTE, Guard, error_response
 from openzaya.serve.openapi import document
 from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest
 from openzaya.serve.service import Service
-from openzaya.serve.stream import to_json
+from openzaya.serve.stream import json_response
 
 Handler = Callable[[Service, Request], Awaitable[ASGIApp]]
 
@@ -105,13 +105,12 @@ async def tokenize(service: Service, request: Request) -> Response:
             thinks = options is None or options.enable_thinking
             return codec.encode(ask.messages, ask.tools, thinks)
         text = (ask.prompt if ask.prompt is not None else ask.content) or ""
-        tokenizer = codec.tokenizer
-        return tokenizer.encode(text) if ask.parse_special else tokenizer.encode_plain(text)
+        return codec.encode_text(text, ask.parse_special)
 
     def body() -> Response:
         tokens = ids()
         told = {"tokens": tokens, "count": len(tokens), "max_model_len": service.context_tokens}
-        return answer(told)
+        return json_response(told)
 
     return await service.encode(body)
 
@@ -122,29 +121,25 @@ async def detokenize(service: Service, request: Request) -> Response:
     ask = await service.read(request, DetokenizeRequest)
     if ask.tokens and max(ask.tokens) >= service.vocab_size:
         raise ApiError(400, "an id is outside the vocabulary", param="tokens", code="invalid_value")
-    return await service.encode(lambda: answer({"prompt": tokenizer.decode(ask.tokens)}))
+    return await service.encode(lambda: json_response({"prompt": tokenizer.decode(ask.tokens)}))
 
 
 async def list_models(service: Service, _request: Request) -> Response:
     """Answer GET /v1/models."""
-    return answer({"object": "list", "data": [card(service)]})
+    return json_response({"object": "list", "data": [card(service)]})
 
 
 async def show_model(service: Service, request: Request) -> Response:
     """Answer GET /v1/models/NAME."""
     service.check_model(request.path_params["model"])
-    return answer(card(service))
+    return json_response(card(service))
 
 
 async def health(service: Service, _request: Request) -> Response:
     """Answer GET /health: 200 while requests are taken, else 503."""
     driver = service.driver
     state = "failed" if driver.failure else "draining" if driver.draining else "ok"
-    return Response(
-        to_json({"status": state}),
-        200 if state == "ok" else 503,
-        media_type="application/json",
-    )
+    return json_response({"status": state}, 200 if state == "ok" else 503)
 
 
 async def show_metrics(service: Service, _request: Request) -> Response:
@@ -154,7 +149,7 @@ async def show_metrics(service: Service, _request: Request) -> Response:
 
 async def show_openapi(service: Service, _request: Request) -> Response:
     """Answer GET /openapi.json."""
-    return answer(document(service.model_name))
+    return json_response(document(service.model_name))
 
 
 def card(service: Service) -> dict[str, Any]:
@@ -166,8 +161,3 @@ def card(service: Service) -> dict[str, Any]:
         "owned_by": "openzaya",
         "max_model_len": service.context_tokens,
     }
-
-
-def answer(body: dict[str, Any]) -> Response:
-    """Return a body as a response."""
-    return Response(to_json(body), media_type="application/json")

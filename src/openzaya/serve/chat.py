@@ -57,6 +57,11 @@ class ChatCodec:
                 name,
             ) from None
 
+    def encode_text(self, text: str, parse_special: bool) -> list[int]:
+        """Return the ids of bare text, in which markers are tokens if `parse_special`."""
+        tokenizer = self.tokenizer
+        return tokenizer.encode(text) if parse_special else tokenizer.encode_plain(text)
+
 
 def turn_of(message: Message, at: int) -> dict[str, Any]:
     """Return a message as the mapping that templates take."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +15,14 @@ from openzaya.serve.jobs import Job
 from openzaya.serve.reply import Delta, Reply, ReplyRules
 from openzaya.serve.schema import ChatRequest, CompletionRequest
 from openzaya.serve.service import Service
-from openzaya.serve.stream import DONE, HEARTBEAT, EventStream, event, to_json, unless_gone
+from openzaya.serve.stream import (
+    DONE,
+    HEARTBEAT,
+    EventStream,
+    event,
+    json_response,
+    unless_gone,
+)
 
 CLIENT_GONE = 499
 """Nobody reads this status; it names the case in the metrics."""
@@ -46,12 +54,11 @@ async def complete(service: Service, request: Request) -> ASGIApp:
 
 def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
     """Return the ids of every prompt; text may hold markers unless `parse_special` is off."""
-    tokenizer = service.codec.tokenizer
-    encode = tokenizer.encode if ask.parse_special else tokenizer.encode_plain
     prompts = [ask.prompt] if isinstance(ask.prompt, str) else ask.prompt
     if isinstance(prompts[0], int):
         return [prompts]
-    return [encode(p) if isinstance(p, str) else p for p in prompts]
+    encode = service.codec.encode_text
+    return [encode(p, ask.parse_special) if isinstance(p, str) else p for p in prompts]
 
 
 async def respond(
@@ -63,10 +70,10 @@ async def respond(
 ) -> ASGIApp:
     """Generate, and answer at once or as a stream; a client that leaves ends the generation."""
     asks = service.asks(ask, prompts)
-    kind = "chat" if isinstance(ask, ChatRequest) else "text"
+    kind: Literal["chat", "text"] = "chat" if isinstance(ask, ChatRequest) else "text"
     name, created = Shape.new_id(kind)
     shape = Shape(
-        kind="chat" if isinstance(ask, ChatRequest) else "text",
+        kind=kind,
         model=service.model_name,
         tokenizer=service.codec.tokenizer,
         prompts=prompts,
@@ -98,7 +105,7 @@ async def respond(
         end(is_whole)
     if not is_whole:
         return Response(status_code=CLIENT_GONE)
-    return Response(to_json(shape.whole(replies)), media_type="application/json")
+    return json_response(shape.whole(replies))
 
 
 async def additions(

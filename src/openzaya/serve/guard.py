@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from openzaya.serve.config import is_loopback
 from openzaya.serve.errors import ApiError
 from openzaya.serve.service import Service
-from openzaya.serve.stream import to_json
+from openzaya.serve.stream import json_response
 
 log = logging.getLogger("openzaya.serve")
 MAX_HEADER_BYTES = 16 << 10
@@ -29,9 +29,7 @@ _ODD_PATH = re.compile(rb"%2f|%5c|%00|\\|//|/\.\.?(?:/|$)|%2e", re.IGNORECASE)
 
 def error_response(error: ApiError) -> Response:
     """Return an error as a response."""
-    return Response(
-        to_json(error.body), error.status, media_type="application/json", headers=error.headers
-    )
+    return json_response(error.body, error.status, error.headers)
 
 
 class Guard:

@@ -60,7 +60,7 @@ def check_tree(value: dict[str, Any], *, look_for_surrogates: bool) -> None:
         below: list[Any] = []
         for container in level:
             items = [*container, *container.values()] if isinstance(container, dict) else container
-            if look_for_surrogates and any(isinstance(s, str) and _is_torn(s) for s in items):
+            if look_for_surrogates and any(isinstance(s, str) and is_torn(s) for s in items):
                 raise invalid("it holds half of a surrogate pair")
             below += [item for item in items if isinstance(item, dict | list)]
         if not below:
@@ -162,5 +162,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise invalid(f"{name} is not a JSON value")
 
 
-def _is_torn(text: str) -> bool:
+def is_torn(text: str) -> bool:
+    """Tell whether a string holds half of a surrogate pair, which UTF-8 cannot hold."""
     return any("\ud800" <= character <= "\udfff" for character in text)

@@ -39,8 +39,7 @@ class Keys:
         """
         if not self.known:
             return RIGHTS
-        scheme, _, secret = authorization.partition(" ")
-        digest = hashlib.sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
+        scheme, digest = _scheme_and_digest(authorization)
         rights: frozenset[str] | None = None
         for key in self.known:
             if hmac.compare_digest(key.digest, digest):
@@ -54,8 +53,13 @@ class Keys:
         """
         if not self.known:
             return ""
-        secret = authorization.partition(" ")[2].strip()
-        return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+        return _scheme_and_digest(authorization)[1].hex()
+
+
+def _scheme_and_digest(authorization: str) -> tuple[str, bytes]:
+    """Return the scheme of a header, and the SHA-256 of the secret behind it."""
+    scheme, _, secret = authorization.partition(" ")
+    return scheme, hashlib.sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
 
 
 def load_keys(path: str | Path) -> Keys:

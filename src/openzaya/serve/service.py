@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from openzaya.core.seeding import stream_seed
-from openzaya.engine.request import MIN_TEMPERATURE, SamplingParams
+from openzaya.engine.request import MIN_TEMPERATURE, SamplingParams, sibling_seed
 from openzaya.serve.chat import ChatCodec
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.driver import Driver
@@ -86,7 +85,7 @@ class Service:
         for prompt in prompts:
             limit = self.room(prompt, request.limit, name)
             for _ in range(request.n or 1):
-                own = stream_seed(seed, "engine", "prompt", len(asks)) if asks else seed
+                own = sibling_seed(seed, len(asks))
                 asks.append(Ask(prompt, self._params(request, limit, own)))
         return asks
 

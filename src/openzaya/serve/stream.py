@@ -7,9 +7,10 @@ tokens share appears once, whole, with the last of them.
 import asyncio
 import codecs
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from openzaya.text.tokenizer import TextTokenizer
@@ -43,6 +44,13 @@ def to_json(value: Any) -> bytes:
     """Return compact JSON in UTF-8."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "replace")
+
+
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a value as a whole response."""
+    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 def event(value: Any) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from openzaya.serve.json_body import is_torn
 from openzaya.serve.scanners import EdgeTrimmer, held_length
 from openzaya.text.markers import TOOL_MARKERS
 
@@ -146,8 +147,4 @@ def _finite(digits: str) -> float | str:
 def _to_json(arguments: dict[str, Any]) -> str:
     """Return JSON that UTF-8 can hold: half a surrogate pair may have been written as an escape."""
     text = json.dumps(arguments, ensure_ascii=False)
-    return text if text.isascii() or _is_whole(text) else json.dumps(arguments)
-
-
-def _is_whole(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return json.dumps(arguments) if is_torn(text) else text

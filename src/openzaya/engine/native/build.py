@@ -56,6 +56,8 @@ def load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(target))
     library.zaya_open.restype = ctypes.c_void_p
     library.zaya_open.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.zaya_refresh.restype = None
+    library.zaya_refresh.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.zaya_close.restype = None
     library.zaya_close.argtypes = [ctypes.c_void_p]
     library.zaya_forward.restype = None

@@ -133,7 +133,7 @@ class Pass {
     float* x = embed();
     for (int64_t index = 0; index < m_.num_layers; ++index) {
       const Layer& layer = m_.layers[index];
-      project(layer, x);
+      project(layer);
       convolve(layer, index);
       write_cache(layer, index);
       keep_state(index);
@@ -142,7 +142,7 @@ class Pass {
       route(layer, index);
       mix_experts(layer, x);
     }
-    head(x);
+    head();
   }
 
  private:
@@ -186,7 +186,7 @@ class Pass {
   }
 
   // Queries and keys before the convolutions (u), and values.
-  void project(const Layer& layer, const float*) {
+  void project(const Layer& layer) {
     const float* h = s_.normed.take(tokens_ * m_.width);
     float* u = s_.u.take(tokens_ * channels_);
     float* v = s_.values.take(tokens_ * value_channels_);
@@ -367,7 +367,8 @@ class Pass {
   // Residual scaling, then the norm that follows.
   void rejoin(const Scaling& scaling, float* x, const float* branch, const float* norm) {
     float* h = s_.normed.take(tokens_ * m_.width);
-    each_token(m_.width * 2, [&](int64_t t) { rejoin_row(scaling, x, branch, t); 
+    each_token(m_.width * 2, [&](int64_t t) {
+      rejoin_row(scaling, x, branch, t);
       rms_norm(x + t * m_.width, norm, m_.width, m_.eps, h + t * m_.width);
     });
   }
@@ -489,7 +490,7 @@ class Pass {
     e_.products.run(e_.pool);
   }
 
-  void head(const float*) {
+  void head() {
     if (b_.num_outputs == 0) return;
     const float* h = s_.normed.take(0);
     float* final = s_.final.take(b_.num_outputs * m_.width);
@@ -516,6 +517,9 @@ class Pass {
 
 extern "C" {
 void* zaya_open(const zaya::Model* model, int threads) { return new zaya::Engine(*model, threads); }
+void zaya_refresh(void* engine, const zaya::Model* model) {  // the same shape, other weights
+  static_cast<zaya::Engine*>(engine)->model = *model;
+}
 void zaya_close(void* engine) { delete static_cast<zaya::Engine*>(engine); }
 void zaya_forward(void* engine, const zaya::Cache* cache, const zaya::Batch* batch) {
   zaya::Pass(*static_cast<zaya::Engine*>(engine), *cache, *batch).run();

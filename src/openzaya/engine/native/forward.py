@@ -20,7 +20,7 @@ def tensors_of(model: Zaya | QuantizedZaya) -> Mapping[str, Tensor | tuple[Tenso
     """Return the tensors of a model by parameter name."""
     if isinstance(model, QuantizedZaya):
         return model.tensors
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return model.state_dict()
 
 
 class NativePass:
@@ -75,15 +75,18 @@ class NativePass:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the model's tensors anew."""
-        self.close()
+        """Read the model's tensors anew; the threads and their memory stay."""
         self._weights = layout.Weights(
             self._model.config,
             tensors_of(self._model),
             self._model.rope_thetas,
             self.cache.max_tokens,
         )
-        self._handle = self._library.zaya_open(ctypes.byref(self._weights.model), self._threads)
+        model = ctypes.byref(self._weights.model)
+        if self._handle is None:
+            self._handle = self._library.zaya_open(model, self._threads)
+        else:
+            self._library.zaya_refresh(self._handle, model)
 
     def close(self) -> None:
         """End the threads; the pass cannot run any more."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from openzaya.core.errors import ConfigError
 from openzaya.model.config import ZayaConfig
 from openzaya.model.config_keys import SLIDING
+from openzaya.model.quantize import format_of
 from openzaya.model.rope import rope_tables
 
 STEP = 32
@@ -279,15 +280,14 @@ class Weights:
         )
 
     def _quantized(self, data: Tensor, scales: Tensor) -> Matrix:
-        is_int4 = data.dtype is torch.uint8
-        cols = data.shape[-1] * (2 if is_int4 else 1)
+        form = format_of(data)
         return Matrix(
             data=self._pointer(data),
             scales=self._pointer(scales),
             rows=data.numel() // data.shape[-1],
-            cols=cols,
-            format=INT4 if is_int4 else INT8,
-            group=cols // scales.shape[-1],
+            cols=scales.shape[-1] * form.group_size,
+            format=INT4 if form.bits == 4 else INT8,
+            group=form.group_size,
         )
 
     def _vector(self, name: str) -> int:

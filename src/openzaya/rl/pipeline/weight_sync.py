@@ -3,7 +3,6 @@
 Paper: IV-C(d).
 """
 
-import zlib
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,20 +10,10 @@ from torch import Tensor, nn
 
 from openzaya.core.errors import EngineError
 from openzaya.engine.engine import Engine
+from openzaya.engine.weights import fingerprint
 
 Transport = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Carries named tensors to where the sampler stages them."""
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> int:
-    """Return a crc32 over names, dtypes, shapes and bytes of all tensors, in the order of names."""
-    value = 0
-    for name, tensor in sorted(tensors.items()):
-        head = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        value = zlib.crc32(head.encode(), value)
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        value = zlib.crc32(raw.numpy().data, value)
-    return value
 
 
 def in_process(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,8 +75,8 @@ class WeightPublisher:
             found = fingerprint(staged)
             if found != expected:
                 raise EngineError(
-                    f"the published weights have fingerprint {found:08x}, expected "
-                    f"{expected:08x}: the update is torn and was not taken; publish again, "
+                    f"the published weights have fingerprint {found}, expected "
+                    f"{expected}: the update is torn and was not taken; publish again, "
                     "between optimizer steps"
                 )
             for name, tensor in self.sampler.state_dict().items():
