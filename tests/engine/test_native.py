@@ -144,21 +144,50 @@ def test_bf16_weights_give_what_fp32_copies_of_them_give_up_to_the_caches_roundi
     assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 40], ids=["few tokens", "many tokens"])
-def test_a_quantized_model_gives_the_very_numbers_of_its_dequantized_copy(
-    name: str, rows: int
-) -> None:
-    model = random_model()
+def quantized(model: Zaya, name: str) -> QuantizedZaya:
+    """Return a quantized model; the given one becomes its dequantized copy."""
     tensors: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
     for key, tensor in model.state_dict().items():
         pair = quantize(tensor, FORMATS[name]) if is_quantized(key) else None
         tensors[key] = pair or tensor
         if pair:
             tensor.copy_(dequantize(*pair))
-    cuts = range(rows, 80, rows)
-    found = run_all(native(QuantizedZaya(model.config, tensors)), tokens(80), 0, *cuts)
-    assert torch.equal(found, run_all(native(model), tokens(80), 0, *cuts))
+    return QuantizedZaya(model.config, tensors)
+
+
+# Rows of 96 weights end in half a block of 4-bit ones.
+@pytest.mark.parametrize(
+    ("name", "width"), [("int8", 128), ("int4", 128), ("int4", 96)], ids=["int8", "int4", "odd"]
+)
+def test_a_quantized_model_is_its_dequantized_copy_up_to_activations_of_16_bits(
+    name: str, width: int
+) -> None:
+    model = random_model(hidden_size=width, moe_intermediate_size=width)
+    small = quantized(model, name)
+    found, expected = run_all(native(small), tokens(80), 0), run_all(native(model), tokens(80), 0)
+    assert 0 < (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    for rows in (1, 2, 4, 7, 40):
+        cut = run_all(native(small, threads=2), tokens(80), 0, *range(rows, 80, rows))
+        assert torch.equal(cut, found)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_what_is_not_finite_stays_visible_in_a_quantized_model(name: str) -> None:
+    model = random_model()
+    small = quantized(model, name)
+    layer = small.tensors["layers.0.input_layernorm.weight"]
+    assert isinstance(layer, Tensor)
+    layer[3] = torch.nan
+    assert run_all(native(small), tokens(3), 0).isnan().all()
+
+
+def test_bf16_weights_give_the_same_bits_for_any_number_of_tokens() -> None:
+    model = random_model(hidden_size=96).bfloat16()
+    for balance_X in model.router_biases():
+        balance_X.data = balance_X.float()
+    whole = run_all(native(model), tokens(80), 0)
+    for rows in (1, 3, 5, 8, 9, 33):
+        assert torch.equal(run_all(native(model), tokens(80), 0, *range(rows, 80, rows)), whole)
 
 
 def test_weights_changed_in_place_count_from_the_next_run_and_all_after_a_refresh() -> None:

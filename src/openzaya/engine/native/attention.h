@@ -11,7 +11,8 @@ namespace zaya {
 
 constexpr int BLOCK = 64;      // tokens in a block of the cache
 constexpr int MAX_HEAD = 256;  // channels of a head
-constexpr int GROUP = 4;       // queries that share one pass over the keys
+constexpr int GROUP = 4;       // queries that share one pass over the keys at least,
+constexpr int WIDE_GROUP = 8;  // and at most
 
 // One query: its scaled channels, where its output goes, and the positions [from, to) it sees.
 struct Query {
@@ -21,6 +22,7 @@ struct Query {
   int64_t to;
 };
 
+template <int GROUP>
 struct Running {
   float best[GROUP];
   float total[GROUP];
@@ -28,18 +30,24 @@ struct Running {
 };
 
 // keys [P][BLOCK], values [BLOCK][P] of one head in one block that starts at position `start`.
-template <class KV>
+template <int GROUP, class KV>
 INLINE void attend_block(const Query* queries, int count, const KV* keys, const KV* values,
-                         int64_t start, int width, Running& run) {
+                         int64_t start, int width, Running<GROUP>& run) {
   alignas(64) float weight[GROUP][BLOCK];
-  v16 scores[GROUP][4] = {};
-  for (int p = 0; p < width; ++p) {
-    v16 k[4];
-    for (int i = 0; i < 4; ++i) k[i] = load(keys + p * BLOCK + i * LANES);
-    for (int r = 0; r < GROUP; ++r) {
-      v16 q = splat(queries[r].q[p]);
-      for (int i = 0; i < 4; ++i) scores[r][i] += q * k[i];
+  v16 scores[GROUP][4];
+  constexpr int SPAN = GROUP > 4 ? 2 : 4;  // vectors of keys whose sums fit the registers
+  for (int from = 0; from < 4; from += SPAN) {
+    v16 sums[GROUP][SPAN] = {};
+    for (int p = 0; p < width; ++p) {
+      v16 k[SPAN];
+      for (int i = 0; i < SPAN; ++i) k[i] = load(keys + p * BLOCK + (from + i) * LANES);
+      for (int r = 0; r < GROUP; ++r) {
+        v16 q = splat(queries[r].q[p]);
+        for (int i = 0; i < SPAN; ++i) sums[r][i] += q * k[i];
+      }
     }
+    for (int r = 0; r < GROUP; ++r)
+      for (int i = 0; i < SPAN; ++i) scores[r][from + i] = sums[r][i];
   }
   const i16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   int first = BLOCK, last = 0;
@@ -98,12 +106,12 @@ INLINE void attend_block(const Query* queries, int count, const KV* keys, const 
 
 // Up to GROUP queries of one sequence that share a key head. `keys` and `values` start the pool of
 // blocks, `stride` is a block's size in numbers, `offset` that of the head inside it.
-template <class KV>
+template <int GROUP, class KV>
 void attend(const Query* given, int count, const KV* keys, const KV* values, const int32_t* table,
             int64_t stride, int64_t offset, int width) {
   Query queries[GROUP];
   for (int r = 0; r < GROUP; ++r) queries[r] = given[r < count ? r : 0];
-  Running run;
+  Running<GROUP> run;
   int64_t from = queries[0].from, to = queries[0].to;
   for (int r = 0; r < GROUP; ++r) {
     run.best[r] = -INFINITY;
@@ -114,7 +122,7 @@ void attend(const Query* given, int count, const KV* keys, const KV* values, con
   }
   for (int64_t block = from / BLOCK; block * BLOCK < to; ++block) {
     int64_t at = int64_t(table[block]) * stride + offset;
-    attend_block(queries, count, keys + at, values + at, block * BLOCK, width, run);
+    attend_block<GROUP>(queries, count, keys + at, values + at, block * BLOCK, width, run);
   }
   for (int r = 0; r < count; ++r) {
     float share = 1.0f / run.total[r];

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from openzaya.core.errors import ConfigError
 
-SOURCES = ("vec.h", "pool.h", "matmul.h", "attention.h", "sample.h", "forward.cpp")
+SOURCES = (
+    "vec.h",
+    "pool.h",
+    "formats.h",
+    "matmul.h",
+    "products.h",
+    "attention.h",
+    "sample.h",
+    "forward.cpp",
+)
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("g++", "clang++", "c++")
 COMPILE_TIMEOUT_S = 300

@@ -3,12 +3,11 @@
 //
 // Activations are fp32 whatever the weights are. Shapes: T tokens, D model, C conv channels
 // (J = H + K heads of P), W value channels (K of P), R router, X = E + 1 classes, F expert width.
-#include <memory>
 #include <vector>
 
 #include "attention.h"
-#include "matmul.h"
 #include "pool.h"
+#include "products.h"
 #include "sample.h"
 #include "vec.h"
 
@@ -65,45 +64,22 @@ struct Batch {
   int64_t num_tokens, num_sequences, num_outputs, num_snapshots;
 };
 
-// Memory that grows to the largest pass and is kept.
-class Buffer {
- public:
-  float* take(int64_t size) {
-    if (size > size_) {
-      data_.reset(new (std::align_val_t(64)) float[size]);
-      size_ = size;
-    }
-    return data_.get();
-  }
-
- private:
-  struct Free { void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); } };
-  std::unique_ptr<float, Free> data_;
-  int64_t size_ = 0;
-};
-
 struct Workspace {
   Buffer stream, normed, u, values, pairs, mixed, attended, branch;
   Buffer state, router, hidden, scores, gate, sorted, both, inner, outer, final;
 };
 
-class Engine {
- public:
-  Engine(const Model& model, int threads) : model(model), pool(threads), products(scratches()) {}
+struct Engine {
+  Engine(const Model& model, int threads)
+      : model(model), pool(threads), products(threads, most_cols(model)) {}
   Model model;
   Pool pool;
   Workspace space;
-  std::vector<Buffer> scratch;
   Products products;
 
- private:
-  std::vector<float*> scratches() {
-    int64_t cols = std::max({model.width, model.heads * model.head_dim, model.router_width,
-                             model.expert_width, 2 * model.head_dim});
-    scratch = std::vector<Buffer>(pool.threads());
-    std::vector<float*> all;
-    for (auto& buffer : scratch) all.push_back(buffer.take(PANEL * cols));
-    return all;
+  static int64_t most_cols(const Model& m) {
+    return std::max({m.width, m.heads * m.head_dim, m.router_width, m.expert_width,
+                     2 * m.head_dim});
   }
 };
 
@@ -295,10 +271,11 @@ class Pass {
                             ? v + (t - 1) * value_channels_ + half_
                             : cache_.delayed + (layer * cache_.num_slots + slot) * half_;
     const float* now = v + t * value_channels_;
-    for (int64_t c = 0; c < value_channels_; ++c) {
-      put(keys + c * BLOCK + s, k[c]);
-      float value = c < half_ ? now[c] : late[c - half_];
-      put(values + (c / width * BLOCK + s) * width + c % width, value);
+    for (int64_t c = 0; c < value_channels_; ++c) put(keys + c * BLOCK + s, k[c]);
+    for (int64_t head = 0; head < m_.key_heads; ++head) {
+      KV* to = values + (head * BLOCK + s) * width;
+      for (int64_t c = head * width; c < (head + 1) * width; ++c)
+        put(to++, c < half_ ? now[c] : late[c - half_]);
     }
   }
 
@@ -327,8 +304,8 @@ class Pass {
     float* out = s_.attended.take(tokens_ * m_.heads * m_.head_dim);
     int64_t group = m_.heads / m_.key_heads;
     int64_t rows = tokens_ * group;  // per key head, query heads of a token side by side
-    // A piece is a run of GROUP queries of one token or of neighbours; longer ones for prompts.
-    int64_t piece = tokens_ >= 64 ? 16 * GROUP : (group + GROUP - 1) / GROUP * GROUP;
+    // A piece is a run of queries of one token or of neighbours; longer ones for prompts.
+    int64_t piece = tokens_ >= 64 ? 8 * WIDE_GROUP : (group + GROUP - 1) / GROUP * GROUP;
     int64_t pieces = (rows + piece - 1) / piece;
     e_.pool.run(pieces * m_.key_heads, [&](int64_t chunk, int) {
       int64_t head = chunk / pieces, first = chunk % pieces * piece;
@@ -348,19 +325,20 @@ class Pass {
                    float* out) {
     int64_t group = m_.heads / m_.key_heads, width = m_.head_dim;
     const CacheLayer& place = cache_.layers[index];
-    Query queries[GROUP];
+    Query queries[WIDE_GROUP];
     for (int64_t row = first; row < last;) {
       int32_t sequence = sequence_[row / group];
       int count = 0;
-      for (; count < GROUP && row < last && sequence_[row / group] == sequence; ++count, ++row) {
+      for (; count < WIDE_GROUP && row < last && sequence_[row / group] == sequence; ++count, ++row) {
         int64_t t = row / group, head = key_head * group + row % group, to = position_[t] + 1;
         queries[count] = {s_.mixed.take(0) + t * channels_ + head * width,
                           out + (t * m_.heads + head) * width,
                           layer.window ? std::max<int64_t>(0, to - layer.window) : 0, to};
       }
-      attend(queries, count, (const KV*)place.keys, (const KV*)place.values,
-             place.table + b_.slots[sequence] * cache_.max_blocks, value_channels_ * BLOCK,
-             key_head * width * BLOCK, int(width));
+      auto run = count > GROUP ? attend<WIDE_GROUP, KV> : attend<GROUP, KV>;
+      run(queries, count, (const KV*)place.keys, (const KV*)place.values,
+          place.table + b_.slots[sequence] * cache_.max_blocks, value_channels_ * BLOCK,
+          key_head * width * BLOCK, int(width));
     }
   }
 
@@ -419,7 +397,7 @@ class Pass {
     int64_t classes = m_.experts + 1;
     float* gate = s_.gate.take(tokens_);
     expert_.resize(tokens_);
-    for (int64_t t = 0; t < tokens_; ++t) {
+    each_token(classes * 32, [&](int64_t t) {
       const float* z = scores + t * classes;
       float top = *std::max_element(z, z + classes), total = 0, best = -INFINITY;
       float probability[256];
@@ -433,7 +411,7 @@ class Pass {
       }
       gate[t] = probability[expert_[t]] / total;
       if (b_.experts) b_.experts[t * m_.num_layers + index] = uint8_t(expert_[t]);
-    }
+    });
   }
 
   // Tokens sorted by expert; skipped ones come last and are not computed.

@@ -1,286 +1,227 @@
-// y = x W^T for few or many rows of x, W stored row by row in any of four formats.
+// y = x W^T for few or many rows of x: tiles of rows of W against rows of x, all sums in registers.
 //
-// A row of W is read once per call for up to six rows of x, and turned into floats on the way, so
-// that one token costs the bytes of the weights and nothing else. All formats are exact in fp32
-// (a scale has 8 significant bits, a quantised weight at most 8), so a quantised matrix gives the
-// very numbers of its dequantised copy.
+// A row of W is read once per call for up to six rows of x, so that one token costs the bytes of the
+// weights and nothing else. Sixteen running sums along the row are added up by one fixed tree,
+// whatever the tile: a token's numbers do not depend on the tokens computed beside it.
 #pragma once
-#include <algorithm>
+#include <array>
+#include <utility>
 
-#include "pool.h"
-#include "vec.h"
+#include "formats.h"
 
 namespace zaya {
 
-enum Format : int32_t { FP32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
-constexpr int BITS[] = {32, 16, 8, 4};
-
-// Mirrored by `Matrix` in weights.py.
-struct Matrix {
-  const void* data;
-  const uint16_t* scales;  // bfloat16, one per group of a row; null for FP32 and BF16
-  int64_t rows;
-  int64_t cols;  // a multiple of 32
-  int32_t format;
-  int32_t group;  // weights that share a scale
-};
-
-constexpr int64_t STEP = 32;  // columns read at a time
-
-// A row of W; `at<0>(k)` are weights k to k + 15 as floats, `at<1>(k)` the 16 behind them.
-struct RowFP32 {
-  const float* p;
-  RowFP32(const Matrix& w, int64_t row) : p((const float*)w.data + row * w.cols) {}
-  explicit RowFP32(const float* p) : p(p) {}
-  template <int HALF> INLINE v16 at(int64_t k) const { return load(p + k + HALF * LANES); }
-};
-
-struct RowBF16 {
-  const uint16_t* p;
-  RowBF16(const Matrix& w, int64_t row) : p((const uint16_t*)w.data + row * w.cols) {}
-  template <int HALF> INLINE v16 at(int64_t k) const { return load(p + k + HALF * LANES); }
-};
-
-struct RowINT8 {
-  const int8_t* p;
-  const uint16_t* scales;
-  int shift;
-  RowINT8(const Matrix& w, int64_t row)
-      : p((const int8_t*)w.data + row * w.cols),
-        scales(w.scales + row * (w.cols / w.group)),
-        shift(__builtin_ctz(w.group)) {}
-  template <int HALF> INLINE v16 at(int64_t k) const {
-    v16 weights = __builtin_convertvector(widen16(p + k + HALF * LANES), v16);
-    return weights * widen(scales[k >> shift]);
-  }
-};
-
-// 32 weights in 16 bytes: byte j holds weight j below and weight j + 16 above, both plus 8.
-struct RowINT4 {
-  const uint8_t* p;
-  const uint16_t* scales;
-  int shift;
-  RowINT4(const Matrix& w, int64_t row)
-      : p((const uint8_t*)w.data + row * (w.cols / 2)),
-        scales(w.scales + row * (w.cols / w.group)),
-        shift(__builtin_ctz(w.group)) {}
-  template <int HALF> INLINE v16 at(int64_t k) const {
-    const v16 table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    i16 bytes = widen16(p + k / 2);
-    return pick(table * widen(scales[k >> shift]), HALF ? bytes >> 4 : bytes);
-  }
-};
-
-// Weights that will be needed soon, fetched a few cache lines per step while others are multiplied.
+// Bytes that will be needed soon, fetched a few cache lines per step while others are multiplied.
 // Without this, a pass over many tokens computes and waits for memory in turns.
-struct Ahead {
-  const char* at;
-  int lines;  // per step of 32 columns
+struct Stream {
+  static constexpr int64_t LINE = 64;
+  const char* at = nullptr;
+  int lines = 0;  // per step of a tile
+  Stream() = default;
+  // Spread `bytes` from `at` on over `steps`.
+  Stream(const char* at, int64_t bytes, int64_t steps)
+      : at(at), lines(at ? int((bytes + steps * LINE - 1) / (steps * LINE)) : 0) {}
+  INLINE void fetch() {
+    for (int i = 0; i < lines; ++i, at += LINE) __builtin_prefetch(at, 0, 2);
+  }
 };
-constexpr int64_t LINE = 64;
+struct Ahead {
+  Stream weights, inputs;
+  INLINE void fetch() {
+    weights.fetch();
+    inputs.fetch();
+  }
+};
+
+// Rows of x in the layout of W's format, and where their products go.
+struct Rows {
+  const char* x;
+  int64_t x_bytes;  // from one row to the next
+  float* y;
+  int64_t y_stride;
+  INLINE Rows from(int64_t row) const {
+    return {x + row * x_bytes, x_bytes, y + row * y_stride, y_stride};
+  }
+};
+
+// Write the sums of M * N vectors, those of one row of x side by side.
+template <int N, int M>
+INLINE void put_sums(const v16 (&sums)[M * N], const Rows& rows, const float* scales) {
+  constexpr int COUNT = M * N;
+  float all[(COUNT + LANES - 1) / LANES * LANES];
+  constexpr int WHOLE = COUNT / LANES * LANES;
+  for (int i = 0; i < WHOLE; i += LANES) store(all + i, sum16(sums + i));
+  if constexpr (COUNT % LANES >= 4) {
+    v16 rest[LANES] = {};
+    for (int i = WHOLE; i < COUNT; ++i) rest[i - WHOLE] = sums[i];
+    store(all + WHOLE, sum16(rest));
+  } else {
+    for (int i = WHOLE; i < COUNT; ++i) all[i] = sum(sums[i]);
+  }
+  for (int m = 0; m < M; ++m)
+    for (int n = 0; n < N; ++n) rows.y[m * rows.y_stride + n] = all[m * N + n] * scales[m];
+}
 
 template <int HALF, int N, int M, class Row>
-INLINE void step(const Row* w, const float* x, int64_t x_stride, int64_t k, v16 (&sums)[M][N]) {
+INLINE void step(const Row* w, const Rows& rows, int64_t k, v16 (&sums)[M * N]) {
   v16 weights[N];
   for (int n = 0; n < N; ++n) weights[n] = w[n].template at<HALF>(k);
   for (int m = 0; m < M; ++m) {
-    v16 a = load(x + m * x_stride + k + HALF * LANES);
-    for (int n = 0; n < N; ++n) sums[m][n] += weights[n] * a;
+    v16 a = load((const float*)(rows.x + m * rows.x_bytes) + k + HALF * LANES);
+    for (int n = 0; n < N; ++n) sums[m * N + n] += weights[n] * a;
   }
 }
 
-// Dot products of N rows of W with M rows of x, all sums in registers.
+// Dot products of N rows of floats with M rows of x.
 template <int N, int M, class Row>
-INLINE void tile(const Row* w, const float* x, int64_t x_stride, int64_t cols, float* y,
-                 int64_t y_stride, Ahead& ahead) {
-  v16 sums[M][N] = {};
+INLINE void tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
+  v16 sums[M * N] = {};
   for (int64_t k = 0; k < cols; k += STEP) {
-    for (int i = 0; i < ahead.lines; ++i, ahead.at += LINE) __builtin_prefetch(ahead.at, 0, 2);
-    step<0>(w, x, x_stride, k, sums);
-    step<1>(w, x, x_stride, k, sums);
+    ahead.fetch();
+    step<0, N, M>(w, rows, k, sums);
+    step<1, N, M>(w, rows, k, sums);
   }
-  for (int m = 0; m < M; ++m) {
-    float* to = y + m * y_stride;
-    int n = 0;
-    for (; n + 4 <= N; n += 4) *(v4u*)(to + n) = sum4(sums[m] + n);
-    for (; n < N; ++n) to[n] = sum(sums[m][n]);
+  float ones[M];
+  std::fill(ones, ones + M, 1.0f);
+  put_sums<N, M>(sums, rows, ones);
+}
+
+template <int N, int M, class Row>
+INLINE void block_step(const Row* w, const Rows& rows, int64_t block, bool half, int64_t shifts,
+                       v16 (&sums)[M * N]) {
+  for (int n = 0; n < N; ++n) {
+    Weights64 weights = w[n].at(block, half);
+    for (int m = 0; m < M; ++m) {
+      const char* row = rows.x + m * rows.x_bytes;
+      auto* x = (const int16_t*)row + block * BLOCK_COLS;
+      i16 whole = {};
+      if constexpr (Row::SHIFTED) whole = load((const int32_t*)(row + shifts) + block * LANES);
+      whole = dot(dot(whole, weights.low, load(x)), weights.high, load(x + STEP));
+      sums[m * N + n] += __builtin_convertvector(whole, v16) * weights.scale;
+    }
   }
 }
 
+// The same for N rows of integers.
+template <int N, int M, class Row>
+INLINE void whole_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
+  v16 sums[M * N] = {};
+  int64_t blocks = cols / BLOCK_COLS, shifts = (cols + BLOCK_COLS - 1) / BLOCK_COLS * BLOCK_COLS * 2;
+  for (int64_t block = 0; block < blocks; ++block) {
+    ahead.fetch();
+    block_step<N, M>(w, rows, block, false, shifts, sums);
+  }
+  if (cols % BLOCK_COLS) block_step<N, M>(w, rows, blocks, true, shifts, sums);
+  float scales[M];
+  for (int m = 0; m < M; ++m) scales[m] = *(const float*)(rows.x + m * rows.x_bytes - Layout::HEAD);
+  put_sums<N, M>(sums, rows, scales);
+}
+
+template <int N, int M>
+INLINE void any_tile(const RowFP32* w, const Rows& rows, int64_t cols, Ahead& ahead) {
+  tile<N, M>(w, rows, cols, ahead);
+}
+template <int N, int M>
+INLINE void any_tile(const RowBF16* w, const Rows& rows, int64_t cols, Ahead& ahead) {
+  tile<N, M>(w, rows, cols, ahead);
+}
+template <int N, int M, class Row>
+INLINE void any_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
+  whole_tile<N, M>(w, rows, cols, ahead);
+}
+
+// Tiles that fill the registers: as many rows of x as possible, but no more than the first-level
+// cache holds beside the weights; many rows of W for one or two rows of x, to keep memory busy.
 #if defined(__AVX512F__)
-constexpr int TILE_N = 4, TILE_M = 6, TALL_N = 8;
+constexpr int MAX_M = 6;
+constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
 #else
-constexpr int TILE_N = 2, TILE_M = 2, TALL_N = 4;
+constexpr int MAX_M = 2;
+constexpr int tile_rows(int m) { return m == 1 ? 4 : 2; }
 #endif
-constexpr int64_t PANEL = 32;      // rows of W that one piece of work covers at least
-constexpr int64_t UNPACK_ROWS = 9; // from so many rows of x on, W is turned into floats once
+constexpr int64_t PANEL = 48;            // rows of W that one piece of work covers at least
+constexpr int64_t UNPACK_ROWS = 9;       // from so many rows of x on, bf16 is turned into floats once
+constexpr int64_t NEAR_BYTES = 36 << 10; // of x
 
-template <int N, class Row>
-INLINE void tile_any(int m, const Row* w, const float* x, int64_t x_stride, int64_t cols, float* y,
-                     int64_t y_stride, Ahead& ahead) {
-  switch (m) {
-    case 1: return tile<N, 1>(w, x, x_stride, cols, y, y_stride, ahead);
-    case 2: return tile<N, 2>(w, x, x_stride, cols, y, y_stride, ahead);
-#if defined(__AVX512F__)
-    case 3: return tile<N, 3>(w, x, x_stride, cols, y, y_stride, ahead);
-    case 4: return tile<N, 4>(w, x, x_stride, cols, y, y_stride, ahead);
-    case 5: return tile<N, 5>(w, x, x_stride, cols, y, y_stride, ahead);
-    case 6: return tile<N, 6>(w, x, x_stride, cols, y, y_stride, ahead);
-#endif
-  }
-}
-
-// Rows [first, last) of W against m rows of x; `y` is column 0 of the result. `after` is where the
-// weights go on behind `last`, each row `row_bytes` long.
-template <class MakeRow>
-INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const float* x, int64_t x_stride,
-                       int64_t m, int64_t cols, float* y, int64_t y_stride, const char* after,
-                       int64_t row_bytes) {
+// Rows [first, last) of W against M rows of x.
+template <int M, class MakeRow>
+INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
+                  Ahead& ahead) {
   using Row = decltype(make(int64_t(0)));
-  int64_t tile_rows = m <= 2 ? TALL_N : TILE_N;
-  int64_t tiles = (m + TILE_M - 1) / TILE_M * ((last - first + tile_rows - 1) / tile_rows);
-  int64_t steps = tiles * (cols / STEP) * LINE;
-  Ahead ahead{after, int(((last - first) * row_bytes + steps - 1) / steps)};
+  constexpr int N = tile_rows(M);
+  auto with = [&](int64_t n) { return Rows{rows.x, rows.x_bytes, rows.y + n, rows.y_stride}; };
   int64_t n = first;
-  if (m <= 2) {
-    for (; n + TALL_N <= last; n += TALL_N) {
-      Row w[TALL_N] = {make(n), make(n + 1), make(n + 2), make(n + 3),
-#if defined(__AVX512F__)
-                       make(n + 4), make(n + 5), make(n + 6), make(n + 7)
-#endif
-      };
-      if (m == 1) tile<TALL_N, 1>(w, x, x_stride, cols, y + n, y_stride, ahead);
-      else tile<TALL_N, 2>(w, x, x_stride, cols, y + n, y_stride, ahead);
-    }
+  for (; n + N <= last; n += N) {
+    auto w = [&]<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<Row, N>{make(n + I)...};
+    }(std::make_integer_sequence<int, N>{});
+    any_tile<N, M>(w.data(), with(n), cols, ahead);
   }
-  for (int64_t done = 0; done < m && n < last; done += TILE_M) {
-    int take = int(std::min<int64_t>(TILE_M, m - done));
-    const float* xs = x + done * x_stride;
-    float* ys = y + done * y_stride;
-    int64_t at = n;
-    for (; at + TILE_N <= last; at += TILE_N) {
-      Row w[TILE_N] = {make(at), make(at + 1),
+  for (; n < last; ++n) {
+    Row w = make(n);
+    any_tile<1, M>(&w, with(n), cols, ahead);
+  }
+}
+
+// Rows [first, last) of W against m rows of x; `after` is what to fetch meanwhile, `bytes` of it.
+template <class MakeRow>
+INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t m,
+                       int64_t cols, const char* after, int64_t bytes) {
+  int64_t most = std::min<int64_t>(MAX_M, std::max<int64_t>(NEAR_BYTES / rows.x_bytes, 4));
+  int64_t parts = (m + most - 1) / most;
+  most = (m + parts - 1) / parts;
+  int64_t steps = (last - first) / tile_rows(int(most)) + 1;
+  steps *= cols / decltype(make(first))::COLS + 1;
+  Ahead ahead{Stream(after, bytes, steps * parts), {}};
+  for (int64_t done = 0; done < m; done += most) {
+    Rows some = rows.from(done);
+    ahead.inputs = {};
+    if (done + most < m) ahead.inputs = Stream(rows.from(done + most).x, most * rows.x_bytes, steps);
+    switch (int(std::min(most, m - done))) {
+      case 1: sweep<1>(make, first, last, some, cols, ahead); break;
+      case 2: sweep<2>(make, first, last, some, cols, ahead); break;
 #if defined(__AVX512F__)
-                       make(at + 2), make(at + 3)
+      case 3: sweep<3>(make, first, last, some, cols, ahead); break;
+      case 4: sweep<4>(make, first, last, some, cols, ahead); break;
+      case 5: sweep<5>(make, first, last, some, cols, ahead); break;
+      case 6: sweep<6>(make, first, last, some, cols, ahead); break;
 #endif
-      };
-      tile_any<TILE_N>(take, w, xs, x_stride, cols, ys + at, y_stride, ahead);
-    }
-    for (; at < last; ++at) {
-      Row w[1] = {make(at)};
-      tile_any<1>(take, w, xs, x_stride, cols, ys + at, y_stride, ahead);
     }
   }
 }
 
-template <class Row>
-INLINE void unpack(const Matrix& w, int64_t first, int64_t last, float* scratch) {
+inline void unpack(const Matrix& w, int64_t first, int64_t last, float* scratch) {
   for (int64_t n = first; n < last; ++n) {
-    Row row(w, n);
+    RowBF16 row(w, n);
     float* to = scratch + (n - first) * w.cols;
     for (int64_t k = 0; k < w.cols; k += STEP) {
-      store(to + k, row.template at<0>(k));
-      store(to + k + LANES, row.template at<1>(k));
+      store(to + k, row.at<0>(k));
+      store(to + k + LANES, row.at<1>(k));
     }
   }
 }
 
-template <class Row>
-void times_as(const Matrix& w, int64_t first, int64_t last, const float* x, int64_t x_stride,
-              int64_t m, float* y, int64_t y_stride, float* scratch) {
-  int64_t row_bytes = w.cols * BITS[w.format] / 8;
-  bool unpacked = w.format != FP32 && m >= UNPACK_ROWS;
+// y[m, n] for rows n in [first, last) of W; y points at column 0. `next` are the weights that this
+// thread will read behind those, or null. `scratch` holds PANEL * cols floats.
+inline void times(const Matrix& w, int64_t first, int64_t last, const Rows& rows, int64_t m,
+                  const char* next, float* scratch) {
   // In panels that stay in the second-level cache while the rows of x pass by.
   for (int64_t n = first; n < last; n += PANEL) {
     int64_t end = std::min(n + PANEL, last);
-    // Behind a piece comes the next one, of this thread or of another one with the same cache.
-    const char* after = (const char*)w.data + end * row_bytes;
-    if (unpacked) {
-      unpack<Row>(w, n, end, scratch);
-      rows_times([&](int64_t i) { return RowFP32(scratch + (i - n) * w.cols); }, n, end, x,
-                 x_stride, m, w.cols, y, y_stride, after, row_bytes);
+    const char* after = end < last ? (const char*)w.data + end * w.row_bytes() : next;
+    int64_t bytes = (end - n) * w.row_bytes();
+    auto run = [&](auto make) { rows_times(make, n, end, rows, m, w.cols, after, bytes); };
+    if (w.format == BF16 && m >= UNPACK_ROWS) {
+      unpack(w, n, end, scratch);
+      run([&](int64_t i) { return RowFP32(scratch + (i - n) * w.cols); });
     } else {
-      rows_times([&](int64_t i) { return Row(w, i); }, n, end, x, x_stride, m, w.cols, y, y_stride,
-                 after, row_bytes);
+      switch (w.format) {
+        case FP32: run([&](int64_t i) { return RowFP32(w, i); }); break;
+        case BF16: run([&](int64_t i) { return RowBF16(w, i); }); break;
+        case INT8: run([&](int64_t i) { return RowINT8(w, i); }); break;
+        case INT4: run([&](int64_t i) { return RowINT4(w, i); }); break;
+      }
     }
-  }
-}
-
-// y[m, n] for rows n in [first, last) of W. `scratch` holds PANEL * cols floats.
-inline void times(const Matrix& w, int64_t first, int64_t last, const float* x, int64_t x_stride,
-                  int64_t m, float* y, int64_t y_stride, float* scratch) {
-  switch (w.format) {
-    case FP32: return times_as<RowFP32>(w, first, last, x, x_stride, m, y, y_stride, scratch);
-    case BF16: return times_as<RowBF16>(w, first, last, x, x_stride, m, y, y_stride, scratch);
-    case INT8: return times_as<RowINT8>(w, first, last, x, x_stride, m, y, y_stride, scratch);
-    case INT4: return times_as<RowINT4>(w, first, last, x, x_stride, m, y, y_stride, scratch);
-  }
-}
-
-// One product of a set: rows [row, row + rows) of W against m rows of x.
-struct Product {
-  const Matrix* w;
-  int64_t row;
-  int64_t rows;
-  const float* x;
-  int64_t x_stride;
-  int64_t m;
-  float* y;
-  int64_t y_stride;
-};
-
-// Compute several products at once, cut into pieces of similar cost.
-class Products {
- public:
-  explicit Products(std::vector<float*> scratch) : scratch_(std::move(scratch)) {}
-  void clear() { list_.clear(); }
-  void add(const Matrix& w, int64_t row, int64_t rows, const float* x, int64_t x_stride, int64_t m,
-           float* y, int64_t y_stride) {
-    if (m > 0) list_.push_back({&w, row, rows, x, x_stride, m, y, y_stride});
-  }
-  void run(Pool& pool) {
-    cut(pool.threads());
-    pool.run(int64_t(pieces_.size()), [this](int64_t chunk, int thread) {
-      const Piece& piece = pieces_[chunk];
-      const Product& p = list_[piece.product];
-      times(*p.w, p.row + piece.first, p.row + piece.last, p.x, p.x_stride, p.m,
-            p.y - p.row, p.y_stride, scratch_[thread]);
-    });
-  }
-
- private:
-  struct Piece { int64_t product, first, last; };
-
-  // What a row of W costs: its weights to read, or with many tokens the arithmetic.
-  static int64_t row_cost(const Product& p) { return p.w->cols * std::max<int64_t>(1, p.m / 8); }
-
-  // Long pieces stream best, but every thread should get several, and none wait for the last.
-  void cut(int threads) {
-    int64_t total = 0;
-    for (const Product& p : list_) total += p.rows * row_cost(p);
-    int64_t cost = std::clamp<int64_t>(total / (threads * PIECES), 1 << 14, 1 << 17);
-    pieces_.clear();
-    for (size_t index = 0; index < list_.size(); ++index) {
-      const Product& p = list_[index];
-      int64_t piece = std::max<int64_t>(1, cost / row_cost(p) / PANEL) * PANEL;
-      for (int64_t n = 0; n < p.rows; n += piece)
-        pieces_.push_back({int64_t(index), n, std::min(n + piece, p.rows)});
-    }
-  }
-
-  static constexpr int64_t PIECES = 8;  // for every thread at least
-  std::vector<Product> list_;
-  std::vector<Piece> pieces_;
-  std::vector<float*> scratch_;
-};
-
-// Floats of row `row`, for looking up an embedding.
-inline void read_row(const Matrix& w, int64_t row, float* to) {
-  switch (w.format) {
-    case FP32: unpack<RowFP32>(w, row, row + 1, to); return;
-    case BF16: unpack<RowBF16>(w, row, row + 1, to); return;
-    case INT8: unpack<RowINT8>(w, row, row + 1, to); return;
-    case INT4: unpack<RowINT4>(w, row, row + 1, to); return;
   }
 }
 

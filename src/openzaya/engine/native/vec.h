@@ -64,6 +64,38 @@ INLINE v16 pick(v16 table, i16 index) {
 }
 #endif
 INLINE v16 load(const uint16_t* p) { return (v16)(widen16(p) << 16); }
+
+// 32 small integers as 16-bit ones, and dot products of such: lane i gets the products of elements
+// 2i and 2i + 1, exactly.
+typedef int16_t s32 __attribute__((vector_size(64), aligned(2)));
+#if defined(__AVX512BW__)
+INLINE s32 widen32(const int8_t* p) {
+  return (s32)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+}
+INLINE s32 widen32(const uint8_t* p) {
+  return (s32)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p));
+}
+INLINE i16 dot(i16 sum, s32 a, s32 b) {
+#if defined(__AVX512VNNI__)
+  return (i16)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#else
+  return sum + (i16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#endif
+}
+#else
+template <class Small>
+INLINE s32 widen32(const Small* p) {
+  s32 wide;
+  for (int i = 0; i < 2 * LANES; ++i) wide[i] = p[i];
+  return wide;
+}
+INLINE i16 dot(i16 sum, s32 a, s32 b) {
+  for (int i = 0; i < LANES; ++i) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+  return sum;
+}
+#endif
+INLINE s32 load(const int16_t* p) { return *reinterpret_cast<const s32*>(p); }
+INLINE i16 load(const int32_t* p) { return *reinterpret_cast<const i16*>(p); }
 INLINE uint16_t narrow(float x) {  // round to nearest, ties to even; NaN stays NaN
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
@@ -79,18 +111,35 @@ INLINE float sum(v16 x) {
   v4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
   return (b[0] + b[2]) + (b[1] + b[3]);
 }
-// The sums of four vectors by the same tree, at half the shuffles.
-INLINE v4 sum4(const v16* x) {
-  auto fold8 = [](v16 a, v16 b) {
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-  };
-  v16 ab = fold8(x[0], x[1]), cd = fold8(x[2], x[3]);
-  v16 all = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-            __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-  all += __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-  all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-  return v4{all[0], all[4], all[8], all[12]};
+// Join two vectors and fold them by half at one level of that tree: of every WIDTH lanes the lower
+// half keeps sums of `a`, the upper half sums of `b`. One shuffle and one blend, as only one of the
+// processor's ports shuffles.
+#if defined(__AVX512F__)
+template <int WIDTH> INLINE v16 fold(v16 a, v16 b) {
+  constexpr __mmask16 upper = WIDTH == 16 ? 0xff00 : WIDTH == 8 ? 0xf0f0 : WIDTH == 4 ? 0xcccc : 0xaaaa;
+  constexpr int H = WIDTH / 2;
+  constexpr auto at = [](int i) { return i % WIDTH < H ? i + H : 16 + i - H; };
+  const i16 across = {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7),
+                      at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15)};
+  v16 kept = (v16)_mm512_mask_blend_ps(upper, (__m512)a, (__m512)b);
+  return kept + (v16)_mm512_permutex2var_ps((__m512)a, (__m512i)across, (__m512)b);
+}
+#else
+template <int WIDTH> INLINE v16 fold(v16 a, v16 b) {
+  v16 y;
+  for (int i = 0; i < 16; ++i) {
+    int half = WIDTH / 2;
+    y[i] = i % WIDTH < half ? a[i] + a[i + half] : b[i] + b[i - half];
+  }
+  return y;
+}
+#endif
+// Lane i holds the sum of vector i: each level takes one bit of i, the first level the highest.
+INLINE v16 sum16(const v16* x) {
+  v16 a[8], b[4];
+  for (int i = 0; i < 8; ++i) a[i] = fold<16>(x[i], x[i + 8]);
+  for (int i = 0; i < 4; ++i) b[i] = fold<8>(a[i], a[i + 4]);
+  return fold<2>(fold<4>(b[0], b[2]), fold<4>(b[1], b[3]));
 }
 INLINE v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
 INLINE float largest(v16 x) {
