@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +191,20 @@ def test_bf16_weights_give_the_same_bits_for_any_number_of_tokens() -> None:
     whole = run_all(native(model), tokens(80), 0)
     for rows in (1, 3, 5, 8, 9, 33):
         assert torch.equal(run_all(native(model), tokens(80), 0, *range(rows, 80, rows)), whole)
+
+
+@pytest.mark.slow
+def test_a_late_helper_never_takes_a_chunk_of_a_finished_round(tmp_path: Path) -> None:
+    """A helper that lost its core between looking and taking meets another round's numbers."""
+    program = tmp_path / "rounds"
+    source = Path(__file__).parent / "pool_rounds.cpp"
+    include = Path(build.__file__).parent
+    flags = ("-O2", "-std=c++20", "-pthread", f"-I{include}")
+    compiler = build.compiler()
+    assert compiler is not None
+    subprocess.run([compiler, *flags, str(source), "-o", str(program)], check=True)
+    done = subprocess.run([program, "1000000"], check=True, capture_output=True, text=True)
+    assert done.stdout == "0"
 
 
 def test_weights_changed_in_place_count_from_the_next_run_and_all_after_a_refresh() -> None:

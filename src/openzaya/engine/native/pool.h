@@ -51,7 +51,7 @@ class Pool {
     chunks_.store(chunks, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-    ticket_.store(generation << 32, std::memory_order_seq_cst);
+    ticket_.store(generation << 32 | uint64_t(chunks), std::memory_order_seq_cst);
     if (sleeping_.load(std::memory_order_seq_cst)) ticket_.notify_all();
     int64_t own = take(generation, 0);
     int64_t idle_since = now_us();
@@ -88,11 +88,13 @@ class Pool {
     while (ticket >> 32 == generation) {
       Call call = call_.load(std::memory_order_relaxed);
       void* work = work_.load(std::memory_order_relaxed);
-      int64_t chunk = int64_t(ticket & 0xffffffff);
-      if (chunk >= chunks_.load(std::memory_order_relaxed)) return taken;
-      // Winning the exchange proves that what was read above belongs to this generation: the next
-      // one cannot begin before this chunk is done.
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+      int64_t left = int64_t(ticket & 0xffffffff);
+      if (left == 0) return taken;
+      int64_t chunk = chunks_.load(std::memory_order_relaxed) - left;
+      // Winning the exchange proves that what was read above belongs to this generation: the caller
+      // writes the next one's only when this chunk, too, is done. The count that is left must be part
+      // of the ticket for that: a finished generation's ticket can then not be won any more.
+      if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
       call(work, chunk, thread);
       ++taken;
       done_.fetch_add(1, std::memory_order_release);
@@ -123,7 +125,7 @@ class Pool {
 
   int threads_;
   std::vector<std::thread> helpers_;
-  alignas(64) std::atomic<uint64_t> ticket_{0};  // generation << 32 | next chunk
+  alignas(64) std::atomic<uint64_t> ticket_{0};  // generation << 32 | chunks left
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};

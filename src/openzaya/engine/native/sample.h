@@ -20,10 +20,10 @@ INLINE v16 some_logits(const float* logits, int64_t size, int64_t at) {
   return x;
 }
 
-// e^((x - top) / temperature); what is below the smallest float is zero, not nearly zero, and what
-// is no number stays none.
-INLINE v16 share(v16 x, float top, float temperature) {
-  v16 z = (x - top) / temperature;
+// e^((x - top) * coldness), coldness being 1 / temperature; what is below the smallest float is zero,
+// not nearly zero, and what is no number stays none.
+INLINE v16 share(v16 x, float top, float coldness) {
+  v16 z = (x - top) * coldness;
   v16 e = z < splat(-87.0f) ? v16{} : exp(z);
   return z == z ? e : z;
 }
@@ -35,18 +35,20 @@ inline Drawn draw(const float* logits, int64_t size, float temperature, bool gre
   v16 tops = splat(-INFINITY);
   for (int64_t i = 0; i < size; i += LANES) tops = maximum(tops, some_logits(logits, size, i));
   float top = largest(tops);
+  float coldness = 1.0f / temperature;
   v16 sums = {};
   for (int64_t i = 0; i < size; i += LANES)
-    sums += share(some_logits(logits, size, i), top, temperature);
+    sums += share(some_logits(logits, size, i), top, coldness);
   float total = sum(sums), passed = 0;
   int64_t token = 0;
   if (greedy) {
+    while (token + LANES < size && largest(load(logits + token)) != top) token += LANES;
     while (token + 1 < size && logits[token] != top) ++token;
   } else {
     float target = uniform * total;
     bool found = false;
     for (int64_t i = 0; i < size && !found; i += LANES) {
-      v16 e = share(some_logits(logits, size, i), top, temperature);
+      v16 e = share(some_logits(logits, size, i), top, coldness);
       float next = passed + sum(e);
       for (int lane = 0; lane < LANES && next > target && !found; ++lane) {
         passed += e[lane];
