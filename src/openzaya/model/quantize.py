@@ -1,7 +1,7 @@
 """Weight-only quantization: groups of integers with a shared scale, exact once they are floats.
 
-A scale is a bfloat16 and a weight has at most 8 bits, so scale times weight is exact in fp32: a
-quantized model computes the very numbers of its dequantized copy.
+A scale is a bfloat16 and a weight has at most 8 bits, so scale times weight is exact in fp32. The
+engine multiplies the integers themselves, with activations of 16 bits.
 
 Deviation: D-021.
 """

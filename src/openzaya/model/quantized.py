@@ -17,8 +17,8 @@ from openzaya.model.shards import read_json, resolve_folder
 class QuantizedZaya:
     """The tensors of a quantized folder; it has no forward pass of its own.
 
-    `openzaya.load` of the same folder gives the dequantized model, which computes the same numbers
-    with full-size weights.
+    `openzaya.load` of the same folder gives the dequantized model, whose numbers differ only by
+    the rounding of activations to 16 bits.
     """
 
     device = torch.device("cpu")
