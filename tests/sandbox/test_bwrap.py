@@ -1,12 +1,16 @@
 """A run in a bubblewrap box: what goes in, what comes out, and how each end is told apart."""
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from openzaya.core.errors import RequestError, SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox.bwrap import kill
 from openzaya.sandbox.executor import MIB
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -176,3 +180,35 @@ def test_a_closed_executor_runs_nothing():
         pass
     with pytest.raises(SandboxError, match="closed"):
         made.run(Request(source="pass"))
+
+
+def test_a_box_that_cannot_be_started_leaves_no_descriptor_open(executor, monkeypatch):
+    run(executor, "pass")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(executor, "bwrap", "/nonexistent/bwrap")
+    executor.command.cache_clear()
+    result = run(executor, "pass")
+    executor.command.cache_clear()
+    assert result.status is Status.INFRA
+    assert "No such file" in result.reason
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_box_that_is_killed_from_outside_is_our_failure_not_the_programs(executor):
+    """As if the machine had run out of memory and taken the box with it."""
+    results = []
+    sleeper = Request(source="import time\ntime.sleep(30)")
+    thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
+    thread.start()
+    for _ in range(2):  # the first attempt and the second
+        while not executor.running:
+            time.sleep(0.01)
+        child = next(iter(executor.running))
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not children.read_text():
+            time.sleep(0.01)
+        kill(child)
+        while child in executor.running:
+            time.sleep(0.01)
+    thread.join()
+    assert results[0].status is Status.INFRA
