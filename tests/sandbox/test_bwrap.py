@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,14 @@ from openzaya.core.errors import RequestError, SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
 from openzaya.sandbox.bwrap import kill
 from openzaya.sandbox.executor import MIB
+from openzaya.sandbox.languages import LANGUAGES
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    not Path("/usr/bin/g++").exists(), reason="g++ is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +135,13 @@ def test_results_come_in_the_order_of_requests(executor):
     ]
 
 
+def test_a_compiler_that_is_missing_is_no_verdict(executor):
+    missing = replace(LANGUAGES["cpp"], compiler=("/nonexistent/g++", "main.cpp"))
+    with pytest.raises(SandboxError, match="apt-get install"):
+        executor.compiler.build("int main() {}", missing)
+
+
+@NEEDS_COMPILER
 def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     source = '#include <cstdio>\nint main() { int a; scanf("%d", &a); printf("%d", a * 2); }'
     assert run(executor, source, language="cpp", stdin=b"21").stdout == b"42"
@@ -139,6 +153,7 @@ def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     assert b"error" in broken.stderr
 
 
+@NEEDS_COMPILER
 def test_a_compiled_program_has_one_process_and_a_large_stack(executor):
     deep = "int f(int n) { volatile char b[1000]; b[0] = n; return n ? f(n - 1) + b[0] : 0; }"
     deep += "int main() { return f(100000) == 1; }"
