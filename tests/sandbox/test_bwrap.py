@@ -1,26 +1,15 @@
 """A run in a bubblewrap box: what goes in, what comes out, and how each end is told apart."""
 
 import shutil
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from openzaya.core.errors import RequestError, SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
-from openzaya.sandbox.bwrap import kill
 from openzaya.sandbox.executor import MIB
-from openzaya.sandbox.languages import LANGUAGES
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-
-
-NEEDS_COMPILER = pytest.mark.skipif(
-    not Path("/usr/bin/g++").exists(), reason="g++ is not installed"
-)
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +124,7 @@ def test_results_come_in_the_order_of_requests(executor):
     ]
 
 
-def test_a_compiler_that_is_missing_is_no_verdict(executor):
-    missing = replace(LANGUAGES["cpp"], compiler=("/nonexistent/g++", "main.cpp"))
-    with pytest.raises(SandboxError, match="apt-get install"):
-        executor.compiler.build("int main() {}", missing)
-
-
-@NEEDS_COMPILER
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     source = '#include <cstdio>\nint main() { int a; scanf("%d", &a); printf("%d", a * 2); }'
     assert run(executor, source, language="cpp", stdin=b"21").stdout == b"42"
@@ -153,7 +136,7 @@ def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     assert b"error" in broken.stderr
 
 
-@NEEDS_COMPILER
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_a_compiled_program_has_one_process_and_a_large_stack(executor):
     deep = "int f(int n) { volatile char b[1000]; b[0] = n; return n ? f(n - 1) + b[0] : 0; }"
     deep += "int main() { return f(100000) == 1; }"
@@ -195,35 +178,3 @@ def test_a_closed_executor_runs_nothing():
         pass
     with pytest.raises(SandboxError, match="closed"):
         made.run(Request(source="pass"))
-
-
-def test_a_box_that_cannot_be_started_leaves_no_descriptor_open(executor, monkeypatch):
-    run(executor, "pass")
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    monkeypatch.setattr(executor, "bwrap", "/nonexistent/bwrap")
-    executor.command.cache_clear()
-    result = run(executor, "pass")
-    executor.command.cache_clear()
-    assert result.status is Status.INFRA
-    assert "No such file" in result.reason
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_box_that_is_killed_from_outside_is_our_failure_not_the_programs(executor):
-    """As if the machine had run out of memory and taken the box with it."""
-    results = []
-    sleeper = Request(source="import time\ntime.sleep(30)")
-    thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
-    thread.start()
-    for _ in range(2):  # the first attempt and the second
-        while not executor.running:
-            time.sleep(0.01)
-        child = next(iter(executor.running))
-        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
-        while not children.read_text():
-            time.sleep(0.01)
-        kill(child)
-        while child in executor.running:
-            time.sleep(0.01)
-    thread.join()
-    assert results[0].status is Status.INFRA

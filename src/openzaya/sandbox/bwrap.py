@@ -90,7 +90,7 @@ class BwrapExecutor(Executor):
             result = self.attempt(request, order, compiling)
             if result.status is Status.INFRA and not self.closed.is_set():
                 result = self.attempt(request, order, compiling)
-        if result.status is not Status.INFRA:
+        if result.wall_s > 0:  # a report came, so boxes do start here
             self.proven = True
         elif not self.proven and not self.closed.is_set():
             raise SandboxError(
