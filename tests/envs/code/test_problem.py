@@ -68,7 +68,7 @@ def test_a_problem_survives_json_with_every_field():
     ("change", "message"),
     [
         ({"entry": ""}, "names its entry"),
-        ({"mode": "stdin", "entry": ""}, "must be str"),
+        ({"mode": "stdin", "entry": "", "comparator": None}, "must be str"),
         ({"mode": "both"}, "problem.mode"),
         ({"id": 7}, "problem.id"),
         ({"surprise": 1}, "unknown field 'surprise'"),

@@ -19,7 +19,7 @@ from enum import StrEnum
 
 from openzaya.core.errors import DataError
 from openzaya.envs.code.comparators import TEXTS, VALUES, Comparator
-from openzaya.envs.code.values import Json, check_value
+from openzaya.envs.code.values import Json, check_value, is_encodable
 from openzaya.sandbox.executor import Limits
 
 
@@ -141,6 +141,12 @@ class Problem:
                 f"problem {self.id!r} has mode {self.mode}, which comparator "
                 f"{self.rule.kind} does not fit"
             )
+        for name in ("checker", "generator"):
+            program: Program | None = getattr(self, name)
+            if program is not None and not program.entry:
+                raise DataError(
+                    f"problem {self.id!r}: its {name} has no entry; name the function to call"
+                )
         for test in self.tests():
             self.check_input(test.input)
             self.check_output(test.output)
@@ -165,6 +171,8 @@ class Problem:
                 f"problem {self.id!r}: an input is a {type(value).__name__}, but in mode "
                 f"{self.mode} it must be {' or '.join(kind.__name__ for kind in wanted)}"
             )
+        if isinstance(value, str) and not is_encodable(value):
+            raise DataError(f"problem {self.id!r}: an input holds a lone surrogate; repair it")
         return check_value(value)
 
     def check_output(self, value: object) -> Json:

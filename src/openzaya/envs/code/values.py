@@ -85,3 +85,12 @@ def unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(table) != len(pairs):
         raise ValueError("a key comes twice")
     return table
+
+
+def is_encodable(text: str) -> bool:
+    """Say whether a text has a UTF-8 form; a lone surrogate has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
