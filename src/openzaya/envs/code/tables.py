@@ -10,10 +10,8 @@ from hashlib import md5, sha1, sha256
 from openzaya.envs.code.problem import Problem, Program
 from openzaya.envs.code.values import Json, canonical
 
-MIN_CHARS = 6
-"""Shorter inputs (squeezed) would be found in most programs by chance."""
-MIN_CHARS_ALONE = 16
-"""As above, where a single visible input is all there is to find."""
+MIN_CHARS = 12
+"""Of all visible inputs together, squeezed: less would be found in most programs by chance."""
 MAX_SOURCE_CHARS = 200_000
 
 ESCAPES = re.compile(r"\\[nrt]")
@@ -21,13 +19,12 @@ NOISE = re.compile(r"[^0-9A-Za-z.\-]+")
 
 
 def has_answer_table(problem: Problem, program: Program) -> bool:
-    """Say whether all visible inputs of some length stand in the program, or hashes of two."""
+    """Say whether all visible inputs stand in the program, or the hashes of two of them."""
     source = program.source[:MAX_SOURCE_CHARS]
     squeezed = squeeze(ESCAPES.sub(" ", source))
     inputs = [as_text(test.input) for test in problem.public_tests]
-    keys = [key for key in map(squeeze, inputs) if len(key) >= MIN_CHARS]
-    enough = len(keys) >= 2 or any(len(key) >= MIN_CHARS_ALONE for key in keys)
-    if enough and all(key in squeezed for key in keys):
+    keys = list(map(squeeze, inputs))
+    if sum(map(len, keys)) >= MIN_CHARS and all(key in squeezed for key in keys):
         return True
     lowered = source.lower()
     hashed = sum(any(digest in lowered for digest in digests(text)) for text in inputs)
