@@ -1,4 +1,4 @@
-"""Programs that try to be judged right without solving the problem, and honest ones that look odd."""
+"""Programs that want to be judged right without solving the problem, and odd honest ones."""
 
 import hashlib
 from dataclasses import replace
