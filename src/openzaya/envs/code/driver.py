@@ -35,11 +35,7 @@ class NoValue(Exception):
 def plain(value: Any, depth: int = 0) -> Any:
     """Return a value of exactly JSON's types; tuples become lists, subclasses are refused."""
     kind = type(value)
-    if kind in (str, bool, type(None), int):
-        return value
-    if kind is float:
-        if value != value or value in (float("inf"), float("-inf")):
-            raise NoValue(f"{value!r} is no JSON number")
+    if kind in (str, bool, type(None), int, float):
         return value
     if depth >= MAX_DEPTH:
         raise NoValue(f"nested more than {MAX_DEPTH} deep")
@@ -114,10 +110,10 @@ def failed(kind: str, error: BaseException) -> dict[str, Any]:
 
 
 def frame(report: dict[str, Any]) -> bytes:
-    """Return a report as one line."""
+    """Return a report as one line; NaN, infinities and integers of too many digits have none."""
     try:
         return json.dumps(report, allow_nan=False).encode() + b"\n"
-    except (ValueError, RecursionError) as error:  # an integer of too many digits
+    except (ValueError, RecursionError) as error:
         return frame(failed("bad_value", error))
 
 
