@@ -20,7 +20,7 @@ TEXTS = Problem(
         "def generate(seed, size): return str(random.Random(seed).randint(1, size)) + '\\n'",
         entry="generate",
     ),
-    limits=Limits(cpu_s=1),
+    limits=Limits(cpu_s=1, wall_s=30),
     provenance=Provenance(source="test", license="Apache-2.0"),
 )
 CALLS = replace(
