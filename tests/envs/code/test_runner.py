@@ -130,3 +130,30 @@ def test_functions_and_shared_boxes_need_python():
         runner.run(Program(source="", language="cpp", entry="f"), [[1]])
     with pytest.raises(RequestError, match="need Python"):
         runner.run(Program(source="", language="cpp"), ["x"], isolation=Isolation.FORK)
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+def test_a_candidate_runs_as_it_would_by_itself(executor, isolation):
+    """The harness's future imports, names and arguments are not the candidate's."""
+    sources = {
+        "def f(n: nothing_of_that_name): return n": Failure.CRASH,
+        "def f(n): return json.dumps(n)": Failure.CRASH,
+        "from __future__ import annotations\ndef f(n: nothing): return n": None,
+        "def f(n): return __name__": None,
+    }
+    for source, failure in sources.items():
+        program = Program(source=source, entry="f")
+        (outcome,) = Runner(executor).run(program, [[1]], isolation=isolation)
+        assert outcome.failure is failure, (source, outcome)
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+def test_a_prelude_runs_in_the_module_and_leaves_the_first_line_to_the_candidate(
+    executor, isolation
+):
+    program = Program(
+        source="from __future__ import annotations\ndef f(n: List[int]): return math.gcd(n, 6)",
+        entry="f",
+    )
+    (outcome,) = Runner(executor).run(program, [[4]], prelude="import math", isolation=isolation)
+    assert outcome.value == 2, outcome
