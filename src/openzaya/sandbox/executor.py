@@ -107,6 +107,7 @@ class Result:
 
 BACKENDS = {
     "bwrap": ("openzaya.sandbox.bwrap", "BwrapExecutor"),
+    "none": ("openzaya.sandbox.unsafe", "UnsafeExecutor"),
 }
 """Module and class of each local backend."""
 

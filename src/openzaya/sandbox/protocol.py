@@ -15,7 +15,7 @@ from typing import Any
 
 from openzaya.sandbox import languages
 from openzaya.sandbox.exchange import Exchange
-from openzaya.sandbox.executor import Request, Result, Status
+from openzaya.sandbox.executor import MIB, Request, Result, Status
 from openzaya.sandbox.languages import Language
 
 MARSHAL_VERSION = 2
@@ -24,8 +24,9 @@ REPORT_BYTES = 65536
 """Most of a report without the files in it."""
 STARVED_SHARE = 0.25
 """Of its clock limit: who waited so long for a processor did not have a fair run."""
-MEMORY_SHARE = 0.9
-"""A program that fails with so much of its memory limit in use failed for want of memory."""
+MEMORY_SHARE, UNUSED_BYTES = 0.9, 16 * MIB
+"""A program that fails with so much of its limit in use failed for want of memory: the limit also
+counts address space, of which an interpreter has some megabytes that it never touches."""
 FILE, PROGRAM = 0o600, 0o700
 
 
@@ -148,7 +149,7 @@ def judge(
         )
     if code == 0:
         return Status.OK, ""
-    if peak > MEMORY_SHARE * limits.memory_bytes:
+    if peak > MEMORY_SHARE * limits.memory_bytes - UNUSED_BYTES:
         return Status.MEMORY, f"failed with {peak} of {limits.memory_bytes} bytes of memory in use"
     if code == -signal.SIGSYS:
         return Status.POLICY, "a system call of another architecture"

@@ -7,15 +7,21 @@ what it reports or look into it: it is process 1, which no signal from inside re
 dumpable, so that /proc/1 is closed, and the only ends of its two pipes are its own.
 """
 
+from __future__ import annotations
+
 import _ctypes
 import _signal  # type: ignore[import-not-found]
+import gc
 import marshal
 import posix
 import resource
 import sys
 import time
-from types import CodeType, TracebackType
-from typing import Any, BinaryIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing costs 9 ms of every run
+    from types import CodeType, TracebackType
+    from typing import Any, BinaryIO
 
 TICK_S = 0.02
 """Seconds between two looks at memory and CPU time."""
@@ -40,6 +46,7 @@ def start(control: int, report: int, order: dict[str, Any]) -> CodeType:
     for name, content, mode in order["files"]:
         put(name, content, mode)
     began = time.monotonic()
+    gc.freeze()  # collections in the child then copy no page of ours
     child = posix.fork()
     if not child:
         posix.close(control)

@@ -1,0 +1,1 @@
+"""Loaders of public data sets of programming problems, one file a family of formats."""
