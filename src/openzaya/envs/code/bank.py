@@ -7,6 +7,7 @@ merely late somewhere is not kept for that. The same template gives the same ban
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from random import Random
 from threading import Lock
 from typing import cast
@@ -23,11 +24,16 @@ from openzaya.envs.code.values import canonical
 from openzaya.sandbox.executor import MIB, Executor
 
 NUM_SAMPLES = 3
+NUM_CANDIDATES = 10
+"""Small inputs that the samples are chosen from."""
 NUM_INPUTS = 48
 """Generated inputs, of all sizes, on which a mutant may be caught."""
 BATCH = 48
 """Mutants that are tried at once; more follow until enough are kept."""
 ENOUGH = 40
+FEW = 24
+"""With fewer, mutants are mutated once more, as long as not MOST_TRIED were tried."""
+MOST_TRIED = 480
 LIMITS = MatrixLimits(cpu_s=0.1, memory_bytes=256 * MIB)
 """Short, because many mutants never end; our solutions take a hundredth of it."""
 
@@ -74,20 +80,97 @@ class Banks:
 
 
 def build(template: Template, matrix: Matrix, enough: int = ENOUGH) -> Bank:
-    """Try mutants of all solutions, in random order, until `enough` are kept or none are left."""
+    """Try mutants of all solutions, in random order, until `enough` are kept or none are left.
+
+    The samples are those of some small inputs that catch the fewest mutants of the first batch:
+    a sample is there to show the form, not to test.
+    """
     rng = stream(0, "mutants", template.name)
-    samples = distinct(template, rng, NUM_SAMPLES, sizes=(1, 2))
+    small = distinct(template, rng, NUM_CANDIDATES, sizes=(1, 1, 2, 2, 3))
     inputs = distinct(template, rng, NUM_INPUTS, sizes=(1, 2, 3, 4, 5, 6, 8, 12, 16, 24))
+    trial = Trial(template, [*small, *inputs])
     todo = [mutant for source in template.solutions for mutant in mutants(source, rng, 4 * BATCH)]
     rng.shuffle(todo)
+    samples: list[int] = []
     kept: list[Kept] = []
     num_tried = 0
     while todo and len(kept) < enough:
         batch, todo = todo[:BATCH], todo[BATCH:]
         num_tried += len(batch)
-        kept += sift(template, matrix, batch, samples, inputs)
+        rows = trial.run(matrix, batch)
+        samples = samples or weakest(rows, len(small))
+        kept += sift(batch, rows, samples, len(small))
+        if not todo and len(kept) < FEW and num_tried < MOST_TRIED:
+            todo = twice(kept, rng)
     kept.sort(key=lambda each: (-len(each.killers), each.source))
-    return Bank(tuple(samples), tuple(inputs), tuple(kept), num_tried)
+    return Bank(tuple(small[i] for i in samples), tuple(inputs), tuple(kept), num_tried)
+
+
+def twice(kept: Sequence[Kept], rng: Random) -> list[Mutant]:
+    """Return programs with a second mistake, for templates with few single ones."""
+    known = {each.source for each in kept}
+    return [
+        Mutant(second.source, f"{first.operator}, {second.operator}")
+        for first in kept
+        for second in mutants(first.source, rng, 6)
+        if second.source not in known
+    ]
+
+
+class State(StrEnum):
+    """What a mutant did on one input."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    """A wrong output, or a failure otherwise than by time."""
+    LATE = "late"
+
+
+class Trial:
+    """Inputs with their trusted outputs."""
+
+    def __init__(self, template: Template, inputs: Sequence[Given]) -> None:
+        self.template = template
+        self.inputs = inputs
+        self.expected = [template.answer(given) for given in inputs]
+
+    def run(self, matrix: Matrix, batch: Sequence[Mutant]) -> list[list[State]]:
+        """Run mutants on all inputs. Raises SandboxError when the sandbox failed."""
+        arguments = [self.template.argument(given) for given in self.inputs]
+        rows = matrix.run([mutant.source for mutant in batch], arguments)
+        return [[self.state(i, outcome) for i, outcome in enumerate(row)] for row in rows]
+
+    def state(self, index: int, outcome: Outcome) -> State:
+        """Compare an outcome with the trusted output."""
+        if outcome.infra:
+            name = self.template.name
+            raise SandboxError(f"mutants of {name} could not be run: {outcome.infra}")
+        if outcome.failure is not None:
+            return State.LATE if outcome.failure is Failure.TIME else State.WRONG
+        given, value = self.inputs[index], cast(object, outcome.value)
+        right = self.template.is_right(given, value, self.expected[index])
+        return State.RIGHT if right else State.WRONG
+
+
+def weakest(rows: Sequence[Sequence[State]], num_small: int) -> list[int]:
+    """Return which of the first inputs let the most mutants through, in ascending order."""
+    passed = [sum(row[i] is State.RIGHT for row in rows) for i in range(num_small)]
+    return sorted(sorted(range(num_small), key=lambda i: -passed[i])[:NUM_SAMPLES])
+
+
+def sift(
+    batch: Sequence[Mutant],
+    rows: Sequence[Sequence[State]],
+    samples: Sequence[int],
+    num_small: int,
+) -> list[Kept]:
+    """Keep the mutants that pass the samples and are wrong on some input behind the small ones."""
+    kept = []
+    for mutant, row in zip(batch, rows, strict=True):
+        killers = tuple(i for i, state in enumerate(row[num_small:]) if state is State.WRONG)
+        if killers and all(row[i] is State.RIGHT for i in samples):
+            kept.append(Kept(mutant.source, mutant.operator, killers))
+    return kept
 
 
 def distinct(template: Template, rng: Random, count: int, sizes: Sequence[int]) -> list[Given]:
@@ -99,37 +182,3 @@ def distinct(template: Template, rng: Random, count: int, sizes: Sequence[int]) 
         if len(found) == count:
             break
     return list(found.values())
-
-
-def sift(
-    template: Template,
-    matrix: Matrix,
-    batch: Sequence[Mutant],
-    samples: Sequence[Given],
-    inputs: Sequence[Given],
-) -> list[Kept]:
-    """Run mutants and keep those that pass the samples and fail on some input."""
-    given = [*samples, *inputs]
-    expected = [template.answer(each) for each in given]
-    rows = matrix.run([m.source for m in batch], [template.argument(each) for each in given])
-    kept = []
-    for mutant, row in zip(batch, rows, strict=True):
-        failed = [
-            index
-            for index, outcome in enumerate(row)
-            if is_wrong(template, given[index], outcome, expected[index])
-        ]
-        passes = all(outcome.ok for outcome in row[: len(samples)])
-        if passes and failed and failed[0] >= len(samples):
-            killers = tuple(index - len(samples) for index in failed)
-            kept.append(Kept(mutant.source, mutant.operator, killers))
-    return kept
-
-
-def is_wrong(template: Template, given: Given, outcome: Outcome, expected: object) -> bool:
-    """Say whether a program failed on an input otherwise than by being late."""
-    if outcome.infra:
-        raise SandboxError(f"mutants of {template.name} could not be run: {outcome.infra}")
-    if outcome.failure is not None:
-        return outcome.failure is not Failure.TIME
-    return not template.is_right(given, cast(object, outcome.value), expected)

@@ -9,11 +9,11 @@ left out: examples would not show the rule.
 Source: arXiv:2503.23145, without its interactive queries.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from openzaya.core.errors import DataError, EnvError
 from openzaya.core.records import Verdict, wrong
-from openzaya.core.seeding import stream
 from openzaya.envs.base import Problem as Prompted
 from openzaya.envs.code import family
 from openzaya.envs.code.bank import Bank, Banks, distinct
@@ -22,7 +22,8 @@ from openzaya.envs.code.extract import extract_program
 from openzaya.envs.code.grammar import Given
 from openzaya.envs.code.judge import CodeVerdict, Judge
 from openzaya.envs.code.problem import Mode, Problem, Program, Provenance, Test
-from openzaya.envs.code.template import Template, get
+from openzaya.envs.code.problem_json import from_json, to_json
+from openzaya.envs.code.template import Template
 from openzaya.envs.code.values import canonical, check_value
 
 MIN_HIDDEN = 20
@@ -53,10 +54,12 @@ class CodeArc:
         template = family.choose(rng, difficulty, unique_only=True)
         told = rng.random() < 0.5
         count = max(FEWEST_EXAMPLES, NUM_EXAMPLES - difficulty // 2)
-        problem = build(template, self.banks.get(template.name), rng, count)
+        bank = self.banks.get(template.name)
+        shown = examples(template, bank, rng, count)
+        problem = build(template, bank, rng, shown)
         reference = family.fenced(rng.choice(template.solutions))
-        data: dict[str, object] = {"problem": problem.to_json(), "template": template.name}
-        return Prompted(prompt(template, problem, told=told), reference, data)
+        data: dict[str, object] = {"problem": to_json(problem), "template": template.name}
+        return Prompted(prompt(template, shown, told=told), reference, data)
 
     def score(self, problem: Prompted, reply: str, *, started_in_think: bool = True) -> Verdict:
         """Judge the last program of a reply on the hidden tests."""
@@ -67,16 +70,12 @@ class CodeArc:
 
     def judge_source(self, problem: Prompted, source: str) -> CodeVerdict:
         """Judge the text of a program."""
-        full = Problem.from_json(family.text_of(problem, "problem"))
+        full = from_json(family.text_of(problem, "problem"))
         return self.judge.judge(full, full.candidate(source))
 
 
-def build(template: Template, bank: Bank, rng: Random, num_examples: int) -> Problem:
-    """Return the problem with its hidden tests, killers first; examples are stored beside them.
-
-    The examples are no tests, and stand in the problem's tags as `examples=` JSON.
-    """
-    shown = examples(template, bank, rng, num_examples)
+def build(template: Template, bank: Bank, rng: Random, shown: Sequence[Given]) -> Problem:
+    """Return the problem with its hidden tests, killers first, and none of the examples."""
     seen = {canonical(given) for given in shown}
     hidden: dict[str, Given] = {}
     for given in [*killers(bank), *distinct(template, rng, 2 * NUM_GENERATED, SIZES)]:
@@ -102,7 +101,6 @@ def build(template: Template, bank: Bank, rng: Random, num_examples: int) -> Pro
         ),
         comparator=TEXTS if is_text else VALUES,
         provenance=Provenance(source=f"openzaya template {template.name}", license="Apache-2.0"),
-        tags=tuple(f"example={canonical(check_value([*pair(template, each)]))}" for each in shown),
     )
 
 
@@ -145,16 +143,15 @@ def pair(template: Template, given: Given) -> tuple[object, object]:
     return template.argument(given), template.answer(given)
 
 
-def prompt(template: Template, problem: Problem, *, told: bool) -> str:
+def prompt(template: Template, shown: Sequence[Given], *, told: bool) -> str:
     """Return what a model is asked, with or without the statement."""
-    is_text = problem.mode is Mode.STDIN
     task = (
         "Write a Python 3 program that reads standard input and prints the result."
-        if is_text
+        if template.layout
         else "Write the Python 3 function solve, called with these arguments by name."
     )
     rule = template.statement if told else "The rule is not told: find it from the examples."
-    pairs = "\n".join(tag.removeprefix("example=") for tag in problem.tags)
+    pairs = "\n".join(family.written(pair(template, given)) for given in shown)
     return (
         f"{task}\n\n{rule}\n\n{family.form_of_input(template)}\n"
         f"Result: {template.output}.\n\n"
@@ -162,20 +159,3 @@ def prompt(template: Template, problem: Problem, *, told: bool) -> str:
         "It is judged on other inputs. Put the whole program into one code block (```python) at "
         "the end of your answer."
     )
-
-
-def hidden_inputs(problem: Prompted) -> list[object]:
-    """Return the hidden inputs of a problem, for tests and measurements."""
-    full = Problem.from_json(family.text_of(problem, "problem"))
-    return [each.input for each in full.private_tests]
-
-
-def mutants_of(banks: Banks, problem: Prompted, count: int) -> list[str]:
-    """Return wrong programs for a problem, for tests and measurements."""
-    name = family.text_of(problem, "template")
-    kept = [each.source for each in banks.get(name).kept]
-    stream(0, "measured mutants", name).shuffle(kept)
-    return kept[:count]
-
-
-__all__ = ["CodeArc", "build", "get", "hidden_inputs", "killers", "mutants_of"]

@@ -126,15 +126,14 @@ class Writer:
     def assignment(self) -> str:
         """Return an assignment whose value stays small."""
         name = self.rng.choice("abc")
-        return f"{name} = ({self.value()} {self.rng.choice('+-*')} {self.value()}) % " + str(
-            self.rng.choice(MODULI)
-        )
+        value = f"{self.value()} {self.rng.choice('+-*')} {self.value()}"
+        return f"{name} = ({value}) % {self.rng.choice(MODULI)}"
 
     def value(self) -> str:
         """Return an integer expression without side effects."""
         choices = [*"abc", *self.indices, *self.indices, str(self.rng.randint(0, 9))]
         choices += ["len(out)", "max(items)", f"items[{self.rng.choice('abc')} % len(items)]"]
-        first = self.rng.choice(choices)
+        first: str = self.rng.choice(choices)
         if self.rng.random() < 0.4:
             return f"({first} {self.rng.choice('+-*')} {self.rng.choice(choices)})"
         if self.rng.random() < 0.1:
