@@ -13,7 +13,8 @@ from openzaya.sandbox.executor import MIB, Limits
 
 RIGHT, WRONG = Judgement.RIGHT, Judgement.WRONG
 OWN = Provenance(source="test", license="Apache-2.0")
-LIMITS = Limits(cpu_s=1, wall_s=3, memory_bytes=256 * MIB)
+LIMITS = Limits(cpu_s=1, wall_s=30, memory_bytes=256 * MIB)
+"""The clock is generous: these tests may run on a busy machine."""
 
 DOUBLE = Problem(
     id="double",
@@ -336,7 +337,8 @@ SLOW_ATTACKS = {
 @pytest.mark.parametrize("name", SLOW_ATTACKS)
 def test_a_program_beyond_its_limits_is_wrong(judge, name):
     source, failure = SLOW_ATTACKS[name]
-    said = judged(judge, TOTAL, source)
+    limits = replace(LIMITS, wall_s=2) if name == "sleeps" else LIMITS
+    said = judged(judge, replace(TOTAL, limits=limits), source)
     assert said.verdict.judgement is WRONG, said.private_reason
     if failure is not None:
         assert said.failure is failure, said.private_reason
@@ -383,6 +385,10 @@ def test_a_forged_report_is_worth_what_a_returned_value_is_worth(judge):
 
 
 HONEST = {
+    "an expected output beyond the usual limit": (
+        replace(TOTAL, private_tests=(Test(input="1\n", output="7" * 2 * MIB + "\n"),)),
+        "n = sum(map(int, input().split()))\nprint('7' * 2**21 if n == 1 else n)",
+    ),
     "a thread that never ends": (
         DOUBLE,
         "import threading, time\ndef f(n):\n"

@@ -17,7 +17,7 @@ DOUBLE = Problem(
     entry="f",
     public_tests=(Test(input=[1], output=2),),
     private_tests=tuple(Test(input=[n], output=2 * n) for n in (5, 77_777, -3)),
-    limits=Limits(cpu_s=1),
+    limits=Limits(cpu_s=1, wall_s=30),
     provenance=OWN,
 )
 ECHO = Problem(
@@ -26,7 +26,7 @@ ECHO = Problem(
     mode=Mode.STDIN,
     public_tests=(Test(input="one\n", output="one\n"),),
     private_tests=(Test(input="hidden-input\n", output="hidden-input\n"),),
-    limits=Limits(cpu_s=1),
+    limits=Limits(cpu_s=1, wall_s=30),
     provenance=OWN,
 )
 
@@ -109,7 +109,7 @@ CHECKED = Problem(
         "    return n > 1 and int(given) % n == 0",
         entry="check",
     ),
-    limits=Limits(cpu_s=1),
+    limits=Limits(cpu_s=1, wall_s=30),
     provenance=OWN,
 )
 
@@ -157,7 +157,7 @@ def test_forked_runs_are_like_boxed_ones(executor):
         entry="f",
     )
     inputs = [[n] for n in range(7)]
-    limits = Limits(cpu_s=0.5, wall_s=1.5)
+    limits = Limits(cpu_s=0.5, wall_s=30)
     forked = runner.run(program, inputs, limits=limits, isolation=Isolation.FORK)
     boxed = runner.run(program, inputs, limits=limits)
     assert [o.failure for o in forked] == [o.failure for o in boxed]

@@ -69,6 +69,7 @@ def test_a_problem_survives_json_with_every_field():
     [
         ({"entry": ""}, "names its entry"),
         ({"mode": "stdin", "entry": "", "comparator": None}, "must be str"),
+        ({"mode": "stdin", "entry": "", "comparator": None, "prelude": "x"}, "prelude"),
         ({"mode": "both"}, "problem.mode"),
         ({"id": 7}, "problem.id"),
         ({"surprise": 1}, "unknown field 'surprise'"),

@@ -86,7 +86,7 @@ class Contest:
 
 def languages_of(problem: Problem) -> tuple[str, ...]:
     """Return the languages a problem can be solved in: functions are Python."""
-    return ("python",) if problem.mode is Mode.FUNCTION or problem.prelude else ("python", "cpp")
+    return ("python",) if problem.mode is Mode.FUNCTION else ("python", "cpp")
 
 
 def write_prompt(problem: Problem) -> str:

@@ -1,7 +1,8 @@
 """What runs inside the box around a candidate: calls its function and reports the value.
 
-The host sends this file's text to the sandbox as the program, and one JSON job on stdin; nothing
-here imports openzaya. The job holds the candidate and its inputs, never an expected output.
+The host sends this file's text to the sandbox as the program, and one JSON job on stdin. The job
+holds the candidate and its inputs, never an expected output. Nothing here imports openzaya, and
+little is imported at all: imports are most of what a call costs.
 
 The report leaves by a private copy of stdout, as one JSON line a call; the candidate's own prints
 go to stderr. The candidate shares this process, so it can write a report itself: that is another
@@ -12,17 +13,18 @@ With "fork" every call runs in a forked child with clean memory, one after the o
 quicker, but files and daemons of one call are seen by the next. Only for programs of our own.
 """
 
-import io
+from __future__ import annotations
+
 import json
 import os
-import select
-import signal
 import sys
-import time
-import traceback
-import types
-from typing import Any
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing would cost more than all the rest
+    from types import CodeType
+    from typing import Any
+
+Module = type(sys)
 MAX_DEPTH = 64
 MAX_DETAIL_CHARS = 400
 READ_BYTES = 65_536
@@ -35,11 +37,7 @@ class NoValue(Exception):
 def plain(value: Any, depth: int = 0) -> Any:
     """Return a value of exactly JSON's types; tuples become lists, subclasses are refused."""
     kind = type(value)
-    if kind in (str, bool, type(None), int):
-        return value
-    if kind is float:
-        if value != value or value in (float("inf"), float("-inf")):
-            raise NoValue(f"{value!r} is no JSON number")
+    if kind in (str, bool, type(None), int, float):
         return value
     if depth >= MAX_DEPTH:
         raise NoValue(f"nested more than {MAX_DEPTH} deep")
@@ -53,31 +51,35 @@ def plain(value: Any, depth: int = 0) -> Any:
     raise NoValue(f"type {kind.__name__} is no JSON type")
 
 
-def load(job: dict[str, Any]) -> types.CodeType:
-    """Compile prelude and candidate; raises what `compile` raises."""
-    text = job["prelude"] + "\n" + job["source"] if job["prelude"] else job["source"]
-    return compile(text, "candidate.py", "exec")
+def load(job: dict[str, Any]) -> list[CodeType]:
+    """Compile prelude and candidate apart, without this file's future; raises as `compile`."""
+    texts = {"prelude.py": job["prelude"], "candidate.py": job["source"]}
+    return [compile(text, name, "exec", dont_inherit=True) for name, text in texts.items() if text]
 
 
-def call_entry(code: types.CodeType, entry: str, given: Any) -> Any:
+def call_entry(codes: list[CodeType], entry: str, given: Any) -> Any:
     """Run the candidate's module, then its function."""
-    module = types.ModuleType("candidate")
+    module = Module("candidate")
     sys.modules["candidate"] = module
-    exec(code, module.__dict__)  # noqa: S102 - inside the box
+    for code in codes:
+        exec(code, module.__dict__)  # noqa: S102 - inside the box
     owner, _, name = entry.rpartition(".")
     function = getattr(getattr(module, owner)(), name) if owner else getattr(module, name)
     return function(**given) if isinstance(given, dict) else function(*given)
 
 
-def run_main(code: types.CodeType, text: str) -> str:
+def run_main(codes: list[CodeType], text: str) -> str:
     """Run a program that reads stdin; return what it printed."""
-    module = types.ModuleType("__main__")
+    import io
+
+    module = Module("__main__")
     sys.modules["__main__"] = module
     sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
     sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     out = sys.stdout.buffer
     try:
-        exec(code, module.__dict__)  # noqa: S102 - inside the box
+        for code in codes:
+            exec(code, module.__dict__)  # noqa: S102 - inside the box
     except SystemExit as end:
         if end.code not in (None, 0):
             raise RuntimeError(f"exit code {end.code}") from None
@@ -87,12 +89,12 @@ def run_main(code: types.CodeType, text: str) -> str:
 def answer(job: dict[str, Any], given: Any) -> dict[str, Any]:
     """Run one call; return the report: a value, or how it failed."""
     try:
-        code = load(job)
+        codes = load(job)
     except BaseException as error:  # noqa: BLE001 - compile raises many kinds
         return failed("compile", error)
     try:
         entry = job["entry"]
-        value = call_entry(code, entry, given) if entry else run_main(code, given)
+        value = call_entry(codes, entry, given) if entry else run_main(codes, given)
         return {"value": plain(value)}
     except NoValue as error:
         return failed("bad_value", error)
@@ -106,6 +108,8 @@ def answer(job: dict[str, Any], given: Any) -> dict[str, Any]:
 
 def failed(kind: str, error: BaseException) -> dict[str, Any]:
     """Return the report of a failure; its text is for people only."""
+    import traceback
+
     try:
         text = "".join(traceback.format_exception_only(error)).strip()
     except BaseException:  # noqa: BLE001 - the error is the candidate's object
@@ -114,10 +118,10 @@ def failed(kind: str, error: BaseException) -> dict[str, Any]:
 
 
 def frame(report: dict[str, Any]) -> bytes:
-    """Return a report as one line."""
+    """Return a report as one line; NaN, infinities and integers of too many digits have none."""
     try:
         return json.dumps(report, allow_nan=False).encode() + b"\n"
-    except (ValueError, RecursionError) as error:  # an integer of too many digits
+    except (ValueError, RecursionError) as error:
         return frame(failed("bad_value", error))
 
 
@@ -129,6 +133,10 @@ def put(channel: int, data: bytes) -> None:
 
 def in_child(job: dict[str, Any], given: Any) -> bytes:
     """Run one call in a forked child under its own limits; return its frame."""
+    import select
+    import signal
+    import time
+
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

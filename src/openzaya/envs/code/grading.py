@@ -4,13 +4,14 @@ A helper program (checker, validator, generator) runs in a box of its own, never
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openzaya.core.errors import DataError, SandboxError
 from openzaya.envs.code.outcomes import Outcome
 from openzaya.envs.code.problem import Failure, Mode, Problem, Program, Test
 from openzaya.envs.code.runner import Isolation, Runner
-from openzaya.envs.code.values import Json
+from openzaya.envs.code.values import Json, canonical
+from openzaya.sandbox.executor import Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,7 @@ class Grader:
         outcomes = self.runner.run(
             program,
             [test.input for test in tests],
-            limits=problem.limits,
+            limits=with_room(problem.limits, tests),
             prelude=problem.prelude,
             isolation=isolation,
             fresh=fresh,
@@ -133,6 +134,20 @@ class Grader:
             limits=problem.limits,
             isolation=Isolation.FORK if share else Isolation.BOX,
         )
+
+
+def with_room(limits: Limits, tests: Sequence[Test]) -> Limits:
+    """Return limits under which the longest expected output of the tests fits twice over.
+
+    No program could be right where an expected output is longer than the output limit.
+    """
+    texts = (
+        test.output if isinstance(test.output, str) else canonical(test.output) for test in tests
+    )
+    longest = max((len(text.encode("utf-8", "surrogatepass")) for text in texts), default=0)
+    if 2 * longest <= limits.output_bytes:
+        return limits
+    return replace(limits, output_bytes=2 * longest)
 
 
 def grade_run(outcome: Outcome) -> Grade:

@@ -110,7 +110,7 @@ class Problem:
     starter: str = ""
     """Code that the candidate is given to complete."""
     prelude: str = ""
-    """Code that runs before the candidate's, such as imports that the source takes for granted."""
+    """FUNCTION mode: code that runs before the candidate's, in its module: usual imports."""
     public_tests: tuple[Test, ...] = ()
     """Shown in the prompt."""
     private_tests: tuple[Test, ...] = ()
@@ -135,6 +135,11 @@ class Problem:
             raise DataError(
                 f"problem {self.id!r} has mode {self.mode} and entry {self.entry!r}; a function "
                 "problem names its entry, a stdin problem has none"
+            )
+        if self.prelude and self.mode is Mode.STDIN:
+            raise DataError(
+                f"problem {self.id!r} has a prelude, but a program that reads stdin runs as it "
+                "is; put the code into the starter"
             )
         if self.rule.kind.is_for_values != (self.mode is Mode.FUNCTION):
             raise DataError(

@@ -72,9 +72,9 @@ class Runner:
     ) -> list[Outcome]:
         """Run `program` on every input; outcomes in the order of inputs.
 
-        `limits` are those of one input. `fresh` runs again what is in the cache. Raises
-        RequestError for a language that cannot do what is asked, SandboxError where no sandbox
-        works.
+        `limits` are those of one input. `prelude` runs before a function's module. `fresh` runs
+        again what is in the cache. Raises RequestError for a language that cannot do what is
+        asked, SandboxError where no sandbox works.
         """
         check_language(program, isolation)
         keys = [key_of(program, given, limits, prelude, isolation) for given in inputs]
@@ -111,12 +111,11 @@ class Runner:
         if program.entry:
             requests = [drive(program, [given], limits, prelude, fork=False) for given in inputs]
             return [read_report(result) for result in self.executor.run_all(requests)]
-        source = f"{prelude}\n{program.source}" if prelude else program.source
-        if not is_encodable(source):
+        if not is_encodable(program.source):
             return [Outcome(failure=Failure.COMPILE, detail="not UTF-8 text")] * len(inputs)
         requests = [
             Request(
-                source=source,
+                source=program.source,
                 language=program.language,
                 stdin=cast(str, given).encode(),
                 limits=limits,
