@@ -109,12 +109,13 @@ def build(template: Template, matrix: Matrix, enough: int = ENOUGH) -> Bank:
 def twice(kept: Sequence[Kept], rng: Random) -> list[Mutant]:
     """Return programs with a second mistake, for templates with few single ones."""
     known = {each.source for each in kept}
-    return [
-        Mutant(second.source, f"{first.operator}, {second.operator}")
+    found = {
+        second.source: Mutant(second.source, f"{first.operator}, {second.operator}")
         for first in kept
         for second in mutants(first.source, rng, 6)
         if second.source not in known
-    ]
+    }
+    return list(found.values())
 
 
 class State(StrEnum):
