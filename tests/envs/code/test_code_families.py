@@ -1,6 +1,7 @@
-"""The code families in real boxes: references are right, near misses and simple policies are not."""
+"""The code families in real boxes: references are right, near misses and idle policies are not."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from random import Random
 
@@ -61,8 +62,8 @@ def test_problems_follow_their_stream_and_survive_json(name, every):
 @pytest.mark.parametrize("name", [*IN_PROCESS, "code_input"])
 def test_harder_problems_are_longer(name, every):
     sizes = [
-        sum(len(every[name].make(Random(seed), difficulty).prompt) for seed in range(150))
-        for difficulty in (0, 4, 8, 12)
+        sum(len(every[name].make(Random(seed), difficulty).prompt) for seed in range(60))
+        for difficulty in (0, 6, 12)
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
@@ -130,6 +131,7 @@ def test_a_broken_sandbox_is_never_a_wrong_answer(every):
     assert verdict.judgement is Judgement.INFRA
 
 
+@pytest.mark.slow
 def test_a_candidate_fails_by_crash_or_output_and_lateness_is_labelled(executor):
     family = Falsify(Banks(executor))
     wrong = "def solve(numbers):\n    return [len(numbers), 0]\n"
@@ -191,11 +193,8 @@ def test_an_output_is_asked_for_only_if_it_is_rare_telling_and_not_in_the_input(
     assert not code_io.can_ask({"numbers": [3]}, 1, counts)
     assert not code_io.can_ask({"numbers": [3]}, [], counts)
     assert not code_io.can_ask({"numbers": [7, 9]}, [7, 9], counts)
-    assert not code_io.can_ask(
-        {"numbers": [1]},
-        json.loads(counts.most_common(1)[0][0]),
-        {**counts} and type(counts)({counts.most_common(1)[0][0]: 60, "x": 4}),
-    )
+    common = Counter({"[40,41]": 7, "[3,4]": 57})
+    assert not code_io.can_ask({"numbers": [1]}, [40, 41], common)
     assert code_io.can_ask({"numbers": [1]}, [40, 41], counts)
 
 

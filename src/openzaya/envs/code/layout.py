@@ -11,6 +11,7 @@ A list that is written must be counted on an earlier line.
 """
 
 import re
+from itertools import islice
 
 from openzaya.envs.code.grammar import Given
 
@@ -62,7 +63,7 @@ def _read(layout: tuple[str, ...], lines: list[str]) -> Given:
             given[line[:-3]] = [_number(word) for word in next(left, "").split()]
         elif line.endswith("*"):
             name = line[:-1]
-            rows = [next(left) for _ in range(min(counts[name], len(lines)))]
+            rows = list(islice(left, counts[name]))
             given[name] = [_item(row) for row in rows]
         elif len(line.split()) == 1 and not line.startswith("#"):
             given[line] = _item(next(left, ""))
