@@ -7,7 +7,7 @@ from openzaya.core.records import Judgement
 from openzaya.envs.code.judge import Flag, Judge, Policy
 from openzaya.envs.code.problem import Failure, Mode, Problem, Program, Provenance, Test
 from openzaya.envs.code.runner import Isolation, Runner
-from openzaya.sandbox.executor import Limits, Result, Status
+from openzaya.sandbox.executor import Executor, Limits, Result, Status
 
 OWN = Provenance(source="test", license="Apache-2.0")
 DOUBLE = Problem(
@@ -63,6 +63,38 @@ def test_the_public_reason_shows_nothing_of_a_held_out_test(judge):
     assert "hidden-input" in said.private_reason
     visible = say(judge, ECHO, "print('two')")
     assert "one" in visible.verdict.reason
+
+
+class Later(Executor):
+    """An executor that works for `good` runs and answers the same from then on."""
+
+    def __init__(self, inner, good, answer):
+        self.inner = inner
+        self.good = good
+        self.answer = answer
+
+    def run(self, request):
+        self.good -= 1
+        return self.inner.run(request) if self.good >= 0 else self.answer
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "judgement"),
+    [
+        (Result(status=Status.TIME_CPU), Judgement.RIGHT),  # a busy machine
+        (Result(status=Status.INFRA, reason="broken"), Judgement.INFRA),
+        (Result(status=Status.OK, stdout=b'{"value": 0}'), Judgement.WRONG),
+        (Result(status=Status.SIGNAL), Judgement.WRONG),
+    ],
+)
+def test_further_runs_of_a_program_that_passed_can_show_a_flake(executor, answer, judgement):
+    judge = Judge(Runner(Later(executor, 4, answer)))
+    said = say(judge, DOUBLE, "def f(n): return n * 2")
+    assert said.verdict.judgement is judgement
+    assert (Flag.FLAKY in said.flags) == (judgement is Judgement.WRONG)
 
 
 class Broken:

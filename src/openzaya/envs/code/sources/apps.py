@@ -10,8 +10,8 @@ None of them marks a test as visible: the examples stand in the statement, all t
 Outputs of functions come wrapped in a list of one in some sets; they are unwrapped when all outputs
 of a problem are lists of one item.
 
-Source: data cards of BAAI/TACO and codeparrot/apps; the forms of the other two as public users of
-the sets read them.
+Source: data card of BAAI/TACO (fields, license in its header); the forms of the other sets as
+public users read them; the licenses of apps and DeepCoder from memory of their cards.
 """
 
 import re
@@ -70,7 +70,7 @@ def taco(record: Record, _: Report) -> Problem:
     name = text_or(record, "url", "name", "id")
     if not name:
         raise SkipError("no url")
-    return asked(record, f"taco/{name}", provenance_of("BAAI/TACO", name, "Apache-2.0"))
+    return asked(record, f"taco/{name}", provenance_of("BAAI/TACO", name, "MIT"))
 
 
 def asked(record: Record, name: str, provenance: Provenance) -> Problem:
