@@ -74,6 +74,7 @@ def test_a_mutant_is_kept_only_if_it_passes_the_samples_and_is_wrong_behind_them
         [right, right, right, right],  # never wrong
         [right, right, late, late],  # only late
         [late, right, wrong, right],  # late on a sample
+        [right, right, wrong, late],  # wrong, and late elsewhere
     ]
     batch = [Mutant(f"program {i}", "off by one") for i in range(len(rows))]
     kept = sift(batch, rows, samples=[0, 1], num_small=2)

@@ -47,7 +47,7 @@ def changed(value: object, rng: Random, count: int) -> list[object]:
     found: dict[str, object] = {}
     for _ in range(40 * count):
         new = copy.deepcopy(value)
-        for _ in range(1 + (len(found) > count // 2)):
+        for _ in range(rng.randint(1, 3)):
             new = rng.choice(list(near(new, rng)) or [[new]])
         if not same(new, value):
             found.setdefault(canonical(cast(Json, new)), new)
@@ -66,6 +66,10 @@ def near(value: Any, rng: Random) -> Iterator[object]:
     elif isinstance(value, str):
         yield from (f"{value}0", value[::-1], value[:-2], value + value, value.upper() + "1")
         yield from ([value], value.replace("1", "2"), value.replace(" ", ""))
+        place, digit = rng.randrange(len(value) + 1), str(rng.randint(0, 9))
+        yield value[:place] + digit + value[place + 1 :]
+        yield value[:place] + digit + value[place:]
+        yield value[:place] + value[place + 1 :]
     elif isinstance(value, list):
         yield from (value[:-1], value[::-1], [*value, 0], value + value, [value], str(value))
         if value:

@@ -2,7 +2,7 @@
 
 A mutant is kept only if it compiles, agrees with the trusted solutions on the samples, and on some
 generated input gives a wrong output or crashes; such inputs are stored with it. A mutant that is
-merely late somewhere is not kept for that. The same template gives the same bank every time.
+late on any of the inputs is not kept. The same template gives the same bank every time.
 """
 
 from collections.abc import Sequence
@@ -165,11 +165,15 @@ def sift(
     samples: Sequence[int],
     num_small: int,
 ) -> list[Kept]:
-    """Keep the mutants that pass the samples and are wrong on some input behind the small ones."""
+    """Keep the mutants that pass the samples and are wrong on some input behind the small ones.
+
+    A mutant that is late anywhere is not kept: what it does on later inputs is not known.
+    """
     kept = []
     for mutant, row in zip(batch, rows, strict=True):
         killers = tuple(i for i, state in enumerate(row[num_small:]) if state is State.WRONG)
-        if killers and all(row[i] is State.RIGHT for i in samples):
+        passes = all(row[i] is State.RIGHT for i in samples)
+        if killers and passes and State.LATE not in row:
             kept.append(Kept(mutant.source, mutant.operator, killers))
     return kept
 
