@@ -162,7 +162,7 @@ def test_inputs_on_which_trusted_solutions_fail_or_disagree_are_rejected(executo
     good, bad = Outcome(value=[2, 0]), Outcome(value=[1, 0])
     late, crash = Outcome(failure=Failure.TIME), Outcome(failure=Failure.CRASH)
     for candidate in (good, bad, crash):
-        for trusted in ([good, bad], [bad, good], [good, late], [crash, good]):
+        for trusted in ([good, bad], [bad, good], [good, late], [crash, good], [crash, crash]):
             verdict = family.decide(template, given, candidate, trusted)
             assert verdict.judgement is Judgement.WRONG
             assert "rejected" in verdict.reason
