@@ -7,7 +7,8 @@ from openzaya.envs.code.grammar import Fixed, Given, Items, Whole
 STATEMENT = (
     "A meeting [a, b] uses a room from time a up to but not including time b. Return the largest "
     "number of meetings at one time, the earliest time at which that many take place, and the "
-    "total time during which at least one meeting takes place. Without meetings return [0, 0, 0]."
+    "total time during which at least one meeting takes place. Without meetings return [0, 0, 0]. "
+    "b is larger than a."
 )
 INPUTS = {"meetings": Items(Fixed((Whole(0, 60), Whole(0, 60))), 0, 20)}
 OUTPUT = "a list of three integers"

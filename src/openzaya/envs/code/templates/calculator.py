@@ -6,7 +6,8 @@ from openzaya.envs.code.grammar import Given, Text
 
 STATEMENT = (
     "Evaluate an expression of digits, +, *, and brackets, in which + binds more strongly than *, "
-    "so that 2*3+4 is 14. Print the value."
+    "so that 2*3+4 is 14. Print the value. The expression has at least two characters and no "
+    "number of several digits."
 )
 INPUTS = {"text": Text(1, 30, "123456789+*()")}
 LAYOUT = ("text",)

@@ -6,8 +6,8 @@ from openzaya.envs.code.grammar import Given, Whole, integers
 
 STATEMENT = (
     "Each coin value may be used any number of times. Return the number of ways to pay the amount "
-    "exactly (the order of coins is no matter), and the fewest coins for it, or -1 if it cannot be "
-    "paid."
+    "exactly (the order of coins is no matter), and the fewest coins for it, or -1 if it cannot "
+    "be paid. All coin values are different."
 )
 INPUTS = {"coins": integers(1, 6, 1, 30), "amount": Whole(0, 80)}
 OUTPUT = "a list of two integers"

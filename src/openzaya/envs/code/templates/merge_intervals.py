@@ -8,7 +8,7 @@ STATEMENT = (
     "Each interval [a, b] covers the whole numbers from a to b. Merge intervals that share a "
     "number or are direct neighbours (such as [1, 2] and [3, 4]). Return the merged intervals in "
     "ascending order, followed by the length of the longest gap between two of them, counted in "
-    "uncovered numbers (0 if there is no gap)."
+    "uncovered numbers (0 if there is no gap). a is at most b."
 )
 INPUTS = {"intervals": Items(Fixed((Whole(-50, 50), Whole(-50, 50))), 0, 20)}
 OUTPUT = "a list of pairs and an integer"

@@ -7,7 +7,8 @@ from openzaya.envs.code.grammar import Given, Whole
 STATEMENT = (
     "Look at the primes from low to high, both included. Return how many there are, and the "
     "largest difference of two neighbouring primes among them with the smaller prime of the first "
-    "such pair. With fewer than two primes the difference and the prime are 0."
+    "such pair. With fewer than two primes the difference and the prime are 0. low is at most "
+    "high."
 )
 INPUTS = {"low": Whole(0, 2000), "high": Whole(0, 2000)}
 OUTPUT = "a list of three integers: count, difference, prime"

@@ -6,9 +6,9 @@ from openzaya.envs.code.grammar import Given, Whole
 
 STATEMENT = (
     "People 1 to n stand on a ring. Counting starts at person 1 and always goes on with the next "
-    "person who is still there; the step-th person counted leaves, and counting starts anew behind "
-    "them. It ends when `stay` people are left. Return the people who left, in that order, "
-    "followed by the sum of the numbers of those who stay."
+    "person who is still there; the step-th person counted leaves, and counting starts anew "
+    "behind them. It ends when `stay` people are left. Return the people who left, in that order, "
+    "followed by the sum of the numbers of those who stay. stay is at most n."
 )
 INPUTS = {"n": Whole(1, 24), "step": Whole(1, 12), "stay": Whole(0, 5)}
 OUTPUT = "a list of integers"

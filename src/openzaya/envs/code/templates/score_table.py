@@ -5,10 +5,11 @@ from random import Random
 from openzaya.envs.code.grammar import Fixed, Given, Items, Whole
 
 STATEMENT = (
-    "Teams 0 to n - 1 play. A game [a, b, x, y] means that team a scored x goals and team b scored "
-    "y. A win gives 3 points, a draw 1 to both. Return the teams from the best to the worst: more "
-    "points first, then the larger difference of scored and received goals, then more scored "
-    "goals, then the smaller number; each as [team, points, difference]."
+    "Teams 0 to n - 1 play. A game [a, b, x, y] means that team a scored x goals and team b "
+    "scored y. A win gives 3 points, a draw 1 to both. Return the teams from the best to the "
+    "worst: more points first, then the larger difference of scored and received goals, then more "
+    "scored goals, then the smaller number; each as [team, points, difference]. a and b are "
+    "always different teams."
 )
 INPUTS = {
     "n": Whole(2, 8),

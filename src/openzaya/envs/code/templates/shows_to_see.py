@@ -7,7 +7,8 @@ from openzaya.envs.code.grammar import Fixed, Given, Items, Whole
 STATEMENT = (
     "A show [a, b] lasts from a to b. You see shows whole, one at a time, and need `rest` time "
     "between the end of one and the start of the next. Return the largest number of shows you can "
-    "see and the earliest time at which you can be done with that many (0 for no shows)."
+    "see and the earliest time at which you can be done with that many (0 for no shows). b is "
+    "larger than a."
 )
 INPUTS = {"shows": Items(Fixed((Whole(0, 60), Whole(1, 80))), 0, 16), "rest": Whole(0, 5)}
 OUTPUT = "a list of two integers: shows and time"

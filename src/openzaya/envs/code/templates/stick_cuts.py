@@ -7,7 +7,7 @@ from openzaya.envs.code.grammar import Given, Whole, integers
 STATEMENT = (
     "A stick of the given length is cut at all the given marks, in an order of your choice. A cut "
     "costs the length of the piece that is cut. Return the lowest and the highest possible total "
-    "cost."
+    "cost. The marks ascend strictly and lie inside the stick, that is between 0 and the length."
 )
 INPUTS = {"length": Whole(1, 100), "marks": integers(0, 9, 1, 99)}
 OUTPUT = "a list of two integers"

@@ -7,7 +7,8 @@ from openzaya.envs.code.grammar import Given, integers
 STATEMENT = (
     "Node 0 is the root of a tree; parents[i] is the parent of node i + 1. Return the number of "
     "edges of the longest path between any two nodes, and the smallest depth that the lowest "
-    "common ancestor of two nodes with this distance has (the root has depth 0)."
+    "common ancestor of two nodes with this distance has (the root has depth 0). A parent always "
+    "has a smaller number than its child."
 )
 INPUTS = {"parents": integers(0, 23, 0, 22)}
 OUTPUT = "a list of two integers"

@@ -7,7 +7,7 @@ from openzaya.envs.code.grammar import Fixed, Given, Items, Whole
 STATEMENT = (
     "Each pair names two enemies among people 0 to n - 1. Give each person team 0 or team 1 so "
     "that enemies are never in one team: any such list of teams is right. If it cannot be done, "
-    "return the empty list."
+    "return the empty list. Nobody is their own enemy."
 )
 INPUTS = {"n": Whole(1, 16), "pairs": Items(Fixed((Whole(0, 15), Whole(0, 15))), 0, 24)}
 OUTPUT = "a list of n teams, or an empty list"
