@@ -186,6 +186,14 @@ def test_hidden_tests_are_many_disjoint_from_the_examples_and_kill_every_mutant(
     assert not problem.public_tests
 
 
+def test_a_killer_is_never_shown_as_an_example():
+    template = get("pairs_with_sum")
+    samples = tuple(template.draw(Random(-seed), 2) for seed in (1, 2, 3))
+    drawn = examples(template, Bank(samples, (), (), 0), Random(0), 10)
+    bank = Bank(samples, tuple(drawn[5:]), (Kept("a", "x", (1,)),), 1)
+    assert drawn[6] not in examples(template, bank, Random(0), 10)
+
+
 def test_an_output_is_asked_for_only_if_it_is_rare_telling_and_not_in_the_input():
     counts = code_io.outputs("inversions", 0, 8)
     assert code_io.entropy_bits(counts) > code_io.MIN_ENTROPY_BITS

@@ -105,9 +105,12 @@ def build(template: Template, bank: Bank, rng: Random, shown: Sequence[Given]) -
 
 
 def examples(template: Template, bank: Bank, rng: Random, count: int) -> list[Given]:
-    """Return the bank's samples and further inputs that are short enough to read."""
+    """Return the bank's samples and further inputs that are short enough to read.
+
+    Killers are never shown: they are needed among the hidden tests, which hold no example.
+    """
     found = list(bank.samples)
-    seen = {canonical(given) for given in found}
+    seen = {canonical(given) for given in [*found, *killers(bank)]}
     for given in distinct(template, rng, 6 * count, SIZES[1:7]):
         short = len(canonical(check_value([*pair(template, given)]))) <= MAX_EXAMPLE_CHARS
         if short and canonical(given) not in seen and len(found) < count:

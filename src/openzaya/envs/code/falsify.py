@@ -28,9 +28,9 @@ from openzaya.envs.code.template import Template, get
 
 TIME_ONLY = "time limit only"
 """In the reason of every verdict that rests on the candidate being late."""
-EASY_KILL_RATE = 0.3
+EASY_KILL_RATE = 0.4
 """At difficulty 0, the largest share of generated inputs that may kill a candidate."""
-HARD_KILL_RATE = 0.05
+HARD_KILL_RATE = 0.1
 RATE_STEP = 0.05
 MAX_TRIES = 200
 
