@@ -89,13 +89,10 @@ class CodeInput:
 
     def score(self, problem: Problem, reply: str, *, started_in_think: bool = True) -> Verdict:
         """Right when a legal input, other than the example, gives the output asked for."""
-        value, refused = family.answered_value(reply, "input", started_in_think=started_in_think)
-        if refused is not None:
-            return refused
-        template = get(family.text_of(problem, "template"))
-        given = template.read_argument(value)
-        if given is None:
-            return wrong("the input is not legal")
+        found = family.answered_input(problem, reply, started_in_think=started_in_think)
+        if isinstance(found, Verdict):
+            return found
+        template, given = found
         argument = template.argument(given)
         if same_value(cast(Json, argument), cast(Json, problem.data["sample"])):
             return wrong("the input is the example's; another one was asked for")

@@ -24,7 +24,7 @@ from openzaya.envs.code.grammar import Given
 from openzaya.envs.code.matrix import Matrix
 from openzaya.envs.code.outcomes import Outcome
 from openzaya.envs.code.problem import Failure
-from openzaya.envs.code.template import Template, get
+from openzaya.envs.code.template import Template
 
 TIME_ONLY = "time limit only"
 """In the reason of every verdict that rests on the candidate being late."""
@@ -95,13 +95,10 @@ class Falsify:
 
     def score(self, problem: Problem, reply: str, *, started_in_think: bool = True) -> Verdict:
         """Right when a legal input makes the candidate fail while all trusted solutions agree."""
-        value, refused = family.answered_value(reply, "input", started_in_think=started_in_think)
-        if refused is not None:
-            return refused
-        template = get(family.text_of(problem, "template"))
-        given = template.read_argument(value)
-        if given is None:
-            return wrong("the input is not legal")
+        found = family.answered_input(problem, reply, started_in_think=started_in_think)
+        if isinstance(found, Verdict):
+            return found
+        template, given = found
         programs = [family.text_of(problem, "candidate"), *template.solutions]
         outcomes = self.matrix.run_column(programs, template.argument(given))
         return self.decide(template, given, outcomes[0], outcomes[1:])

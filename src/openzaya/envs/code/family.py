@@ -14,7 +14,7 @@ from openzaya.core.errors import DataError
 from openzaya.core.records import Verdict, wrong
 from openzaya.envs.base import Problem, check_difficulty
 from openzaya.envs.code.answers import last_object
-from openzaya.envs.code.grammar import describe
+from openzaya.envs.code.grammar import Given, describe
 from openzaya.envs.code.template import Template, get, ranked
 from openzaya.envs.code.values import Json
 from openzaya.text.think import split_thinking
@@ -43,6 +43,18 @@ def answered_value(reply: str, key: str, *, started_in_think: bool) -> tuple[Jso
         return last_object(answer, key), None
     except DataError as error:
         return None, wrong(str(error))
+
+
+def answered_input(
+    problem: Problem, reply: str, *, started_in_think: bool
+) -> tuple[Template, Given] | Verdict:
+    """Return the problem's template and the legal input that a reply answers, or a verdict."""
+    value, refused = answered_value(reply, "input", started_in_think=started_in_think)
+    if refused is not None:
+        return refused
+    template = get(text_of(problem, "template"))
+    given = template.read_argument(value)
+    return wrong("the input is not legal") if given is None else (template, given)
 
 
 def choose(rng: Random, difficulty: int, *, unique_only: bool = False) -> Template:
