@@ -1,0 +1,1 @@
+"""Small problems, one file each; `template.py` says what a file holds."""
