@@ -1,1 +1,5 @@
-"""Where untrusted programs will run; in this release, the check whether they could."""
+"""Where untrusted programs run: requests and results, boxes to run them in, and the doctor."""
+
+from openzaya.sandbox.executor import Executor, Limits, Request, Result, Status
+
+__all__ = ["Executor", "Limits", "Request", "Result", "Status"]

@@ -4,10 +4,16 @@ A program's expected output is no part of a request: it never enters a sandbox, 
 result compares outside. Every run gets a fresh box; nothing of one run is seen by the next.
 """
 
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from importlib import import_module
+from typing import Self
+
+from openzaya.core.errors import RequestError, SandboxError
 
 MIB = 2**20
 
@@ -44,8 +50,9 @@ class Limits:
     """Seconds on the clock; None: twice the CPU limit and one more."""
     memory_bytes: int = 512 * MIB
     """Resident memory of all its processes together, and address space of each."""
-    processes: int = 16
-    """Processes and threads alive at once."""
+    processes: int | None = None
+    """Processes and threads alive at once; None: the language's own, 16 for Python and 1 for
+    compiled programs, which then get a large stack."""
     file_bytes: int = 16 * MIB
     """Size of any file it writes."""
     tmp_bytes: int = 64 * MIB
@@ -98,21 +105,61 @@ class Result:
     """For people: which limit, or what failed."""
 
 
-class Executor(Protocol):
+BACKENDS = {
+    "bwrap": ("openzaya.sandbox.bwrap", "BwrapExecutor"),
+}
+"""Module and class of each local backend."""
+
+
+class Executor(ABC):
     """Runs programs; safe to call from several threads at once."""
 
+    @abstractmethod
     def run(self, request: Request) -> Result:
         """Run one program to its end.
 
         Raises SandboxError where no sandbox works on this machine, and RequestError for a request
         that no sandbox could run (unknown language, bad file name, limits out of range).
         """
-        ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what is kept between runs; running programs are killed."""
 
     def run_all(self, requests: Sequence[Request]) -> list[Result]:
         """Run several, as many at once as there are cores; results in the order of requests."""
-        ...
+        if len(requests) < 2:
+            return [self.run(request) for request in requests]
+        with ThreadPoolExecutor(max_workers=min(num_cores(), len(requests))) as threads:
+            return list(threads.map(self.run, requests))
 
-    def close(self) -> None:
-        """End what is kept between runs; running programs are killed."""
-        ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def default(backend: str = "bwrap", *, unsafe: bool = False) -> "Executor":
+        """Return an executor of this machine.
+
+        "none" is no sandbox at all and wants `unsafe=True`. Raises RequestError for a backend that
+        does not exist, and SandboxError where it cannot work.
+        """
+        if backend not in BACKENDS:
+            raise RequestError(f"found backend {backend!r}; expected one of {', '.join(BACKENDS)}")
+        if backend == "none" and not unsafe:
+            raise SandboxError(
+                'backend "none" runs programs with your rights, files and network; it is there '
+                "for machines of no value only, and then wants unsafe=True"
+            )
+        module, name = BACKENDS[backend]  # imported when asked for: backends import this module
+        executor: Executor = getattr(import_module(module), name)()
+        return executor
+
+
+def num_cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,181 @@
+"""The default backend: one fresh bubblewrap box for every run.
+
+A run is five pipes and one child. bubblewrap starts with an empty environment (its own is what a
+program would find in /proc/1/environ), as a user that owns nothing if we are root, builds the box,
+loads the system-call filter and becomes our supervisor, which starts the program.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from openzaya.core.errors import SandboxError
+from openzaya.sandbox import box, checks, protocol, seccomp
+from openzaya.sandbox.compiler import Compiler
+from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
+from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
+from openzaya.sandbox.interpreter import Interpreter, find_interpreter
+from openzaya.sandbox.languages import Language
+from openzaya.sandbox.users import BOX_ID, Identity, identity
+
+STARTUP_S = 10.0
+"""Seconds beyond a run's own that making and ending its box may take."""
+REAP_S = 5.0
+
+
+class BwrapExecutor(Executor):
+    """Runs each program in a bubblewrap box of its own."""
+
+    name = "bwrap"
+
+    def __init__(self, *, uid: int = BOX_ID, slots: int | None = None):
+        """Find what boxes need; raises SandboxError if this machine lacks it.
+
+        Root runs boxes as user and group `uid`. At most `slots` boxes run at once (default: one
+        for each core); further callers wait.
+        """
+        self.bwrap = box.find_bwrap()
+        self.identity: Identity = identity(uid)
+        self.interpreter: Interpreter = find_interpreter(self.identity)
+        self.slots = threading.BoundedSemaphore(slots or num_cores())
+        self.compiler = Compiler(self.run_command)
+        self.closed = threading.Event()
+
+    @functools.cached_property
+    def policy(self) -> str:
+        """Fingerprint of all rules that boxes run under."""
+        rules = repr((self.command(64, compiler=False), self.interpreter.supervisor))
+        return sha256(rules.encode() + seccomp.policy()).hexdigest()[:16]
+
+    def run(self, request: Request) -> Result:
+        """Run one program to its end; see Executor.run."""
+        language = checks.check(request)
+        if self.closed.is_set():
+            raise SandboxError("found a closed executor; make a new one to run more programs")
+        argv = (language.path, *request.arguments)
+        if not language.compiler:
+            return self.run_command(request, language, argv, None)
+        built = self.compiler.build(request.source, language)
+        if isinstance(built, Result):
+            return built
+        return self.run_command(request, language, argv, built)
+
+    def close(self) -> None:
+        """Refuse further runs; those that run end by their own limits at the latest."""
+        self.closed.set()
+
+    def run_command(
+        self, request: Request, language: Language, argv: tuple[str, ...], program: bytes | None
+    ) -> Result:
+        """Run a command in a fresh box; a run that never got its share of a processor, twice."""
+        order = protocol.order(request, language, argv=argv, program=program)
+        compiling = bool(language.compiler) and program is None
+        with self.slots:
+            result = self.attempt(request, order, compiling)
+            if result.status is Status.INFRA:
+                result = self.attempt(request, order, compiling)
+        return result
+
+    def attempt(self, request: Request, order: bytes, compiling: bool) -> Result:
+        """Make a box, run an order in it, and return how it went."""
+        bounds = Bounds(
+            output_bytes=request.limits.output_bytes,
+            report_bytes=protocol.report_limit(request),
+            deadline=time.monotonic() + request.limits.wall_limit_s + STARTUP_S,
+        )
+        command = self.command(request.limits.tmp_bytes, compiler=compiling)
+        content = protocol.framed(self.interpreter.supervisor) + order
+        try:
+            with self.started(command) as (child, pipes):
+                said = exchange(pipes, request.stdin, content, bounds)
+                if said.hung:
+                    kill(child)
+        except OSError as error:
+            return Result(status=Status.INFRA, backend=self.name, reason=str(error))
+        result = protocol.result(said, request, backend=self.name, policy=self.policy)
+        return explain(result, said)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 an executor lives as long as its cache is of use
+    def command(self, tmp_bytes: int, *, compiler: bool) -> tuple[str, ...]:
+        """Return the command line of a box, without what differs between runs."""
+        return (
+            self.bwrap,
+            *box.isolation(),
+            *box.file_system(self.interpreter, compiler=compiler),
+            *("--size", str(tmp_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
+        )
+
+    @contextmanager
+    def started(self, command: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[bytes], Pipes]]:
+        """Start a box; yield its process and our ends of its pipes; collect it at the end."""
+        with ExitStack() as theirs:
+            handles = [os.pipe() for _ in range(5)]
+            stdin, control, stdout, stderr, report = handles
+            inside = [stdin[0], control[0], stdout[1], stderr[1], report[1]]
+            for handle in inside:
+                theirs.callback(os.close, handle)
+            rules = os.memfd_create("policy")
+            theirs.callback(os.close, rules)
+            os.write(rules, seccomp.policy())
+            os.lseek(rules, 0, os.SEEK_SET)
+            pipes = Pipes(
+                stdin=stdin[1],
+                control=control[1],
+                stdout=stdout[0],
+                stderr=stderr[0],
+                report=report[0],
+            )
+            child = subprocess.Popen(
+                [
+                    *command,
+                    "--seccomp",
+                    str(rules),
+                    *box.start(self.interpreter, control=control[0], report=report[1]),
+                ],
+                stdin=stdin[0],
+                stdout=stdout[1],
+                stderr=stderr[1],
+                pass_fds=(control[0], report[1], rules),
+                env={},
+                cwd="/",
+                start_new_session=True,
+                **self.identity.drop(),
+            )
+        try:
+            yield child, pipes
+        finally:
+            collect(child)
+
+
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """Kill a box from outside: its process 1, which takes all others along, then bubblewrap."""
+    with suppress(OSError, ValueError):
+        inside = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        for pid in inside:
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def collect(child: subprocess.Popen[bytes]) -> None:
+    """Wait for bubblewrap's end, which comes after the box's; kill it if that takes long."""
+    try:
+        child.wait(REAP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def explain(result: Result, said: Exchange) -> Result:
+    """Add bubblewrap's own words to a result without a report."""
+    if result.status is not Status.INFRA or said.report:
+        return result
+    lines = bytes(said.stderr).decode(errors="replace").strip().splitlines()
+    why = lines[-1] if lines else "the box ended without a word"
+    return replace(result, reason=f"the box could not start: {why}"[:500])

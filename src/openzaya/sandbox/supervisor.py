@@ -1,0 +1,300 @@
+"""What runs inside a box as its process 1: starts the program, watches it, tells how it ended.
+
+This file's text is compiled by the interpreter of the box and sent in through a pipe, so it stands
+alone: no openzaya, and only modules that cost no start-up time (`signal` costs 5 ms, `_signal`
+nothing). It forks; the child becomes the program, the parent watches. Nobody in the box can forge
+what it reports or look into it: it is process 1, which no signal from inside reaches, it is not
+dumpable, so that /proc/1 is closed, and the only ends of its two pipes are its own.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import _signal  # type: ignore[import-not-found]
+import gc
+import marshal
+import posix
+import resource
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing costs 9 ms of every run
+    from types import CodeType, TracebackType
+    from typing import Any, BinaryIO
+
+TICK_S = 0.02
+"""Seconds between two looks at memory and CPU time."""
+MOST_FILES = 16384
+"""Files in the working folder; their names and nodes are memory that no size limit counts."""
+PR_SET_DUMPABLE = 4
+PAGE = posix.sysconf("SC_PAGE_SIZE")
+CLOCK_TICKS = posix.sysconf("SC_CLK_TCK")
+NAME = "<supervisor>"
+"""File name that this text is compiled under; tracebacks of programs leave it out."""
+
+
+def start(control: int, report: int, order: dict[str, Any]) -> CodeType:
+    """Run one program; return only in the child, with what it is to execute as Python.
+
+    `control` stays open as long as the host wants the program to run; `report` takes the result.
+    """
+    prctl(PR_SET_DUMPABLE, 0)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 must have no handler at all
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
+    posix.set_blocking(control, False)
+    for name, content, mode in order["files"]:
+        put(name, content, mode)
+    began = time.monotonic()
+    gc.freeze()  # collections in the child then copy no page of ours
+    child = posix.fork()
+    if not child:
+        posix.close(control)
+        posix.close(report)
+        return become(order)
+    for stream in (0, 1, 2):  # the program alone decides when its streams end
+        posix.close(stream)
+    ended, status, peak, starved = watch(child, control, began, order)
+    wall_s = time.monotonic() - began
+    end_all()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = max(peak, used.ru_maxrss * 1024)
+    cpu_s = used.ru_utime + used.ru_stime
+    line = f"{ended} {status} {cpu_s:.6f} {wall_s:.6f} {peak} {starved:.6f}\n"
+    send(report, line.encode())
+    for place, name in enumerate(order["fetch"]):
+        content = get(name, order["fetch_bytes"])
+        if content is not None:
+            send(report, f"{place} {len(content)}\n".encode() + content)
+    send(report, b"end\n")
+    posix._exit(0)
+
+
+def become(order: dict[str, Any]) -> CodeType:
+    """Turn the child into the program: its limits, its signals, then its code."""
+    posix.setsid()
+    write_file("/proc/self/oom_score_adj", b"1000")  # the host's memory killer takes it first
+    for what, value in order["rlimits"]:
+        resource.setrlimit(what, (value, value))
+    prctl(PR_SET_DUMPABLE, 1)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGCHLD})
+    argv = order["argv"]
+    if not order["python"]:
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores these
+            _signal.signal(number, _signal.SIG_DFL)
+        try:
+            posix.execve(argv[0], argv, posix.environ)
+        except OSError as error:
+            send(2, f"{argv[0]}: {error.strerror}\n".encode())
+            posix._exit(127)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    module = sys.modules["__main__"].__dict__
+    for name in [name for name in module if not name.startswith("__")]:
+        del module[name]
+    module["__file__"] = argv[0]
+    sys.argv[:] = argv
+    sys.excepthook = show
+    return compile(order["source"], argv[0], "exec", dont_inherit=True)
+
+
+def show(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+    """Print an uncaught error as Python does, without the frames that are not the program's."""
+    while trace and trace.tb_frame.f_code.co_filename in ("<string>", NAME):
+        trace = trace.tb_next
+    sys.__excepthook__(kind, value.with_traceback(trace), trace)
+
+
+def watch(
+    child: int, control: int, began: float, order: dict[str, Any]
+) -> tuple[str, int, int, float]:
+    """Wait for the program's end or a reason to end it.
+
+    Returns why it ended, its wait status (0 if it had to be ended), the largest memory seen in
+    bytes, and for the clock's limit the seconds that a thread had waited for a processor.
+    """
+    peak = 0
+    looked = began
+    while True:
+        _signal.sigtimedwait({_signal.SIGCHLD}, TICK_S)
+        status = reap(child)
+        if status is not None:
+            return "exit", status, peak, 0.0
+        if told_to_end(control):
+            return "asked", 0, peak, 0.0
+        now = time.monotonic()
+        if now - looked < TICK_S / 2:
+            continue  # somebody sends signals; that must not make us busy
+        looked = now
+        if now - began > order["wall_s"]:
+            return "wall", 0, peak, starved_s()
+        memory, cpu_s = usage(order["memory_bytes"])
+        peak = max(peak, memory)
+        if memory > order["memory_bytes"]:
+            return "memory", 0, peak, 0.0
+        space = posix.statvfs(".")
+        if space.f_files - space.f_ffree > MOST_FILES:
+            return "files", 0, peak, 0.0
+        if cpu_s > order["cpu_s"]:
+            return "cpu", 0, peak, 0.0
+
+
+def reap(child: int) -> int | None:
+    """Collect every process that has ended; return the program's wait status if it is among them.
+
+    Orphans become ours, so all that happened in the box ends up in our resource usage.
+    """
+    while True:
+        try:
+            pid, status = posix.waitpid(-1, posix.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == child:
+            return status
+        if pid == 0:
+            return None
+
+
+def end_all() -> None:
+    """Kill and collect every other process of the box; the kernel does it in one step."""
+    try:
+        posix.kill(-1, _signal.SIGKILL)
+        while True:
+            posix.waitpid(-1, 0)
+    except OSError:  # no process left
+        return
+
+
+def told_to_end(control: int) -> bool:
+    """Say whether the host has closed its end of the control pipe."""
+    try:
+        return posix.read(control, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+def usage(limit: int) -> tuple[int, float]:
+    """Return memory (bytes) and CPU time (s) of all processes of the box together.
+
+    Resident sizes count shared pages for each process; only when they exceed the limit is it worth
+    asking the kernel for each process's fair share.
+    """
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    sizes = {}
+    for pid in others():
+        fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        if len(fields) > 21:
+            ticks += sum(map(int, fields[11:15]))  # its own and its collected children's
+            sizes[pid] = int(fields[21]) * PAGE
+    memory = sum(sizes.values())
+    if memory > limit:
+        memory = sum(share(pid, size) for pid, size in sizes.items())
+    return memory, ticks / CLOCK_TICKS + own.ru_utime + own.ru_stime
+
+
+def share(pid: str, size: int) -> int:
+    """Return a process's proportional share of the memory it maps, or `size` if it is hidden."""
+    for line in read_file(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return size
+
+
+def starved_s() -> float:
+    """Return the most seconds that a thread of the box was ready to run but had no processor."""
+    waited = 0
+    for pid in others():
+        for thread in listing(f"/proc/{pid}/task"):
+            fields = read_file(f"/proc/{pid}/task/{thread}/schedstat").split()
+            waited = max(waited, int(fields[1]) if len(fields) > 1 else 0)
+    return waited / 1e9
+
+
+def others() -> list[str]:
+    """Return the process ids of the box but our own."""
+    return [name for name in listing("/proc") if name.isdigit() and name != "1"]
+
+
+def listing(path: str) -> list[str]:
+    """Return a folder's names; none if it has just gone."""
+    try:
+        return posix.listdir(path)
+    except OSError:
+        return []
+
+
+def read_file(path: str) -> bytes:
+    """Return the start of a small file of /proc; nothing if its process has just gone."""
+    try:
+        handle = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return posix.read(handle, 4096)
+    except OSError:
+        return b""
+    finally:
+        posix.close(handle)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write to an existing file; nothing happens if it is not there."""
+    try:
+        handle = posix.open(path, posix.O_WRONLY)
+    except OSError:
+        return
+    posix.write(handle, content)
+    posix.close(handle)
+
+
+def put(name: str, content: bytes, mode: int) -> None:
+    """Make a file in the working folder."""
+    handle = posix.open(name, posix.O_CREAT | posix.O_EXCL | posix.O_WRONLY, mode)
+    send(handle, content)
+    posix.close(handle)
+
+
+def get(name: str, limit: int) -> bytes | None:
+    """Return a plain file of the working folder; None for anything else.
+
+    All processes are dead by now, so nothing can change between the check and the reading. A
+    file with a second name is refused: the program could have linked it from elsewhere.
+    """
+    flags = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK
+    try:
+        handle = posix.open(name, flags)
+    except OSError:
+        return None
+    try:
+        found = posix.fstat(handle)
+        plain = found.st_mode & 0o170000 == 0o100000 and found.st_nlink == 1
+        if not plain or found.st_size > limit:
+            return None
+        content = b""
+        while piece := posix.read(handle, limit):
+            content += piece
+        return content
+    except OSError:
+        return None
+    finally:
+        posix.close(handle)
+
+
+def send(handle: int, content: bytes) -> None:
+    """Write all of it."""
+    view = memoryview(content)
+    while view:
+        view = view[posix.write(handle, view) :]
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process; the ctypes package would cost 4 ms."""
+    address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+    if _ctypes.call_function(address, (option, value)):
+        raise OSError(f"prctl({option}, {value}) failed")
+
+
+def read_order(control: BinaryIO) -> dict[str, Any]:
+    """Return what the host wants to be run."""
+    order: dict[str, Any] = marshal.loads(control.read(int.from_bytes(control.read(8), "big")))
+    return order
