@@ -107,6 +107,7 @@ class Result:
 
 BACKENDS = {
     "bwrap": ("openzaya.sandbox.bwrap", "BwrapExecutor"),
+    "zygote": ("openzaya.sandbox.zygote", "ZygoteExecutor"),
 }
 """Module and class of each local backend."""
 

@@ -38,10 +38,11 @@ n["begin"]()
 """
 """The first code of a launcher."""
 MODULES = (
-    "array bisect cmath collections contextlib copy dataclasses datetime decimal enum fractions "
-    "functools heapq io itertools json math operator os queue random re statistics string sys "
-    "threading time traceback typing"
-).split()
+    *("array", "bisect", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime"),
+    *("decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math"),
+    *("operator", "os", "queue", "random", "re", "statistics", "string", "sys", "threading"),
+    *("time", "traceback", "typing"),
+)
 """What every launcher imports once, so that programs find it there."""
 LAUNCH_S = 30.0
 REPLY_S = 10.0
@@ -55,7 +56,7 @@ class ZygoteExecutor(BwrapExecutor):
     def __init__(self, *, uid: int = BOX_ID, slots: int | None = None):
         """Start the launcher; raises SandboxError if this machine cannot run one."""
         super().__init__(uid=uid, slots=slots)
-        self.lock = threading.Lock()
+        self.launcher_lock = threading.Lock()
         self.launcher: Launcher | None = Launcher(self.interpreter, self.identity)
 
     @functools.cached_property
@@ -67,7 +68,7 @@ class ZygoteExecutor(BwrapExecutor):
     def close(self) -> None:
         """End the launcher and with it every box."""
         super().close()
-        with self.lock:
+        with self.launcher_lock:
             if self.launcher is not None:
                 self.launcher.close()
             self.launcher = None
@@ -94,7 +95,7 @@ class ZygoteExecutor(BwrapExecutor):
 
     def living_launcher(self) -> "Launcher":
         """Return the launcher, or a new one if it has ended."""
-        with self.lock:
+        with self.launcher_lock:
             if self.closed.is_set():
                 raise SandboxError("found a closed executor; make a new one to run more programs")
             if self.launcher is not None and not self.launcher.is_alive:
@@ -252,11 +253,11 @@ def launcher_text() -> str:
 
 def setup(interpreter: Interpreter, identity: Identity) -> dict[str, Any]:
     """Return what a launcher must know: what boxes see, who they are, what they may call."""
-    links = [(target, name) for target, name in box.DEVICE_LINKS]
+    links = list(box.DEVICE_LINKS)
     binds = box.outermost(box.wanted(interpreter, compiler=False))
     for name in ("/lib", "/lib64"):
         if Path(name).is_symlink():
-            links.append((os.readlink(name), name))
+            links.append((str(Path(name).readlink()), name))
         elif Path(name).is_dir():
             binds.append(name)
     return {

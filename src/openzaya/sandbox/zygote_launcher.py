@@ -6,7 +6,7 @@ machine, imports what programs usually import, and then makes a box for each req
 seven fresh namespaces, three file systems, the supervisor. It holds nothing of any run: a box reads
 its order itself, from its own socket, and the launcher has no copy of any descriptor by then.
 
-The order of steps in `enter_box` is the security: identity, mounts, descriptors, order, rights,
+The order of steps in `enter` is the security: identity, mounts, descriptors, order, rights,
 system calls. Nothing of a program runs before the last of them.
 """
 
@@ -21,7 +21,9 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from types import CodeType
 from typing import Any, NoReturn
 
@@ -47,51 +49,76 @@ HERE = -100
 EMPTY_PATH, RECURSIVE = 0x1000, 0x8000
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
 CAPABILITY_VERSION = 0x20080522
-BOX_INODES = 4096
-"""Files that a box's folder can hold."""
+BOX_INODES = 32768
+"""Files that a box's folder can hold; the supervisor ends a program well before."""
 NUM_HANDLES = 5
 ABOVE = 32
 """A number above those that a box's descriptors end up with."""
 READY, STARTED = b"ready", b"started"
-PRELOADED: frozenset[str] = frozenset()
-"""Names of the modules that every program finds imported."""
 
 libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
 
-def main(setup: dict[str, Any], channel: socket.socket) -> CodeType:
-    """Serve requests until the host's end of the channel closes; return only in a program."""
-    child, _ = clone(ALL_NEW)
-    if child:
-        channel.close()
-        os.waitpid(child, 0)
-        os._exit(0)
-    global PRELOADED
+def begin() -> None:
+    """Read the setup from fd 0, become the launcher and serve; in a box, be the program.
+
+    The channel to the host is the descriptor that the first argument names.
+    """
+    setup = marshal.load(sys.stdin.buffer)
+    channel = socket.socket(fileno=int(sys.argv[1]))
     try:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        take_identity(setup["inside_id"], *setup["outside"])
-        build_root(setup)
-        for name in setup["modules"]:
-            import_module(name)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects ended boxes
+        move_in(setup)
+        box = Box(setup)
     except Exception as error:  # noqa: BLE001 - told to the host
         channel.send(f"{type(error).__name__}: {error}".encode())
         os._exit(1)
-    supervisor = marshal.loads(setup["supervisor"])
-    policy = setup["policy"]
-    inside_id = setup["inside_id"]
     setup.clear()
-    PRELOADED = frozenset(sys.modules)
+    preloaded = frozenset(sys.modules)
     gc.collect()
     gc.freeze()  # boxes shall not copy these pages only to look for garbage in them
     channel.send(READY)
+    program = serve(channel, box)
+    del setup, channel, box
+    leave(play(program), preloaded)
+
+
+def move_in(setup: dict[str, Any]) -> None:
+    """Go on as process 1 of fresh namespaces, in a root with little in it; import the library."""
+    child, _ = clone(ALL_NEW)
+    if child:
+        os.closerange(0, 1024)  # also our copy of the channel: the child's end is its end
+        os.waitpid(child, 0)
+        os._exit(0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    take_identity(setup["inside_id"], *setup["outside"])
+    build_root(setup)
+    for name in setup["modules"]:
+        import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects ended boxes
+
+
+class Box:
+    """What all boxes have in common."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        self.inside_id: int = setup["inside_id"]
+        self.policy: bytes = setup["policy"]
+        self.supervisor: dict[str, Any] = {
+            "__name__": "supervisor",
+            "__builtins__": __builtins__,
+        }
+        exec(marshal.loads(setup["supervisor"]), self.supervisor)  # noqa: S102 - our own text
+
+
+def serve(channel: socket.socket, box: Box) -> CodeType:
+    """Make a box for each request until the host is gone; return only in a program."""
     while True:
         tmp_bytes, handles = receive(channel)
         child = fork_box(handles)
         if not child:
             channel.close()
-            return enter_box(handles, tmp_bytes, inside_id, (supervisor, policy))
+            return enter(box, handles, tmp_bytes)
         for handle in handles:
             os.close(handle)
 
@@ -118,40 +145,33 @@ def fork_box(handles: list[int]) -> int:
         control.close()
         return -1
     if child:
-        try:
+        with suppress(OSError):  # nobody wants it any more: the closed socket tells the box
             socket.send_fds(control, [STARTED], [pidfd])
-        except OSError:  # the host does not want it any more; the closed socket tells the box
-            pass
         os.close(pidfd)
     control.close()
     return child
 
 
-def enter_box(
-    handles: list[int], tmp_bytes: int, inside_id: int, rules: tuple[CodeType, bytes]
-) -> CodeType:
+def enter(box: Box, handles: list[int], tmp_bytes: int) -> CodeType:
     """Become process 1 of a fresh box; return only in its program."""
-    supervisor, policy = rules
     try:
-        take_identity(inside_id, inside_id, inside_id)
+        take_identity(box.inside_id, box.inside_id, box.inside_id)
         mount("tmpfs", "/tmp", f"size={tmp_bytes},nr_inodes={BOX_INODES},mode=755")
         mount("proc", "/proc", flags=MS_NOSUID | MS_NODEV | MS_NOEXEC)
         write("/proc/sys/user/max_user_namespaces", "0")
         os.chdir("/tmp")
         control, report = arrange(handles)
-        names: dict[str, Any] = {"__name__": "supervisor", "__builtins__": __builtins__}
-        exec(supervisor, names)  # noqa: S102 - our own text
         with open(control, "rb", closefd=False) as file:
-            order = names["read_order"](file)
+            order = box.supervisor["read_order"](file)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         give_up_rights()
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        filter_calls(policy)
+        filter_calls(box.policy)
     except BaseException as error:  # noqa: BLE001 - nothing of ours may go on in a half-made box
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
         os._exit(1)
-    code: CodeType = names["start"](control, report, order)
-    return code
+    program: CodeType = box.supervisor["start"](control, report, order)
+    return program
 
 
 def take_identity(inside_id: int, outside_uid: int, outside_gid: int) -> None:
@@ -168,10 +188,11 @@ def build_root(setup: dict[str, Any]) -> None:
     mount("tmpfs", "/tmp", "size=1m,nr_inodes=1024,mode=755")
     os.chdir("/tmp")
     for name in ("tmp", "proc", "dev"):
-        os.mkdir(name)
+        Path(name).mkdir()
     for target, path in setup["links"]:
-        os.makedirs(os.path.dirname(path[1:]) or ".", exist_ok=True)  # noqa: PTH103, PTH120
-        os.symlink(target, path[1:])  # noqa: PTH211
+        link = Path(path[1:])
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
     for path, tree in trees.items():
         restrict(tree, MS_NOSUID | MS_NOEXEC if path in setup["devices"] else read_only())
         place(tree, path)
@@ -206,11 +227,12 @@ def restrict(tree: int, flags: int) -> None:
 
 def place(tree: int, path: str) -> None:
     """Mount a detached tree at its path below the current folder."""
-    os.makedirs(os.path.dirname(path[1:]) or ".", exist_ok=True)  # noqa: PTH103, PTH120
-    if os.path.isdir(f"/proc/self/fd/{tree}"):  # noqa: PTH112
-        os.makedirs(path[1:], exist_ok=True)  # noqa: PTH103
+    point = Path(path[1:])
+    point.parent.mkdir(parents=True, exist_ok=True)
+    if Path(f"/proc/self/fd/{tree}").is_dir():
+        point.mkdir(exist_ok=True)
     else:
-        os.close(os.open(path[1:], os.O_CREAT | os.O_WRONLY))
+        point.touch()
     done = libc.syscall(SYS_MOVE_MOUNT, tree, b"", HERE, path[1:].encode(), 4)  # F_EMPTY_PATH
     check(done, f"mounting {path}")
     os.close(tree)
@@ -223,7 +245,7 @@ def mount(
     flags: int = MS_NOSUID | MS_NODEV,
     kind: str | None = "",
 ) -> None:
-    """Call mount(2); the kind of file system is its source's name unless given."""
+    """Mount something; the kind of file system is its source's name unless given."""
     name = source if kind == "" else kind
     done = libc.mount(
         source.encode(),
@@ -275,7 +297,7 @@ def clone(flags: int) -> tuple[int, int]:
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2) with one argument."""
+    """Change one property of this process."""
     check(libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3), f"prctl {option}")
 
 
@@ -294,19 +316,6 @@ def check(done: int, what: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
     return done
-
-
-def begin() -> None:
-    """Read the setup from fd 0 and serve; in a box, be the program to its end."""
-    setup = marshal.load(sys.stdin.buffer)
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    try:
-        program = main(setup, channel)
-    except Exception as error:  # noqa: BLE001 - told to the host
-        channel.send(f"{type(error).__name__}: {error}".encode())
-        os._exit(1)
-    del setup, channel
-    leave(play(program))
 
 
 def play(program: CodeType) -> int:
@@ -346,7 +355,7 @@ def exit_code(asked: object) -> int:
     return 1
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, preloaded: frozenset[str]) -> NoReturn:
     """End a program as the interpreter would, but without taking apart what is not the program's.
 
     Its threads are awaited, its exit functions run, its objects die (files are written out by
@@ -354,7 +363,7 @@ def leave(status: int) -> NoReturn:
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    for name in [*sys.modules.keys() - PRELOADED, "__main__"]:
+    for name in [*sys.modules.keys() - preloaded, "__main__"]:
         module = sys.modules.pop(name, None)
         if module is not None:
             vars(module).clear()
