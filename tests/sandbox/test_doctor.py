@@ -1,10 +1,13 @@
 """The sandbox's probes: a real run decides, and each failure names its own remedy."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from openzaya.core.errors import SandboxError
 from openzaya.sandbox import doctor
 
 
@@ -54,8 +57,8 @@ def test_a_sandbox_that_starts_works_whatever_the_switches_say(bwrap, tmp_path):
         ({"kernel__unprivileged_userns_clone": "0"}, "unprivileged_userns_clone=1"),
         ({"user__max_user_namespaces": "0"}, "max_user_namespaces=15000"),
         ({"kernel__apparmor_restrict_unprivileged_userns": "1"}, "AppArmor profile"),
-        ({"user__max_user_namespaces": "63000"}, "seccomp=unconfined"),
-        ({"kernel__unprivileged_userns_clone": "1"}, "seccomp=unconfined"),
+        ({"user__max_user_namespaces": "63000"}, "AppArmor profile"),
+        ({"kernel__unprivileged_userns_clone": "1"}, "AppArmor profile"),
     ],
 )
 def test_a_sandbox_that_fails_names_the_switch_or_the_container(bwrap, tmp_path, switches, cure):
@@ -64,6 +67,24 @@ def test_a_sandbox_that_fails_names_the_switch_or_the_container(bwrap, tmp_path,
     assert not report.works
     assert report.backend == "none"
     assert report.reason == "bwrap: setting up uid map: Permission denied"
+    assert cure in report.remedy
+
+
+@pytest.mark.parametrize(
+    ("says", "cure"),
+    [
+        ("bwrap: setting up uid map: Permission denied", "AppArmor profile"),
+        ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "AppArmor profile"),
+        ("bwrap: No permissions to create new namespace, likely because", "seccomp=unconfined"),
+        ("bwrap: nesting depth or max_user_namespaces exceeded (ENOSPC)", "outside of it"),
+        ("bwrap: Unknown option --disable-userns", "0.8 or newer"),
+        ("bwrap: something new", "seccomp=unconfined"),
+    ],
+)
+def test_each_known_complaint_of_bubblewrap_has_its_own_cure(bwrap, tmp_path, says, cure):
+    bwrap(f"echo '{says}' >&2; exit 1")
+    report = doctor.probe(kernel(tmp_path))
+    assert report.reason == says
     assert cure in report.remedy
 
 
@@ -82,7 +103,68 @@ def test_a_program_that_cannot_start_is_not_a_crash(bwrap, tmp_path):
     assert "cannot start" in doctor.probe(kernel(tmp_path)).reason
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+NEEDS_BWRAP = pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="bubblewrap is not installed"
+)
+REQUIRE = """
+import sys
+from openzaya.core.errors import SandboxError
+from openzaya.sandbox import doctor, seccomp
+if sys.argv[1] == "filtered":  # what the default profile of containers forbids
+    clone = seccomp.ARGUMENT_RULES["clone"]
+    actions = {272: seccomp.DENY, clone.number: clone, 435: seccomp.ABSENT}
+    seccomp.install(seccomp.assemble(actions, default=seccomp.ALLOW, newer=seccomp.ALLOW))
+try:
+    doctor.require()
+except SandboxError as error:
+    print(error)
+"""
+
+
+def require_in(*words: str, filtered: bool = False) -> str:
+    """Call doctor.require() below a command; return its refusal."""
+    command = [*words, sys.executable, "-c", REQUIRE, "filtered" if filtered else "free"]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@NEEDS_BWRAP
+def test_fourteen_probes_hold_on_this_machine():
+    probes = doctor.examine()
+    assert len(probes) == 14
+    assert [probe for probe in probes if not probe.held] == []
+    assert require_in() == ""
+
+
+@NEEDS_BWRAP
+def test_where_namespaces_are_filtered_it_refuses_with_the_containers_remedy():
+    refusal = require_in(filtered=True)
+    assert "No permissions to creat" in refusal
+    assert "seccomp=unconfined" in refusal
+
+
+NESTED = ("bwrap", "--unshare-user", "--disable-userns", "--ro-bind", "/", "/", "--dev", "/dev")
+
+
+@NEEDS_BWRAP
+def test_inside_a_sandbox_it_refuses_and_says_so():
+    refusal = require_in(*NESTED, "--proc", "/proc", "--uid", "1000", "--gid", "1000")
+    assert "ENOSPC" in refusal
+    assert "outside of it" in refusal
+
+
+@NEEDS_BWRAP
+def test_probes_that_do_not_hold_are_named(monkeypatch):
+    leaky = doctor.Probe("vsock", held=False, found="done")
+    monkeypatch.setattr(doctor, "run_probes", lambda _: [leaky])
+    doctor.require.cache_clear()
+    with pytest.raises(SandboxError, match=r"vsock \(done\)"):
+        doctor.require()
+    doctor.require.cache_clear()
+
+
+@NEEDS_BWRAP
 def test_the_real_bwrap_is_judged_by_a_real_run():
     report = doctor.probe()
     assert report.works is (report.reason == "")

@@ -38,7 +38,6 @@ def examine() -> dict[str, Any]:
 
     from openzaya import __version__
     from openzaya.backends import machine
-    from openzaya.sandbox.doctor import probe
 
     cores = machine.measure_cores()
     threads, device = machine.choose_threads(cores), machine.choose_device()
@@ -53,7 +52,7 @@ def examine() -> dict[str, Any]:
     finally:
         torch.set_num_threads(before)
     total, available = machine.memory_bytes()
-    sandbox = probe()
+    sandbox = examine_sandbox()
     return {
         "openzaya": __version__,
         "python": platform.python_version(),
@@ -74,14 +73,32 @@ def examine() -> dict[str, Any]:
         "gpu": gpus(),
         "gemm_flops": rates,
         "bandwidth": bandwidths,
-        "sandbox": {name: getattr(sandbox, name) for name in sandbox.__slots__},
+        "sandbox": sandbox,
         "choice": {
             "device": device,
             "dtype": machine.choose_dtype(device, rates[device]),
             "threads": threads,
-            "sandbox": sandbox.backend,
+            "sandbox": sandbox["backend"] if sandbox["works"] else "none",
         },
     }
+
+
+def examine_sandbox() -> dict[str, Any]:
+    """Return what the sandbox's doctor found, and how each attempt to break a box went."""
+    from dataclasses import asdict
+
+    from openzaya.core.errors import SandboxError
+    from openzaya.sandbox import doctor
+
+    found = asdict(doctor.probe())
+    try:
+        probes = doctor.examine() if found["works"] else []
+    except SandboxError as error:
+        return {**found, "works": False, "reason": str(error), "probes": []}
+    broken = [probe.name for probe in probes if not probe.held]
+    if broken:
+        found |= {"works": False, "reason": f"boxes do not hold: {', '.join(broken)}"}
+    return {**found, "probes": [asdict(probe) for probe in probes]}
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -143,7 +160,11 @@ def describe(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append((f"memory on {place}", f"{rate / 1e9:,.1f} GB/s (copy, read + write)"))
     sandbox = report["sandbox"]
     state = f"works (bubblewrap {sandbox['version']})" if sandbox["works"] else sandbox["reason"]
-    return [*rows, ("sandbox", state)]
+    rows.append(("sandbox", state))
+    held = [probe["name"] for probe in sandbox["probes"] if probe["held"]]
+    if held:
+        rows.append(("it held against", f"{len(held)} probes: {', '.join(held)}"))
+    return rows
 
 
 def explain(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
 from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
 from openzaya.sandbox.interpreter import Interpreter, find_interpreter
 from openzaya.sandbox.languages import Language
+from openzaya.sandbox.remedies import remedy
 from openzaya.sandbox.users import BOX_ID, Identity, identity
 
 STARTUP_S = 10.0
@@ -48,6 +49,10 @@ class BwrapExecutor(Executor):
         self.slots = threading.BoundedSemaphore(slots or num_cores())
         self.compiler = Compiler(self.run_command)
         self.closed = threading.Event()
+        self.proven = False
+        """Whether a box has ever worked here."""
+        self.lock = threading.Lock()
+        self.running: set[subprocess.Popen[bytes]] = set()
 
     @functools.cached_property
     def policy(self) -> str:
@@ -69,8 +74,11 @@ class BwrapExecutor(Executor):
         return self.run_command(request, language, argv, built)
 
     def close(self) -> None:
-        """Refuse further runs; those that run end by their own limits at the latest."""
+        """Refuse further runs and kill those that run; their results are INFRA."""
         self.closed.set()
+        with self.lock:
+            for child in self.running:
+                kill(child)
 
     def run_command(
         self, request: Request, language: Language, argv: tuple[str, ...], program: bytes | None
@@ -80,8 +88,14 @@ class BwrapExecutor(Executor):
         compiling = bool(language.compiler) and program is None
         with self.slots:
             result = self.attempt(request, order, compiling)
-            if result.status is Status.INFRA:
+            if result.status is Status.INFRA and not self.closed.is_set():
                 result = self.attempt(request, order, compiling)
+        if result.status is not Status.INFRA:
+            self.proven = True
+        elif not self.proven and not self.closed.is_set():
+            raise SandboxError(
+                f"found that no sandbox works here ({result.reason}); {remedy(result.reason)}"
+            )
         return result
 
     def attempt(self, request: Request, order: bytes, compiling: bool) -> Result:
@@ -149,9 +163,13 @@ class BwrapExecutor(Executor):
                 start_new_session=True,
                 **self.identity.drop(),
             )
+        with self.lock:
+            self.running.add(child)
         try:
             yield child, pipes
         finally:
+            with self.lock:
+                self.running.remove(child)
             collect(child)
 
 

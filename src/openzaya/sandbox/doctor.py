@@ -1,14 +1,20 @@
 """Find out whether this machine can sandbox programs with bubblewrap, and if not, what would help.
 
 The kernel has several switches that forbid user namespaces; a flag that looks right proves little,
-so the last probe starts a real, empty sandbox.
+so `probe` starts a real, empty sandbox, and `examine` tries to break real boxes.
 """
 
 import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from openzaya.core.errors import SandboxError
+from openzaya.sandbox.executor import Executor
+from openzaya.sandbox.probes import Probe, run_probes
+from openzaya.sandbox.remedies import remedy
 
 PROBE_TIMEOUT_S = 10.0
 INSTALL = "install it: apt-get install bubblewrap (or dnf, apk, pacman)"
@@ -23,10 +29,6 @@ SWITCHES = (
     ),
 )
 """Files below /proc/sys, the value that forbids user namespaces, and the cure."""
-IN_CONTAINER = (
-    "inside a container, start it with --security-opt seccomp=unconfined (or a profile that allows "
-    "unshare and mount); else ask the host's administrator to allow user namespaces"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,35 @@ def probe(proc_sys: Path = Path("/proc/sys")) -> SandboxReport:
         version=version_of(path),
         blocked_by=names,
         reason=reason,
-        remedy=(cures or IN_CONTAINER) if reason else "",
+        remedy=(cures or remedy(reason)) if reason else "",
     )
+
+
+def examine() -> list[Probe]:
+    """Try to break real boxes of the default backend; each probe says whether the box held.
+
+    Raises SandboxError, with the cure, where no box starts.
+    """
+    report = probe()
+    if not report.works:
+        raise SandboxError(f"found no working sandbox: {report.reason}; {report.remedy}")
+    with Executor.default() as executor:
+        return run_probes(executor)
+
+
+@cache
+def require() -> None:
+    """Raise SandboxError unless boxes start here and every probe holds; once for each process.
+
+    For everything that will run model-written programs in bulk: it should not start where it
+    could only fail, or where a program could do harm.
+    """
+    broken = [f"{found.name} ({found.found})" for found in examine() if not found.held]
+    if broken:
+        raise SandboxError(
+            f"found a sandbox that does not hold: {', '.join(broken)}; run programs on another "
+            "machine, and please report this with the output of `openzaya doctor --json`"
+        )
 
 
 def blocking_switches(proc_sys: Path) -> list[tuple[str, str]]:

@@ -108,6 +108,7 @@ class Result:
 BACKENDS = {
     "bwrap": ("openzaya.sandbox.bwrap", "BwrapExecutor"),
     "zygote": ("openzaya.sandbox.zygote", "ZygoteExecutor"),
+    "none": ("openzaya.sandbox.unsafe", "UnsafeExecutor"),
 }
 """Module and class of each local backend."""
 

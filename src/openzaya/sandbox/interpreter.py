@@ -96,7 +96,7 @@ def ask(path: str, identity: Identity) -> Interpreter | str:
         )
         answer = json.loads(done.stdout)
     except PermissionError:
-        return "the user of boxes may not read it"
+        return f"user {identity.uid} may not read it, or we may not become that user"
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"it ended with code {error.returncode}"
