@@ -33,10 +33,12 @@ from openzaya.sandbox.users import BOX_ID, Identity
 BOOT = """
 import marshal, sys
 n = {"__name__": "launcher", "__builtins__": __builtins__}
-exec(compile(marshal.load(sys.stdin.buffer), "<string>", "exec"), n)
-n["begin"]()
+for text in marshal.load(sys.stdin.buffer):
+    exec(compile(text, "<string>", "exec"), n)
+with n["Ending"](n["begin"]()):
+    exec(__import__("sys").__dict__.pop("program"))
 """
-"""The first code of a launcher."""
+"""The first code of a launcher; in a box its last line is the program."""
 MODULES = (
     *("array", "bisect", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime"),
     *("decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "math"),
@@ -62,7 +64,7 @@ class ZygoteExecutor(BwrapExecutor):
     @functools.cached_property
     def policy(self) -> str:
         """Fingerprint of all rules that boxes run under."""
-        rules = repr((setup(self.interpreter, self.identity), launcher_text()))
+        rules = repr((setup(self.interpreter, self.identity), texts()))
         return sha256(rules.encode()).hexdigest()[:16]
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ class Launcher:
             raise SandboxError(f"the launcher of boxes did not start: {error}") from error
         finally:
             theirs.close()
-        words = (launcher_text(), setup(interpreter, identity))
+        words = (texts(), setup(interpreter, identity))
         content = b"".join(marshal.dumps(word, protocol.MARSHAL_VERSION) for word in words)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
@@ -246,9 +248,10 @@ def explain(result: Result, said: Exchange) -> Result:
 
 
 @functools.cache
-def launcher_text() -> str:
+def texts() -> tuple[str, ...]:
     """Return the launcher's program."""
-    return Path(zygote_launcher.__file__).read_text(encoding="utf-8")
+    names = ("zygote_ending.py", "zygote_launcher.py")
+    return tuple(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
 
 
 def setup(interpreter: Interpreter, identity: Identity) -> dict[str, Any]:

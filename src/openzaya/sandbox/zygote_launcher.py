@@ -11,7 +11,6 @@ system calls. Nothing of a program runs before the last of them.
 """
 
 import array
-import atexit
 import ctypes
 import fcntl
 import gc
@@ -20,12 +19,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import CodeType
-from typing import Any, NoReturn
+from typing import Any
 
 NEW = {
     "mount": 0x00020000,
@@ -60,10 +58,11 @@ libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
 
-def begin() -> None:
-    """Read the setup from fd 0, become the launcher and serve; in a box, be the program.
+def begin() -> frozenset[str]:
+    """Read the setup from fd 0, become the launcher and serve; return only in a program.
 
-    The channel to the host is the descriptor that the first argument names.
+    The channel to the host is the descriptor that the first argument names. The program is left
+    in `sys.program`; what is returned are the names of the modules that it finds imported.
     """
     setup = marshal.load(sys.stdin.buffer)
     channel = socket.socket(fileno=int(sys.argv[1]))
@@ -78,9 +77,8 @@ def begin() -> None:
     gc.collect()
     gc.freeze()  # boxes shall not copy these pages only to look for garbage in them
     channel.send(READY)
-    program = serve(channel, box)
-    del setup, channel, box
-    leave(play(program), preloaded)
+    sys.program = serve(channel, box)  # type: ignore[attr-defined]
+    return preloaded
 
 
 def move_in(setup: dict[str, Any]) -> None:
@@ -316,66 +314,3 @@ def check(done: int, what: str) -> int:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
     return done
-
-
-def play(program: CodeType) -> int:
-    """Execute a program as the main module; return its exit code, negative for a signal."""
-    status = 0
-    try:
-        try:
-            exec(program, sys.modules["__main__"].__dict__)  # noqa: S102 - that is the purpose
-        except SystemExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 - as the interpreter does
-            status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-            show(error)
-    except SystemExit as error:
-        status = exit_code(error.code)
-    return status
-
-
-def show(error: BaseException) -> None:
-    """Hand an uncaught error to the program's hook, or to Python's own if that fails."""
-    try:
-        sys.excepthook(type(error), error, error.__traceback__)
-    except SystemExit:
-        raise
-    except BaseException as second:  # noqa: BLE001 - as the interpreter does
-        sys.__excepthook__(type(second), second, second.__traceback__)
-        sys.__excepthook__(type(error), error, error.__traceback__)
-
-
-def exit_code(asked: object) -> int:
-    """Return the exit code that sys.exit was asked for."""
-    if asked is None:
-        return 0
-    if isinstance(asked, int):
-        return asked & 0xFF
-    sys.stderr.write(f"{asked}\n")
-    return 1
-
-
-def leave(status: int, preloaded: frozenset[str]) -> NoReturn:
-    """End a program as the interpreter would, but without taking apart what is not the program's.
-
-    Its threads are awaited, its exit functions run, its objects die (files are written out by
-    that). Taking the imported library apart as well would copy every page of it, for nothing.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for name in [*sys.modules.keys() - preloaded, "__main__"]:
-        module = sys.modules.pop(name, None)
-        if module is not None:
-            vars(module).clear()
-    del module
-    gc.collect()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not stream.closed:
-                stream.flush()
-        except BaseException:  # noqa: BLE001 - as the interpreter does
-            status = 120 if stream is sys.stdout else status
-    if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    os._exit(status)
