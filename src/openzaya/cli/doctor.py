@@ -15,6 +15,7 @@ EPILOG = """examples:
 """
 
 GIB = 2**30
+BROKEN = {"works": False, "backend": "none"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def examine() -> dict[str, Any]:
             "device": device,
             "dtype": machine.choose_dtype(device, rates[device]),
             "threads": threads,
-            "sandbox": sandbox["backend"] if sandbox["works"] else "none",
+            "sandbox": sandbox["backend"],
         },
     }
 
@@ -94,10 +95,10 @@ def examine_sandbox() -> dict[str, Any]:
     try:
         probes = doctor.examine() if found["works"] else []
     except SandboxError as error:
-        return {**found, "works": False, "reason": str(error), "probes": []}
+        return {**found, **BROKEN, "reason": str(error), "probes": []}
     broken = [probe.name for probe in probes if not probe.held]
     if broken:
-        found |= {"works": False, "reason": f"boxes do not hold: {', '.join(broken)}"}
+        found |= {**BROKEN, "reason": f"boxes do not hold: {', '.join(broken)}"}
     return {**found, "probes": [asdict(probe) for probe in probes]}
 
 

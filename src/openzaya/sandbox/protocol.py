@@ -6,11 +6,12 @@ our own machinery failed.
 """
 
 import marshal
+import math
 import os
 import resource
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openzaya.sandbox import languages
@@ -27,6 +28,8 @@ STARVED_SHARE = 0.25
 MEMORY_SHARE, UNUSED_BYTES = 0.9, 16 * MIB
 """A program that fails with so much of its limit in use failed for want of memory: the limit also
 counts address space, of which an interpreter has some megabytes that it never touches."""
+ENDINGS = ("exit", "wall", "cpu", "memory", "files", "asked")
+"""By itself, or by the supervisor for the limit of that name, or because the host asked."""
 FILE, PROGRAM = 0o600, 0o700
 
 
@@ -104,25 +107,25 @@ def result(said: Exchange, request: Request, *, backend: str, policy: str) -> Re
         policy=policy,
     )
     try:
-        line, files = parse(bytes(said.report), request)
-        ended, numbers = line[0], [float(word) for word in line[1:]]
-        status, cpu_s, wall_s, peak, starved_s = numbers
+        end, files = parse(bytes(said.report), request)
+        code = os.waitstatus_to_exitcode(end.status)
     except ValueError as error:
         return replace(said_so, reason=f"no report of the run's end ({error})"[:500])
-    code = os.waitstatus_to_exitcode(int(status))
-    verdict, reason = judge(said, request, ended=ended, code=code, cpu_s=cpu_s, peak=int(peak))
-    unfair = starved_s > STARVED_SHARE * request.limits.wall_limit_s
+    verdict, reason = judge(
+        said, request, ended=end.how, code=code, cpu_s=end.cpu_s, peak=end.peak_bytes
+    )
+    unfair = end.starved_s > STARVED_SHARE * request.limits.wall_limit_s
     if verdict is Status.TIME_WALL and unfair:
-        verdict, reason = Status.INFRA, f"it waited {starved_s:.1f} s for a processor"
-    by_itself = ended == "exit"
+        verdict, reason = Status.INFRA, f"it waited {end.starved_s:.1f} s for a processor"
+    by_itself = end.how == "exit"
     return replace(
         said_so,
         status=verdict,
         exit_code=code if by_itself and code >= 0 else None,
         signal=-code if by_itself and code < 0 else None,
-        cpu_s=cpu_s,
-        wall_s=wall_s,
-        peak_bytes=int(peak),
+        cpu_s=end.cpu_s,
+        wall_s=end.wall_s,
+        peak_bytes=end.peak_bytes,
         files=files,
         reason=reason,
     )
@@ -139,14 +142,12 @@ def judge(
         return Status.INFRA, "the box was told to end"
     if ended == "cpu" or cpu_s > limits.cpu_s:
         return Status.TIME_CPU, f"more than {limits.cpu_s:g} s of CPU time"
-    if ended == "wall":
-        return Status.TIME_WALL, f"more than {limits.wall_limit_s:g} s on the clock"
-    if ended in ("memory", "files"):
-        return Status.MEMORY, (
-            f"more than {limits.memory_bytes} bytes of memory"
-            if ended == "memory"
-            else "too many files in the working folder"
-        )
+    if ended != "exit":
+        return {
+            "wall": (Status.TIME_WALL, f"more than {limits.wall_limit_s:g} s on the clock"),
+            "memory": (Status.MEMORY, f"more than {limits.memory_bytes} bytes of memory"),
+            "files": (Status.MEMORY, "too many files in the working folder"),
+        }[ended]
     if code == 0:
         return Status.OK, ""
     if peak > MEMORY_SHARE * limits.memory_bytes - UNUSED_BYTES:
@@ -158,14 +159,31 @@ def judge(
     return Status.EXIT, f"ended with code {code}"
 
 
-def parse(report: bytes, request: Request) -> tuple[list[str], dict[str, bytes]]:
-    """Return the words of the first line and the files; ValueError if it is not whole."""
+@dataclass(frozen=True, slots=True)
+class End:
+    """The first line of a report."""
+
+    how: str
+    """Why the program ended: one of ENDINGS."""
+    status: int
+    """As wait(2) has it; 0 if the supervisor ended the program."""
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int
+    starved_s: float
+
+
+def parse(report: bytes, request: Request) -> tuple[End, dict[str, bytes]]:
+    """Return the end and the files in a report; ValueError if it is not whole."""
     head, newline, rest = report.partition(b"\n")
     words = head.decode("ascii").split()
-    endings = ("exit", "wall", "cpu", "memory", "files", "asked")
-    if not newline or len(words) != 6 or words[0] not in endings:
+    if not newline or len(words) != 6 or words[0] not in ENDINGS:
         raise ValueError("the first line is missing" if not report else f"it begins {head!r:.80}")
-    return words, dict(frames(rest, request.fetch))
+    cpu_s, wall_s, starved_s = (float(words[place]) for place in (2, 3, 5))
+    end = End(words[0], int(words[1]), cpu_s, wall_s, int(words[4]), starved_s)
+    if not all(0 <= number < math.inf for number in (cpu_s, wall_s, starved_s)):
+        raise ValueError(f"it begins {head!r:.80}")
+    return end, dict(frames(rest, request.fetch))
 
 
 def frames(rest: bytes, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,130 @@
+"""Without root: the doctor holds, runs work, and only then is there a backend without a box.
+
+Run as root, these tests give up their rights in a child; what runs there is a copy of the packages
+that the sandbox needs, in a place that everybody may read.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import openzaya
+from openzaya.core.errors import RequestError, SandboxError
+from openzaya.sandbox import Executor, Request
+
+PYTHON = "/usr/bin/python3"
+UID = 64000
+pytestmark = pytest.mark.skipif(
+    shutil.which("bwrap") is None or not Path(PYTHON).exists(),
+    reason="needs bubblewrap and the system's Python",
+)
+
+
+@pytest.fixture(scope="module")
+def copy() -> Iterator[Path]:
+    """Yield a folder that holds the packages `core` and `sandbox`."""
+    source = Path(openzaya.__file__).parent
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        target = Path(name, "openzaya")
+        target.mkdir()
+        shutil.copy(source / "__init__.py", target)
+        for package in ("core", "sandbox"):
+            shutil.copytree(source / package, target / package)
+        for path in [Path(name), *Path(name).rglob("*")]:
+            path.chmod(0o755)
+        yield Path(name)
+
+
+def run_as_ordinary(copy: Path, source: str) -> str:
+    """Run Python code without rights; return what it printed."""
+    drop = {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [PYTHON, "-c", source],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        **drop,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_ordinary_user_has_the_whole_sandbox(copy):
+    source = (
+        "import json\nfrom openzaya.sandbox import doctor\n"
+        "print(json.dumps([[probe.name, probe.held] for probe in doctor.examine()]))"
+    )
+    probes = json.loads(run_as_ordinary(copy, source))
+    assert len(probes) == 14
+    assert [name for name, held in probes if not held] == []
+
+
+def test_the_backend_without_a_box_keeps_time_and_output_limits_and_says_its_name(copy):
+    source = """
+import json
+from openzaya.sandbox import Executor, Limits, Request
+executor = Executor.default("none", unsafe=True)
+limits = Limits(cpu_s=5, wall_s=1, output_bytes=1000)
+programs = ["print(input())", "raise SystemExit(7)", "import time; time.sleep(60)",
+            "while True: print('x' * 2000)", "import os; os.abort()", "open('out', 'w').write('y')"]
+for program in programs:
+    result = executor.run(Request(source=program, stdin=b"in", limits=limits, fetch=("out",)))
+    files = {name: content.decode() for name, content in result.files.items()}
+    print(json.dumps([result.status, result.backend, result.exit_code, result.signal, files]))
+"""
+    lines = [json.loads(line) for line in run_as_ordinary(copy, source).splitlines()]
+    assert lines == [
+        ["ok", "none", 0, None, {}],
+        ["exit", "none", 7, None, {}],
+        ["time_wall", "none", None, None, {}],
+        ["output", "none", None, 9, {}],
+        ["signal", "none", None, 6, {}],
+        ["ok", "none", 0, None, {"out": "y"}],
+    ]
+
+
+def test_the_backend_without_a_box_wants_a_flag_and_no_root():
+    with pytest.raises(SandboxError, match="unsafe=True"):
+        Executor.default("none")
+    if os.geteuid() == 0:
+        with pytest.raises(SandboxError, match="found root"):
+            Executor.default("none", unsafe=True)
+    with pytest.raises(RequestError, match="expected one of bwrap"):
+        Executor.default("docker")
+
+
+def test_closing_kills_what_runs(copy):
+    source = """
+import threading, time
+from openzaya.sandbox import Executor, Request
+executor = Executor.default()
+executor.run(Request(source="pass"))
+results = []
+sleeper = Request(source="import time; time.sleep(60)")
+thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
+thread.start()
+while not executor.running: time.sleep(0.01)
+time.sleep(0.2)
+executor.close()
+thread.join()
+print(results[0].status, results[0].wall_s < 30)
+"""
+    assert run_as_ordinary(copy, source) == "infra True\n"
+
+
+def test_where_no_box_can_start_the_first_run_says_so(monkeypatch, tmp_path):
+    real = Executor.default()
+    monkeypatch.setattr(real, "bwrap", "/bin/false")
+    real.command.cache_clear()
+    with pytest.raises(SandboxError, match="no sandbox works here"):
+        real.run(Request(source="pass"))
+    real.command.cache_clear()
