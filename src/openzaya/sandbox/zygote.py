@@ -60,6 +60,7 @@ class ZygoteExecutor(BwrapExecutor):
         super().__init__(uid=uid, slots=slots)
         self.launcher_lock = threading.Lock()
         self.launcher: Launcher | None = Launcher(self.interpreter, self.identity)
+        self.proven = True  # the launcher stands in namespaces like those of a box
 
     @functools.cached_property
     def policy(self) -> str:
@@ -113,6 +114,8 @@ class Launcher:
 
     def __init__(self, interpreter: Interpreter, identity: Identity):
         """Start it and wait until it is ready; raises SandboxError with its reason if it is not."""
+        words = (texts(), setup(interpreter, identity))
+        content = b"".join(marshal.dumps(word, protocol.MARSHAL_VERSION) for word in words)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self.process = subprocess.Popen(
@@ -131,8 +134,6 @@ class Launcher:
             raise SandboxError(f"the launcher of boxes did not start: {error}") from error
         finally:
             theirs.close()
-        words = (texts(), setup(interpreter, identity))
-        content = b"".join(marshal.dumps(word, protocol.MARSHAL_VERSION) for word in words)
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(content)
