@@ -329,8 +329,7 @@ def test_the_working_folder_has_a_size_and_a_number_of_files(zygote):
     assert result.stdout in (b"ENOSPC 7\n", b"ENOSPC 8\n")
 
 
-def test_a_launcher_that_cannot_make_namespaces_says_so(zygote, monkeypatch):
-    """The launcher runs under a filter that refuses clone with any new namespace."""
+def test_a_launcher_that_cannot_build_its_root_says_so(zygote, monkeypatch):
     monkeypatch.setattr("openzaya.sandbox.zygote.box.DEVICES", ("null", "no-such-device"))
     with pytest.raises(SandboxError, match="no-such-device"):
         Launcher(zygote.interpreter, zygote.identity)

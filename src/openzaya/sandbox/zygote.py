@@ -48,6 +48,7 @@ MODULES = (
 """What every launcher imports once, so that programs find it there."""
 LAUNCH_S = 30.0
 REPLY_S = 10.0
+COLLECT_S = 0.0002
 
 
 class ZygoteExecutor(BwrapExecutor):
@@ -231,12 +232,17 @@ def kill(pidfd: int) -> None:
 
 
 def collect(pidfd: int) -> None:
-    """Wait for the end of a box; kill it if that takes long."""
+    """Wait until nothing is left of a box; kill it if its end takes long."""
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
     if not waiting.poll(REAP_S * 1000):
         kill(pidfd)
         waiting.poll(REAP_S * 1000)
+    deadline = time.monotonic() + REAP_S
+    with suppress(ProcessLookupError):  # it is gone once its launcher has collected it
+        while time.monotonic() < deadline:
+            signal.pidfd_send_signal(pidfd, 0)
+            time.sleep(COLLECT_S)
 
 
 def explain(result: Result, said: Exchange) -> Result:
