@@ -158,6 +158,7 @@ LIES = {
     "no status": answer().replace(b'"status": "Success"', b'"state": "Success"'),
     "unknown status": answer("Maybe"),
     "its own failure": answer("SandboxError", message="no cgroups"),
+    "its own failure with an exit code": answer("SandboxError", run_result=run_part(return_code=1)),
     "no run": answer(run_result=None),
     "run without a code": answer(run_result=run_part(return_code=None)),
     "code is text": answer(run_result=run_part(return_code="0")),
@@ -196,6 +197,14 @@ def test_any_other_status_is_infra(status):
         result = client.run(PASS)
     assert result.status is Status.INFRA
     assert str(status) in result.reason
+
+
+def test_a_server_whose_ping_fails_is_asked_for_nothing():
+    with foreign(ping=(500, b"", {})) as (client, bodies):
+        result = client.run(PASS)
+        assert bodies == []
+    assert result.status is Status.INFRA
+    assert "500" in result.reason
 
 
 def test_an_answer_that_is_cut_or_endless_is_infra():

@@ -4,14 +4,19 @@ import asyncio
 import hashlib
 import http.client
 import json
+import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -328,6 +333,24 @@ def test_a_program_that_waits_is_never_started_when_its_client_leaves():
         began = time.monotonic()
         assert server.python("print(7)")["run_result"]["stdout"] == "7\n"
         assert time.monotonic() - began < 4  # not six seconds
+
+
+@pytest.mark.slow
+def test_the_command_serves_and_ends_well():
+    command = [sys.executable, "-m", "openzaya", "serve", "--sandbox", "--port", "0"]
+    source = str(Path(__file__).parents[2] / "src")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
+    )
+    assert process.stdout is not None
+    with process, process.stdout:
+        greeting = process.stdout.readline()
+        url = re.search(r"http://127\.0\.0\.1:\d+", greeting)
+        assert url, greeting
+        result = HttpExecutor(url[0]).run(Request(source="print(6 * 7)"))
+        process.terminate()
+        assert process.wait(30) == 0
+    assert (result.status, result.stdout, result.backend) == (Status.OK, b"42\n", "http:zygote")
 
 
 class Broken(Executor):

@@ -273,8 +273,9 @@ def arrange(handles: list[int]) -> tuple[int, int]:
 
 def give_up_rights() -> None:
     """Lose every capability, also those that a program could come by later."""
+    none = ctypes.c_ulong(0)
     for number in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), *[ctypes.c_ulong(0)] * 3):
+        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), none, none, none):
             break  # the kernel knows no more of them
     head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     check(libc.capset(head, (ctypes.c_uint32 * 6)()), "capset")
