@@ -62,6 +62,7 @@ def test_a_stream_is_cut_at_its_limit_and_the_box_is_told_to_end(pipes):
     said = exchange(ours, b"", b"order", bounds())
     thread.join()
     assert (bytes(said.stderr), said.overflow) == (b"x" * 1000, "stderr")
+    assert not said.late
 
 
 def test_a_reader_that_is_gone_is_no_failure(pipes):

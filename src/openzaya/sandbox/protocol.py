@@ -109,7 +109,7 @@ def result(said: Exchange, request: Request, *, backend: str, policy: str) -> Re
     try:
         end, files = parse(bytes(said.report), request)
         code = os.waitstatus_to_exitcode(end.status)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         return replace(said_so, reason=f"no report of the run's end ({error})"[:500])
     verdict, reason = judge(
         said, request, ended=end.how, code=code, cpu_s=end.cpu_s, peak=end.peak_bytes

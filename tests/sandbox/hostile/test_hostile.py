@@ -8,6 +8,7 @@ import contextlib
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_a_hostile_program_ends_as_it_must(case: Case, executor):
     took_s = time.monotonic() - began
     assert result.status in case.ends, result
     assert took_s < case.most_wall_s
+    assert result.cpu_s < case.limits.cpu_s + 2.5
     assert len(result.stdout) <= case.limits.output_bytes
     assert len(result.stderr) <= max(case.limits.output_bytes, 65536)
     if case.prints is not None:
@@ -126,6 +128,23 @@ def test_a_hostile_program_ends_as_it_must(case: Case, executor):
     if case.signal is not None:
         assert (result.signal, result.exit_code) == (case.signal, None)
     assert dict(result.files) == case.fetched
+    assert box_processes() <= before
+
+
+def test_what_runs_is_seen_and_is_not_root(executor):
+    """Else `no survivors` would prove nothing."""
+    before = box_processes()
+    sleeper = Request(source="import time\ntime.sleep(1.5)\nprint('slept')")
+    results = []
+    thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
+    thread.start()
+    seen: set[str] = set()
+    while thread.is_alive():
+        seen |= box_processes() - before
+        time.sleep(0.05)
+    thread.join()
+    assert results[0].stdout == b"slept\n"
+    assert len(seen) >= 2 if os.geteuid() == 0 else seen
     assert box_processes() <= before
 
 
