@@ -1,6 +1,5 @@
 """The sandbox server over real connections, with real boxes: answers, refusals, full queues."""
 
-import asyncio
 import hashlib
 import http.client
 import json
@@ -17,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from running_server import listening
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
@@ -27,7 +26,6 @@ from openzaya.sandbox.http import HttpExecutor
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.keys import Key, Keys
 from openzaya.serve.sandbox_app import SandboxService, create_sandbox_app
-from openzaya.serve.wire import Server, listen
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -79,20 +77,8 @@ def serving(
         executor=executor or Executor.default("zygote"),
         slots=slots,
     )
-    listener = listen(config)
-    server = Server(create_sandbox_app(service), config, lambda: None, lambda: None)
-    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-    port = listener.getsockname()[1]
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
+    with listening(create_sandbox_app(service), config) as port:
         yield Running(port, service)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

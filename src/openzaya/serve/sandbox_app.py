@@ -23,7 +23,7 @@ from openzaya.serve.errors import ApiError
 from openzaya.serve.guard import Guard
 from openzaya.serve.json_body import read_json
 from openzaya.serve.keys import Keys
-from openzaya.serve.metrics import CONTENT_TYPE
+from openzaya.serve.metrics import CONTENT_TYPE, SECONDS, request_counter
 from openzaya.serve.routes import Endpoint, Handler, application
 from openzaya.serve.sandbox_schema import RunCode, refusal, to_answer, to_request
 from openzaya.serve.schema import reader
@@ -31,7 +31,6 @@ from openzaya.serve.stream import json_response, unless_gone
 
 SERVER_HEADER = {"X-Sandbox": "openzaya"}
 """By this a client knows that the fields beyond SandboxFusion's are understood."""
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class SandboxMetrics:
@@ -39,12 +38,7 @@ class SandboxMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "openzaya_requests",
-            "HTTP requests by route and status",
-            ("route", "status"),
-            registry=self._registry,
-        )
+        self.requests = request_counter(self._registry)
         self.runs = Counter(
             "openzaya_sandbox_runs",
             "Programs run, by verdict",
@@ -54,7 +48,7 @@ class SandboxMetrics:
         self.seconds = Histogram(
             "openzaya_sandbox_seconds",
             "From a request to its result",
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=self._registry,
         )
         self.in_flight = Gauge(
