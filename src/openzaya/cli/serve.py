@@ -23,7 +23,7 @@ class Drained(Protocol):
 
 
 NAME = "serve"
-SUMMARY = "Serve a model through the OpenAI API, on our own engine; or the sandbox."
+SUMMARY = "Serve a model through the OpenAI API on our own engine, or the sandbox."
 DEFAULT_SLOTS = 16
 
 EXAMPLES = """
@@ -32,6 +32,7 @@ examples:
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
   openzaya serve --set max_queue=256 --set drain_s=60 any other setting
+  openzaya serve --model DIR --set model_name=mine    its name in the API [the folder's]
   openzaya serve --sandbox                            run programs instead: POST /run_code
 
 keys: one SHA-256 in hex per line (printf %s KEY | sha256sum), file mode 0600. Without --keys only
@@ -49,7 +50,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="TOKENS", help="prompt plus reply [the model's, max 4096]"
     )
     parser.add_argument("--keys", metavar="FILE", help="who may ask")
-    parser.add_argument("--model-name", default="", help="name in the API [the folder's]")
     parser.add_argument("--threads", type=int, default=0, help="of torch [free cores]")
     parser.add_argument(
         "--sandbox",
@@ -138,7 +138,7 @@ def read_config(args: argparse.Namespace) -> "ServeConfig":
     config = ServeConfig(
         host=args.host,
         port=args.port,
-        model_name=args.model_name or Path(args.model).resolve().name,
+        model_name=Path(args.model).resolve().name,
     )
     return resolve(config, [], args.set)
 
