@@ -93,7 +93,7 @@ def test_time_memory_and_sleep_have_limits_of_their_own(executor):
     spin = run(executor, "while True: pass", limits=Limits(cpu_s=0.2, wall_s=20))
     assert spin.status is Status.TIME_CPU
     assert 0.2 < spin.cpu_s < 1.5
-    sleep = run(executor, "import time\ntime.sleep(60)", limits=Limits(wall_s=0.3))
+    sleep = run(executor, "import time\ntime.sleep(60)", limits=Limits(wall_s=1.5))
     assert sleep.status is Status.TIME_WALL
     assert sleep.cpu_s < 0.3
     grow = "kept = []\nwhile True: kept.append(bytearray(2**20))"
@@ -124,6 +124,7 @@ def test_results_come_in_the_order_of_requests(executor):
     ]
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     source = '#include <cstdio>\nint main() { int a; scanf("%d", &a); printf("%d", a * 2); }'
     assert run(executor, source, language="cpp", stdin=b"21").stdout == b"42"
@@ -135,6 +136,7 @@ def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
     assert b"error" in broken.stderr
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 def test_a_compiled_program_has_one_process_and_a_large_stack(executor):
     deep = "int f(int n) { volatile char b[1000]; b[0] = n; return n ? f(n - 1) + b[0] : 0; }"
     deep += "int main() { return f(100000) == 1; }"

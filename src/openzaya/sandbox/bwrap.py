@@ -27,7 +27,7 @@ from openzaya.sandbox.languages import Language
 from openzaya.sandbox.remedies import remedy
 from openzaya.sandbox.users import BOX_ID, Identity, identity
 
-STARTUP_S = 10.0
+STARTUP_S = 30.0
 """Seconds beyond a run's own that making and ending its box may take."""
 REAP_S = 5.0
 
@@ -90,7 +90,7 @@ class BwrapExecutor(Executor):
             result = self.attempt(request, order, compiling)
             if result.status is Status.INFRA and not self.closed.is_set():
                 result = self.attempt(request, order, compiling)
-        if result.status is not Status.INFRA:
+        if result.wall_s > 0:  # a report came, so boxes do start here
             self.proven = True
         elif not self.proven and not self.closed.is_set():
             raise SandboxError(
@@ -130,55 +130,62 @@ class BwrapExecutor(Executor):
     @contextmanager
     def started(self, command: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[bytes], Pipes]]:
         """Start a box; yield its process and our ends of its pipes; collect it at the end."""
-        with ExitStack() as theirs:
-            handles = [os.pipe() for _ in range(5)]
-            stdin, control, stdout, stderr, report = handles
-            inside = [stdin[0], control[0], stdout[1], stderr[1], report[1]]
-            for handle in inside:
-                theirs.callback(os.close, handle)
+        with ExitStack() as theirs, ExitStack() as ours:
+            stdin, their_stdin = piped(ours, theirs, into_box=True)
+            control, their_control = piped(ours, theirs, into_box=True)
+            stdout, their_stdout = piped(ours, theirs, into_box=False)
+            stderr, their_stderr = piped(ours, theirs, into_box=False)
+            report, their_report = piped(ours, theirs, into_box=False)
             rules = os.memfd_create("policy")
             theirs.callback(os.close, rules)
             os.write(rules, seccomp.policy())
             os.lseek(rules, 0, os.SEEK_SET)
-            pipes = Pipes(
-                stdin=stdin[1],
-                control=control[1],
-                stdout=stdout[0],
-                stderr=stderr[0],
-                report=report[0],
-            )
+            inner = box.start(self.interpreter, control=their_control, report=their_report)
             child = subprocess.Popen(
-                [
-                    *command,
-                    "--seccomp",
-                    str(rules),
-                    *box.start(self.interpreter, control=control[0], report=report[1]),
-                ],
-                stdin=stdin[0],
-                stdout=stdout[1],
-                stderr=stderr[1],
-                pass_fds=(control[0], report[1], rules),
+                [*command, "--seccomp", str(rules), *inner],
+                stdin=their_stdin,
+                stdout=their_stdout,
+                stderr=their_stderr,
+                pass_fds=(their_control, their_report, rules),
                 env={},
                 cwd="/",
                 start_new_session=True,
                 **self.identity.drop(),
             )
+            ours.pop_all()  # from here on the exchange closes them
         with self.lock:
             self.running.add(child)
+        if self.closed.is_set():
+            kill(child)
         try:
-            yield child, pipes
+            yield (
+                child,
+                Pipes(stdin=stdin, control=control, stdout=stdout, stderr=stderr, report=report),
+            )
         finally:
             with self.lock:
                 self.running.remove(child)
             collect(child)
 
 
+def piped(ours: ExitStack, theirs: ExitStack, *, into_box: bool) -> tuple[int, int]:
+    """Return our end and the box's end of a new pipe; each stack closes its own."""
+    ends = os.pipe()
+    our, their = (ends[1], ends[0]) if into_box else ends
+    ours.callback(os.close, our)
+    theirs.callback(os.close, their)
+    return our, their
+
+
 def kill(child: subprocess.Popen[bytes]) -> None:
     """Kill a box from outside: its process 1, which takes all others along, then bubblewrap."""
-    with suppress(OSError, ValueError):
+    inside = []
+    with suppress(OSError):
         inside = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
         for pid in inside:
             os.kill(int(pid), signal.SIGKILL)
+    if not inside:  # no box yet; what bubblewrap has begun dies with it
+        child.kill()
 
 
 def collect(child: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
+from openzaya.core.errors import SandboxError
 from openzaya.sandbox.executor import MIB, Request, Result, Status
 from openzaya.sandbox.languages import COMPILER_LIMITS, Language
 
@@ -23,7 +25,15 @@ class Compiler:
         self.lock = threading.Lock()
 
     def build(self, source: str, language: Language) -> bytes | Result:
-        """Return the program, or the result that says why there is none."""
+        """Return the program, or the result that says why there is none.
+
+        Raises SandboxError where the compiler is not installed.
+        """
+        if not Path(language.compiler[0]).exists():
+            raise SandboxError(
+                f"found no {language.compiler[0]}; expected the compiler of {language.name} "
+                "there; install it: apt-get install g++"
+            )
         words = repr((language.compiler, source))
         key = sha256(words.encode("utf-8", "backslashreplace")).hexdigest()
         with self.lock:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from openzaya.core.errors import SandboxError
@@ -52,8 +53,9 @@ class Interpreter:
     """The supervisor's marshalled code, which only this version can load."""
 
 
+@cache
 def find_interpreter(identity: Identity) -> Interpreter:
-    """Return the system's Python if it is new enough, else the running one.
+    """Return the system's Python if it is new enough, else the running one; asked only once.
 
     Raises SandboxError, with what each candidate said, if the box's user can run neither.
     """

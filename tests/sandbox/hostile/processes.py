@@ -116,23 +116,23 @@ CASES = [
         name="sleeps for ever",
         source="import time\nwhile True: time.sleep(1000)",
         ends=(Status.TIME_WALL,),
-        limits=Limits(wall_s=0.5),
+        limits=Limits(wall_s=1.5),
     ),
     Case(
         name="stops itself",
         source="import os\nos.kill(os.getpid(), 19)",
         ends=(Status.TIME_WALL,),
-        limits=Limits(wall_s=0.5),
+        limits=Limits(wall_s=1.5),
     ),
     Case(
         name="children that nobody collects spin one after another",
         source=(
             "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
-            "    if not os.fork():\n        end = time.time() + 0.1\n"
-            "        while time.time() < end: pass\n        os._exit(0)\n    time.sleep(0.05)"
+            "    if not os.fork():\n        end = time.time() + 0.2\n"
+            "        while time.time() < end: pass\n        os._exit(0)\n    time.sleep(0.15)"
         ),
         ends=(Status.TIME_CPU, Status.TIME_WALL),
-        limits=Limits(cpu_s=0.5, wall_s=3),
+        limits=Limits(cpu_s=0.5, wall_s=4),
     ),
     Case(
         name="becomes another program",

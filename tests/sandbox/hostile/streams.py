@@ -41,7 +41,7 @@ CASES = [
         name="closes stdout and goes on",
         source="import os, time\nos.close(1)\nos.close(2)\ntime.sleep(600)",
         ends=(Status.TIME_WALL,),
-        limits=Limits(wall_s=0.5),
+        limits=Limits(wall_s=1.5),
     ),
     Case(
         name="closes all streams and ends well",

@@ -108,13 +108,16 @@ def test_there_are_programs_enough_and_each_has_its_name():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hostile_program_ends_as_it_must(case: Case, executor):
+    if case.language == "cpp" and not Path("/usr/bin/g++").exists():
+        pytest.skip("g++ is not installed")
     before = box_processes()
     began = time.monotonic()
     result = executor.run(case.request)
     took_s = time.monotonic() - began
     assert result.status in case.ends, result
     assert took_s < case.most_wall_s
-    assert result.cpu_s < case.limits.cpu_s + 2.5
+    if result.status is not Status.COMPILE:  # a compiler has limits of its own
+        assert result.cpu_s < case.limits.cpu_s + 2.5
     assert len(result.stdout) <= case.limits.output_bytes
     assert len(result.stderr) <= max(case.limits.output_bytes, 65536)
     if case.prints is not None:

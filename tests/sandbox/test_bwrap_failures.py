@@ -1,0 +1,95 @@
+"""When making or keeping a box fails, that is our failure, told as such, and nothing leaks."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from openzaya.core.errors import SandboxError
+from openzaya.sandbox import Request, Status
+from openzaya.sandbox.bwrap import BwrapExecutor, kill
+from openzaya.sandbox.languages import LANGUAGES
+
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+HELLO = Request(source="print('hello')")
+
+
+@pytest.fixture
+def executor() -> Iterator[BwrapExecutor]:
+    with BwrapExecutor() as made:
+        yield made
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def break_bwrap(executor: BwrapExecutor, path: str) -> None:
+    executor.bwrap = path
+    executor.command.cache_clear()
+
+
+def test_where_no_box_can_start_the_first_run_says_so(executor):
+    break_bwrap(executor, "/bin/false")
+    with pytest.raises(SandboxError, match="no sandbox works here"):
+        executor.run(HELLO)
+
+
+def test_a_later_box_that_cannot_start_is_infra_and_leaves_no_descriptor_open(executor):
+    assert executor.run(HELLO).stdout == b"hello\n"
+    before = open_descriptors()
+    for path, reason in (("/nonexistent/bwrap", "No such file"), ("/bin/false", "could not start")):
+        break_bwrap(executor, path)
+        result = executor.run(HELLO)
+        assert result.status is Status.INFRA
+        assert reason in result.reason
+        assert open_descriptors() == before
+
+
+def test_a_box_that_is_killed_from_outside_is_infra_after_a_second_try(executor):
+    """As if the machine had run out of memory and taken the box with it."""
+    assert executor.run(HELLO).status is Status.OK
+    results = []
+    sleeper = Request(source="import time\ntime.sleep(30)")
+    thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
+    thread.start()
+    for _ in range(2):
+        while not executor.running:
+            time.sleep(0.01)
+        child = next(iter(executor.running))
+        inside = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not inside.read_text():
+            time.sleep(0.01)
+        kill(child)
+        while child in executor.running:
+            time.sleep(0.01)
+    thread.join()
+    assert results[0].status is Status.INFRA
+    assert executor.run(HELLO).status is Status.OK
+
+
+def test_a_first_run_without_its_share_of_a_processor_says_nothing_of_the_machine(
+    executor, monkeypatch
+):
+    starved = replace(executor.run(HELLO), status=Status.INFRA, reason="it waited")
+    executor.proven = False
+    tries = []
+    monkeypatch.setattr(executor, "attempt", lambda *_: tries.append(1) or starved)
+    assert executor.run(HELLO).status is Status.INFRA
+    assert len(tries) == 2
+
+
+def test_a_compiler_that_is_missing_is_no_verdict(executor):
+    missing = replace(LANGUAGES["cpp"], compiler=("/nonexistent/g++", "main.cpp"))
+    with pytest.raises(SandboxError, match="apt-get install"):
+        executor.compiler.build("int main() {}", missing)
+
+
+def test_a_closed_executor_runs_nothing(executor):
+    executor.close()
+    with pytest.raises(SandboxError, match="closed"):
+        executor.run(HELLO)
