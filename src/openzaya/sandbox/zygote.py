@@ -24,7 +24,7 @@ from typing import Any
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import box, protocol, seccomp, zygote_launcher
-from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor
+from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor, piped
 from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
 from openzaya.sandbox.executor import Request, Result, Status
 from openzaya.sandbox.interpreter import FLAGS, Interpreter
@@ -170,28 +170,22 @@ class Launcher:
 
         The box has ended when the block has.
         """
-        control, inside = socket.socketpair()
-        stdin, stdout, stderr, report = (os.pipe() for _ in range(4))
-        theirs = [stdin[0], stdout[1], stderr[1], report[1], inside.detach()]
-        pipes = Pipes(
-            stdin=stdin[1],
-            control=control.fileno(),
-            stdout=stdout[0],
-            stderr=stderr[0],
-            report=report[0],
-        )
-        with ExitStack() as ours:
-            for handle in (pipes.stdin, pipes.stdout, pipes.stderr, pipes.report):
-                ours.callback(os.close, handle)
+        with ExitStack() as theirs, ExitStack() as ours:
+            stdin, their_stdin = piped(ours, theirs, into_box=True)
+            stdout, their_stdout = piped(ours, theirs, into_box=False)
+            stderr, their_stderr = piped(ours, theirs, into_box=False)
+            report, their_report = piped(ours, theirs, into_box=False)
+            control, inside = socket.socketpair()
             ours.callback(control.close)
-            try:
-                socket.send_fds(self.channel, [b"%d" % tmp_bytes], theirs)
-            finally:
-                for handle in theirs:
-                    os.close(handle)
+            theirs.callback(inside.close)
+            handles = [their_stdin, their_stdout, their_stderr, their_report, inside.fileno()]
+            socket.send_fds(self.channel, [b"%d" % tmp_bytes], handles)
+            theirs.close()
             pidfd = read_pidfd(control)
-            ours.pop_all()  # the exchange closes them
-            control.detach()
+            ours.pop_all()  # from here on the exchange closes them
+        pipes = Pipes(
+            stdin=stdin, control=control.detach(), stdout=stdout, stderr=stderr, report=report
+        )
         try:
             yield pidfd, pipes
         finally:
