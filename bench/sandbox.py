@@ -39,20 +39,21 @@ BOMB = Request(
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def children() -> list[int]:
-    """Return the process ids of this process's children."""
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all processes below one."""
     found = []
-    for path in Path("/proc/self/task").glob("*/children"):
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has just ended
-            found += map(int, path.read_text().split())
+            for child in map(int, path.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
 def spent_s() -> float:
-    """Return the CPU seconds of all collected and all living children."""
+    """Return the CPU seconds of all collected and all living processes below this one."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = 0
-    for pid in children():
+    for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
@@ -113,7 +114,7 @@ def repeat(executor: Executor, runs: int) -> None:
 def state() -> dict[str, int]:
     """Return what could leak: memory in KiB, descriptors, threads, children, zombies."""
     status = Path("/proc/self/status").read_text()
-    alive = children()
+    alive = descendants(os.getpid())
     zombies = 0
     for pid in alive:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A run in a bubblewrap box: what goes in, what comes out, and how each end is told apart."""
+"""A run in a box of either backend: what goes in, what comes out, how each end is told apart."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from openzaya.sandbox.executor import MIB
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor.default() as made:
+@pytest.fixture(scope="module", params=["bwrap", "zygote"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    with Executor.default(request.param) as made:
         yield made
 
 
@@ -28,7 +28,7 @@ def test_a_program_reads_stdin_and_arguments_and_writes_both_streams(executor):
     assert (result.status, result.exit_code, result.signal) == (Status.OK, 0, None)
     assert result.stdout == b"cba /tmp/main.py x y z\n"
     assert result.stderr == b"warned\n"
-    assert result.backend == "bwrap"
+    assert result.backend == executor.name
     assert len(result.policy) == 16
     assert 0 < result.cpu_s < 5
     assert 0 < result.wall_s < 30

@@ -68,6 +68,17 @@ def test_an_ordinary_user_has_the_whole_sandbox(copy):
     assert [name for name, held in probes if not held] == []
 
 
+def test_an_ordinary_user_has_the_fast_backend(copy):
+    source = (
+        "from openzaya.sandbox import Executor, Request\n"
+        "from openzaya.sandbox.probes import run_probes\n"
+        "with Executor.default('zygote') as executor:\n"
+        "    print([probe.name for probe in run_probes(executor) if not probe.held])\n"
+        "    print(executor.run(Request(source='print(6 * 7)')).stdout)"
+    )
+    assert run_as_ordinary(copy, source) == "[]\nb'42\\n'\n"
+
+
 def test_the_backend_without_a_box_keeps_time_and_output_limits_and_says_its_name(copy):
     source = """
 import json

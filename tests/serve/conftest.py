@@ -1,17 +1,16 @@
 """A real server of the bundled nano model on a loopback port, in a thread of the test process."""
 
 import argparse
-import asyncio
 import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Thread
 from typing import Any
 
 import pytest
+from running_server import listening
 
 from openzaya.cli import serve as verb
 from openzaya.engine.request import SamplingParams
@@ -20,7 +19,6 @@ from openzaya.serve.config import ServeConfig
 from openzaya.serve.jobs import TokenEngine
 from openzaya.serve.keys import Keys
 from openzaya.serve.service import Service
-from openzaya.serve.wire import Server, listen
 
 QUESTION = [{"role": "user", "content": "sort qdkax"}]
 ENDLESS = {"2": -100.0, "264": -100.0}
@@ -107,20 +105,8 @@ def serving(
     config = replace(config or ServeConfig(), port=0, model_name="nano")
     args = argparse.Namespace(model="nano", max_slots=slots, context=1024, threads=1)
     service = verb.load_service(args, config, keys or Keys())
-    listener = listen(config)
-    server = Server(create_app(service), config, lambda: None, lambda: None)
-    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-    port = listener.getsockname()[1]
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
+    with listening(create_app(service), config) as port:
         yield Running(port, service)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

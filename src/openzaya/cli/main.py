@@ -27,7 +27,7 @@ VERBS: dict[str, str] = {
     "demo": "Answer held-out problems on the bundled model: one rollout, vote, Markovian RSA.",
     "speedrun": "Train the nano model through every stage of the recipe and print its report card.",
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
-    "serve": "Serve a model through the OpenAI API, on our own engine.",
+    "serve": "Serve a model through the OpenAI API on our own engine, or the sandbox.",
     "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
     "doctor": "Say what this machine can do and what openzaya will choose on it.",
 }

@@ -1,17 +1,30 @@
-"""`openzaya serve`: an OpenAI-compatible server of one model on our own engine."""
+"""`openzaya serve`: an OpenAI-compatible server of one model on our own engine, or the sandbox."""
 
 import argparse
 import asyncio
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from openzaya.core.errors import SandboxError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from openzaya.serve.config import ServeConfig
+    from openzaya.serve.keys import Keys
     from openzaya.serve.service import Service
 
+
+class Drained(Protocol):
+    """What is told that the server is about to end."""
+
+    draining: bool
+
+
 NAME = "serve"
-SUMMARY = "Serve a model through the OpenAI API, on our own engine."
+SUMMARY = "Serve a model through the OpenAI API on our own engine, or the sandbox."
+DEFAULT_SLOTS = 16
 
 EXAMPLES = """
 examples:
@@ -19,6 +32,8 @@ examples:
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
   openzaya serve --set max_queue=256 --set drain_s=60 any other setting
+  openzaya serve --model DIR --set model_name=mine    its name in the API [the folder's]
+  openzaya serve --sandbox                            run programs instead: POST /run_code
 
 keys: one SHA-256 in hex per line (printf %s KEY | sha256sum), file mode 0600. Without --keys only
 this machine can ask. SIGTERM lets running requests finish, a second one ends at once.
@@ -30,13 +45,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="nano", help="nano or a model folder [nano]")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one [8000]")
-    parser.add_argument("--max-slots", type=int, default=16, help="requests at once [16]")
+    parser.add_argument("--max-slots", type=int, help="requests at once [16; programs: cores]")
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="prompt plus reply [the model's, max 4096]"
     )
     parser.add_argument("--keys", metavar="FILE", help="who may ask")
-    parser.add_argument("--model-name", default="", help="name in the API [the folder's]")
     parser.add_argument("--threads", type=int, default=0, help="of torch [free cores]")
+    parser.add_argument(
+        "--sandbox",
+        nargs="?",
+        const="zygote",
+        choices=("zygote", "bwrap"),
+        help="serve the sandbox, no model",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change another setting"
     )
@@ -47,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return 0 when everything was finished."""
     import uvicorn  # noqa: F401  the extra is missing: say so before the model is loaded
 
-    from openzaya.serve.app import create_app
     from openzaya.serve.config import check_binding
     from openzaya.serve.keys import Keys, load_keys
     from openzaya.serve.wire import Server, listen
@@ -58,17 +78,56 @@ def run(args: argparse.Namespace) -> int:
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
     listener = listen(config)
-    service = load_service(args, config, keys)
-
-    def ready() -> None:
-        print(greeting(service, listener.getsockname()[1]), flush=True)
+    port = listener.getsockname()[1]
+    open_app = sandbox_app if args.sandbox else model_app
+    app, state, text = open_app(args, config, keys, port)
 
     def drain() -> None:
-        service.driver.draining = True
+        state.draining = True
 
-    server = Server(create_app(service), config, ready, drain)
+    server = Server(app, config, lambda: print(text, flush=True), drain)
     asyncio.run(server.serve(sockets=[listener]))
     return 0
+
+
+def model_app(
+    args: argparse.Namespace, config: "ServeConfig", keys: "Keys", port: int
+) -> tuple["ASGIApp", "Drained", str]:
+    """Load the model; return its application, what is told to drain, and the greeting."""
+    from openzaya.serve.app import create_app
+
+    service = load_service(args, config, keys)
+    return create_app(service), service.driver, greeting(service, port)
+
+
+def sandbox_app(
+    args: argparse.Namespace, config: "ServeConfig", keys: "Keys", port: int
+) -> tuple["ASGIApp", "Drained", str]:
+    """Start the sandbox; return its application, what is told to drain, and the greeting.
+
+    Raises SandboxError where boxes do not work or do not hold.
+    """
+    from openzaya.sandbox.executor import Executor, num_cores
+    from openzaya.sandbox.probes import run_probes
+    from openzaya.serve.sandbox_app import SandboxService, create_sandbox_app
+
+    executor = Executor.default(args.sandbox)
+    broken = [f"{probe.name} ({probe.found})" for probe in run_probes(executor) if not probe.held]
+    if broken:
+        executor.close()
+        raise SandboxError(
+            f"found a sandbox that does not hold: {', '.join(broken)}; run programs on another "
+            "machine, and please report this with the output of `openzaya doctor --json`"
+        )
+    slots = min(args.max_slots or num_cores(), num_cores())
+    service = SandboxService(config=config, keys=keys, executor=executor, slots=slots)
+    url = url_of(config, port)
+    text = (
+        f"serving the sandbox on {url} ({args.sandbox}, {slots} programs at once)\n"
+        f"  curl {url}/run_code{key_option(keys)} -H 'Content-Type: application/json' "
+        """-d '{"language": "python", "code": "print(6 * 7)"}'"""
+    )
+    return create_sandbox_app(service), service, text
 
 
 def read_config(args: argparse.Namespace) -> "ServeConfig":
@@ -79,7 +138,7 @@ def read_config(args: argparse.Namespace) -> "ServeConfig":
     config = ServeConfig(
         host=args.host,
         port=args.port,
-        model_name=args.model_name or Path(args.model).resolve().name,
+        model_name=Path(args.model).resolve().name,
     )
     return resolve(config, [], args.set)
 
@@ -103,10 +162,12 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     torch.set_num_threads(args.threads or choose_threads())
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
-    engine = load_engine(folder, max_slots=args.max_slots, max_tokens=args.context, dtype="auto")
+    engine = load_engine(
+        folder, max_slots=args.max_slots or DEFAULT_SLOTS, max_tokens=args.context, dtype="auto"
+    )
     driver = Driver(
         engine,
-        max_slots=args.max_slots,
+        max_slots=args.max_slots or DEFAULT_SLOTS,
         max_queue=config.max_queue,
         max_unread_events=config.max_unread_events,
     )
@@ -124,14 +185,24 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
 
 def greeting(service: "Service", port: int) -> str:
     """Return the line that says where the server is, and a request to try."""
-    host = service.config.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    key = " -H 'Authorization: Bearer KEY'" if service.keys else ""
+    url = url_of(service.config, port)
     body = (
         f'{{"model": "{service.model_name}", '
         '"messages": [{"role": "user", "content": "sort qdkax"}]}'
     )
     return (
         f"serving {service.model_name} on {url} ({service.context_tokens} tokens of context)\n"
-        f"  curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+        f"  curl {url}/v1/chat/completions{key_option(service.keys)} "
+        f"-H 'Content-Type: application/json' -d '{body}'"
     )
+
+
+def url_of(config: "ServeConfig", port: int) -> str:
+    """Return where the server is."""
+    host = config.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def key_option(keys: "Keys") -> str:
+    """Return curl's option for the key, where one is needed."""
+    return " -H 'Authorization: Bearer KEY'" if keys else ""

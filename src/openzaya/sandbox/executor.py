@@ -107,9 +107,11 @@ class Result:
 
 BACKENDS = {
     "bwrap": ("openzaya.sandbox.bwrap", "BwrapExecutor"),
+    "zygote": ("openzaya.sandbox.zygote", "ZygoteExecutor"),
+    "http": ("openzaya.sandbox.http", "HttpExecutor"),
     "none": ("openzaya.sandbox.unsafe", "UnsafeExecutor"),
 }
-"""Module and class of each local backend."""
+"""Module and class of each backend."""
 
 
 class Executor(ABC):
@@ -142,7 +144,7 @@ class Executor(ABC):
 
     @staticmethod
     def default(backend: str = "bwrap", *, unsafe: bool = False) -> "Executor":
-        """Return an executor of this machine.
+        """Return an executor of this machine, or for "http" of the server in OPENZAYA_SANDBOX_URL.
 
         "none" is no sandbox at all and wants `unsafe=True`. Raises RequestError for a backend that
         does not exist, and SandboxError where it cannot work.

@@ -73,10 +73,10 @@ def start(control: int, report: int, order: dict[str, Any]) -> CodeType:
 def become(order: dict[str, Any]) -> CodeType:
     """Turn the child into the program: its limits, its signals, then its code."""
     posix.setsid()
+    prctl(PR_SET_DUMPABLE, 1)  # else its own files in /proc are closed to it
     write_file("/proc/self/oom_score_adj", b"1000")  # the host's memory killer takes it first
     for what, value in order["rlimits"]:
         resource.setrlimit(what, (value, value))
-    prctl(PR_SET_DUMPABLE, 1)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGCHLD})
     argv = order["argv"]
     if not order["python"]:

@@ -1,31 +1,29 @@
 """The routes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from openzaya.serve import generation, metrics
 from openzaya.serve.errors import ApiError
-from openzaya.serve.guard import ROUTE, Guard, error_response
+from openzaya.serve.guard import Guard
 from openzaya.serve.openapi import document
+from openzaya.serve.routes import Endpoint, Handler, application
 from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest
 from openzaya.serve.service import Service
 from openzaya.serve.stream import json_response
-
-Handler = Callable[[Service, Request], Awaitable[ASGIApp]]
 
 
 def create_app(service: Service) -> ASGIApp:
     """Return the application; its lifespan starts and stops the engine's thread."""
 
-    def route(path: str, method: str, handler: Handler) -> Route:
+    def route(path: str, method: str, handler: Handler[Service]) -> Route:
         return Route(path, Endpoint(service, handler, method, path))
 
     @asynccontextmanager
@@ -48,50 +46,7 @@ def create_app(service: Service) -> ASGIApp:
         route("/metrics", "GET", show_metrics),
         route("/openapi.json", "GET", show_openapi),
     ]
-    handlers = {HTTPException: not_found, ApiError: refuse, Exception: fail}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.router.redirect_slashes = False
-    return Guard(app, service)
-
-
-class Endpoint:
-    """One route for one method; its answer may be any ASGI application."""
-
-    def __init__(self, service: Service, handler: Handler, method: str, path: str) -> None:
-        self._path = path
-        self._service = service
-        self._handler = handler
-        self._method = method
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        request = Request(scope, receive)
-        scope[ROUTE] = self._path
-        if request.method != self._method and (request.method, self._method) != ("HEAD", "GET"):
-            raise ApiError(
-                405,
-                f"this address takes {self._method}",
-                code="method_not_allowed",
-                headers={"Allow": self._method},
-            )
-        answer = await self._handler(self._service, request)
-        await answer(scope, receive, send)
-
-
-async def refuse(_request: Request, error: Exception) -> Response:
-    """Answer for what a route refused."""
-    assert isinstance(error, ApiError)
-    return error_response(error)
-
-
-async def fail(_request: Request, _error: Exception) -> Response:
-    """Answer for a failure of ours; the guard writes it to the log."""
-    return error_response(ApiError(500, "an internal error; the server's log says where"))
-
-
-async def not_found(_request: Request, _error: Exception) -> Response:
-    """Answer for an address without a route."""
-    return error_response(ApiError(404, "there is no such address", code="not_found"))
+    return Guard(application(routes, lifespan), service)
 
 
 async def tokenize(service: Service, request: Request) -> Response:

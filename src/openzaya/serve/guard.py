@@ -7,15 +7,17 @@ without a word of what the client sent.
 import logging
 import re
 import traceback
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openzaya.serve.config import is_loopback
+from openzaya.serve.config import ServeConfig, is_loopback
 from openzaya.serve.errors import ApiError
-from openzaya.serve.service import Service
+from openzaya.serve.keys import Keys
 from openzaya.serve.stream import json_response
 
 log = logging.getLogger("openzaya.serve")
@@ -32,10 +34,32 @@ def error_response(error: ApiError) -> Response:
     return json_response(error.body, error.status, error.headers)
 
 
+class Counted(Protocol):
+    """What a guard needs of a server's metrics."""
+
+    requests: Counter
+
+
+class Guarded(Protocol):
+    """What a guard needs to know of the server behind it."""
+
+    @property
+    def config(self) -> ServeConfig:
+        """How it listens."""
+
+    @property
+    def keys(self) -> Keys:
+        """Who may ask."""
+
+    @property
+    def metrics(self) -> Counted:
+        """What is counted."""
+
+
 class Guard:
     """Checks requests, counts them, and turns failures into answers."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Guarded) -> None:
         self._app = app
         self._service = service
         self._checks_host = is_loopback(service.config.host) and not service.keys

@@ -5,7 +5,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from openzaya.serve.driver import Driver
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+def request_counter(registry: CollectorRegistry) -> Counter:
+    """Return what every server counts."""
+    return Counter(
+        "openzaya_requests",
+        "HTTP requests by route and status",
+        ("route", "status"),
+        registry=registry,
+    )
 
 
 class Metrics:
@@ -13,12 +23,7 @@ class Metrics:
 
     def __init__(self, driver: Driver) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "openzaya_requests",
-            "HTTP requests by route and status",
-            ("route", "status"),
-            registry=self._registry,
-        )
+        self.requests = request_counter(self._registry)
         self.prompt_tokens = Counter(
             "openzaya_prompt_tokens", "Prompt tokens taken", registry=self._registry
         )
@@ -31,7 +36,7 @@ class Metrics:
         self.first_token_s = Histogram(
             "openzaya_first_token_seconds",
             "From the request to its first token",
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=self._registry,
         )
         in_flight = Gauge(

@@ -19,9 +19,13 @@ from sandbox.hostile.case import REFUSALS, Case
 
 from openzaya.sandbox.bwrap import BwrapExecutor
 from openzaya.sandbox.executor import Executor, Request, Status
+from openzaya.sandbox.zygote import ZygoteExecutor
 
 UID = 60706 + os.getpid() % 400
-BACKENDS = {"bwrap": lambda: BwrapExecutor(uid=UID)}
+BACKENDS = {
+    "bwrap": lambda: BwrapExecutor(uid=UID),
+    "zygote": lambda: ZygoteExecutor(uid=UID),
+}
 CASES = [
     case
     for module in (processes, memory, files, network, kernel, streams, compiled)
