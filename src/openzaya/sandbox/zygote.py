@@ -17,15 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import box, protocol, seccomp, zygote_launcher
-from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor, piped
-from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
+from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor, explain, piped
+from openzaya.sandbox.exchange import Bounds, Pipes, exchange
 from openzaya.sandbox.executor import Request, Result, Status
 from openzaya.sandbox.interpreter import FLAGS, Interpreter
 from openzaya.sandbox.users import BOX_ID, Identity
@@ -237,15 +236,6 @@ def collect(pidfd: int) -> None:
         while time.monotonic() < deadline:
             signal.pidfd_send_signal(pidfd, 0)
             time.sleep(COLLECT_S)
-
-
-def explain(result: Result, said: Exchange) -> Result:
-    """Add the box's own words to a result without a report."""
-    if result.status is not Status.INFRA or said.report:
-        return result
-    lines = bytes(said.stderr).decode(errors="replace").strip().splitlines()
-    why = lines[-1] if lines else "the box ended without a word"
-    return replace(result, reason=f"the box could not start: {why}"[:500])
 
 
 @functools.cache
