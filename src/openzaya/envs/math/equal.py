@@ -114,18 +114,15 @@ class Comparer:
 
         Raises Undefined when the answer has no value at more than one in ten of them.
         """
-        points = self.points(gold, variables)
-        defined = 0
-        for values in points:
+        undefined = 0
+        for values in self.points(gold, variables):
             try:
-                equal = self.difference(gold, answer, values) == 0
+                if self.difference(gold, answer, values) != 0:
+                    return False
             except Undefined:
-                continue
-            if not equal:
-                return False
-            defined += 1
-        if defined < MIN_DEFINED:
-            raise Undefined(f"it has a value at only {defined} of {len(points)} points")
+                undefined += 1
+            if undefined > NUM_POINTS - MIN_DEFINED:
+                raise Undefined(f"it has no value at {undefined} points where the gold has one")
         return True
 
     def points(self, gold: Node, variables: Sequence[str]) -> list[dict[str, Surd]]:

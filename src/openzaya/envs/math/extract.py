@@ -20,8 +20,8 @@ Marker = Literal["box", "statement", "bare"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _STATEMENT = re.compile(
-    r"(?:^|[^A-Za-z])(?:final\s+)?answer(?:\s+is\b(?:\s+(?:therefore|thus|simply))?(?!n?['\w]*'t)\s*:?|\s*[:=])",
-    re.IGNORECASE | re.ASCII,
+    r"(?<![A-Za-z])[Aa](?:nswer|NSWER)"
+    r"\**(?:\s+is\b(?:\s+(?:therefore|thus|simply))?(?!')\s*:?|\s*[:=])"
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
@@ -88,7 +88,7 @@ def _boxes(region: str) -> list[Candidate]:
         end = _closing(region, match.end())
         if end is None:
             raise Unreadable("a box is never closed")
-        text = region[match.end() : end].strip()
+        text = unwrapped(region[match.end() : end])
         if text:
             found.append(Candidate("box", text, match.start()))
         position = end + 1
@@ -129,7 +129,9 @@ def _statements(region: str) -> list[Candidate]:
 
 def _bare(region: str) -> Candidate:
     """Return the region itself. Raises Refused when it is no single short line."""
-    text = unwrapped(region)
+    text = region.strip()
+    if len(text) <= MAX_BARE_CHARS:
+        text = unwrapped(text)
     if "\n" in text and r"\begin" not in text:
         raise Refused("no answer is marked, and the final region has several lines")
     if len(text) > MAX_BARE_CHARS:

@@ -93,7 +93,7 @@ def check_number(node: Node, value: object, golds: Sequence[Node], allow: frozen
     `value` is what the tree evaluates to; `golds` are the numbers of the right answer, whose
     operations and number of terms are allowed.
     """
-    used = allow.union(*map(classes, golds))
+    used = allow.union(*(classes(gold) for gold in golds if not is_literal(gold)))
     if isinstance(value, Surd) and value.is_rational:
         if not is_literal(node):
             _refuse_others(node, used)

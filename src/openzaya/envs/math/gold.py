@@ -7,10 +7,10 @@ cannot be read. The kind may be left out where the text alone decides it.
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
-from typing import Literal
 
-from openzaya.core.errors import DataError
+from openzaya.core.errors import ConfigError, DataError
 from openzaya.envs.math.evaluate import Scope, evaluate
+from openzaya.envs.math.form import CLASSES
 from openzaya.envs.math.limits import Refused, Unreadable
 from openzaya.envs.math.parse import parse
 from openzaya.envs.math.shapes import (
@@ -54,9 +54,7 @@ class Kind(StrEnum):
     """None of these: only the second tier can grade it."""
 
 
-Allowed = Literal[
-    "arithmetic", "power", "root", "log", "exp", "trig", "abs", "rounding", "factorial", "binomial"
-]
+ALLOWED = tuple(sorted(set(CLASSES.values()) | set(UNEVALUATED.values())))
 """Classes of operations that may be left undone in an answer."""
 
 
@@ -64,9 +62,9 @@ Allowed = Literal[
 class Rules:
     """How one gold is graded, where it differs from the policies of the guide."""
 
-    tolerance: Fraction = Fraction(0)
+    tolerance: float = 0.0
     """Largest absolute difference of a number."""
-    relative_tolerance: Fraction = Fraction(0)
+    relative_tolerance: float = 0.0
     """Largest difference of a number as a share of the gold's size."""
     variables: tuple[str, ...] = ()
     """Names that the answer may use, in their order for tuples; found in the gold when empty."""
@@ -76,7 +74,7 @@ class Rules:
     thousands: bool = True
     """Read 1,234 as one number where the gold is a single number."""
     allow: frozenset[str] = frozenset()
-    """Operations that need not be worked out, from `Allowed`, beside those of the gold itself."""
+    """Operations that need not be worked out, from `ALLOWED`, beside those of the gold itself."""
     choices: tuple[str, ...] = ()
     """Texts of the choices A, B, ...; or the words that a text gold is one of."""
     synonyms: tuple[str, ...] = ()
@@ -89,6 +87,20 @@ class Rules:
     """Refuse a bare answer without a box or `answer is`."""
     second_tier: bool = False
     """Accept golds of kind `other`, to be graded by math-verify."""
+
+    def __post_init__(self) -> None:
+        """Refuse tolerances that are no sizes and operations that do not exist."""
+        for name in ("tolerance", "relative_tolerance"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number >= 0")
+        unknown = sorted(self.allow - set(ALLOWED))
+        if unknown:
+            raise ConfigError(f"allow names {unknown[0]!r}; choose among {', '.join(ALLOWED)}")
+
+    @property
+    def tolerances(self) -> tuple[Fraction, Fraction]:
+        """The absolute and the relative tolerance as the decimals that were written."""
+        return Fraction(repr(self.tolerance)), Fraction(repr(self.relative_tolerance))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

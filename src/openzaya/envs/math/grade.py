@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
-from openzaya.core.records import Verdict, right, wrong
+from openzaya.core.errors import ConfigError
+from openzaya.core.records import Verdict, infra, right, wrong
 from openzaya.envs.math.extract import Extraction, extract
-from openzaya.envs.math.gold import Gold
+from openzaya.envs.math.gold import Gold, Kind
 from openzaya.envs.math.judge import Reading, Rule, judge_candidate
 from openzaya.envs.math.limits import Refused
+from openzaya.envs.math.second import Caller, Failure, judge_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +21,25 @@ class Grading:
     readings: tuple[Reading, ...]
 
 
-def grade(gold: Gold, reply: str, *, started_in_think: bool = True) -> Verdict:
-    """Return the verdict on a whole reply. Never raises for what a reply says."""
-    return explain(gold, reply, started_in_think=started_in_think).verdict
+def grade(
+    gold: Gold, reply: str, *, started_in_think: bool = True, pool: Caller | None = None
+) -> Verdict:
+    """Return the verdict on a whole reply. Never raises for what a reply says.
+
+    `pool` runs the second tier, which only golds of kind `other` need. A failure of ours is INFRA.
+    """
+    return explain(gold, reply, started_in_think=started_in_think, pool=pool).verdict
 
 
-def explain(gold: Gold, reply: str, *, started_in_think: bool = True) -> Grading:
-    """Return the verdict on a whole reply and how it came about."""
+def explain(
+    gold: Gold, reply: str, *, started_in_think: bool = True, pool: Caller | None = None
+) -> Grading:
+    """Return the verdict on a whole reply and how it came about.
+
+    Raises ConfigError for a gold that needs the second tier when there is no pool.
+    """
+    if gold.kind is Kind.OTHER and pool is None:
+        raise ConfigError("a gold of kind 'other' needs the second tier; give grade() a pool")
     try:
         found = extract(
             reply,
@@ -34,8 +48,14 @@ def explain(gold: Gold, reply: str, *, started_in_think: bool = True) -> Grading
         )
     except Refused as refusal:
         return Grading(verdict=wrong(str(refusal)), rule="extract", region="", readings=())
-    readings = [judge_candidate(gold, one) for one in found.candidates]
-    return conclude(found, readings)
+    if gold.kind is not Kind.OTHER or pool is None:
+        return conclude(found, [judge_candidate(gold, one) for one in found.candidates])
+    try:
+        return conclude(found, [judge_second(gold, one, pool) for one in found.candidates])
+    except Failure as failure:
+        return Grading(
+            verdict=infra(str(failure)), rule="second tier", region=found.region, readings=()
+        )
 
 
 def conclude(found: Extraction, readings: list[Reading]) -> Grading:

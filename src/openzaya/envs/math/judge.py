@@ -58,7 +58,7 @@ def judge_candidate(gold: Gold, candidate: Candidate) -> Reading:
         gold.scope(),
         gold.text.encode(),
         positive=rules.positive,
-        tolerance=(rules.tolerance, rules.relative_tolerance),
+        tolerance=rules.tolerances,
     )
     try:
         node = _read(candidate.text, gold)

@@ -3,20 +3,17 @@
 from abc import abstractmethod
 from fractions import Fraction
 
-from openzaya.envs.math.limits import MAX_EXPONENT, TooLarge, Unevaluated, Unreadable
-from openzaya.envs.math.reader import Reader
+from openzaya.envs.math.brackets import Brackets
+from openzaya.envs.math.limits import Unevaluated, Unreadable
+from openzaya.envs.math.numerals import read_number, read_repeating
 from openzaya.envs.math.syntax import (
     EMPTY_SET,
     Apply,
     Based,
-    Listing,
-    Matrix,
     Name,
     Node,
     Num,
-    NumberForm,
     Quantity,
-    Seq,
     Words,
 )
 from openzaya.envs.math.tokens import Token
@@ -24,7 +21,6 @@ from openzaya.envs.math.vocabulary import (
     ACCENTS,
     BARS,
     BINOMIALS,
-    CLOSERS,
     CONSTANTS,
     DROPPED,
     EMPTY_SETS,
@@ -32,7 +28,6 @@ from openzaya.envs.math.vocabulary import (
     FUNCTIONS,
     GREEK,
     INVERSES,
-    MATRICES,
     OPENERS,
     UNEVALUATED,
 )
@@ -40,52 +35,12 @@ from openzaya.envs.math.vocabulary import (
 _DEGREE = (r"\circ", r"\degree")
 
 
-def read_number(token: Token) -> Num:
-    """Return the value of a number token. Raises Unreadable for leading zeros, and TooLarge."""
-    mantissa, _, exponent = token.text.lower().partition("e")
-    whole, point, decimals = mantissa.partition(".")
-    if len(whole) > 1 and whole[0] == "0":
-        raise Unreadable(f"{token.text[:20]!r} has leading zeros")
-    num_digits = len(whole) + len(decimals)
-    value = Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
-    if not exponent:
-        form: NumberForm = "decimal" if point else "integer"
-        return Num(value, form, num_digits)
-    if len(exponent) > 6 or abs(int(exponent)) > MAX_EXPONENT:
-        raise TooLarge(f"a decimal exponent of {exponent[:12]}")
-    return Num(value * Fraction(10) ** int(exponent), "scientific", num_digits)
-
-
-def read_repeating(token: Token) -> Num:
-    r"""Return the value of a decimal with a period, such as 0.1\overline{6}."""
-    plain, _, period = token.text.partition(r"\overline")
-    period = period.strip("{}")
-    whole, _, decimals = plain.partition(".")
-    scale = 10 ** len(decimals)
-    value = Fraction(int((whole + decimals) or "0"), scale)
-    value += Fraction(int(period), (10 ** len(period) - 1) * scale)
-    return Num(value, "repeating", len(whole) + len(decimals) + len(period))
-
-
-class Primaries(Reader):
+class Primaries(Brackets):
     """Reads one factor; the operators between factors are `Parser`'s."""
-
-    @abstractmethod
-    def expression(self, least: int) -> Node:
-        """Read operators that bind at least as tightly as `least`."""
-
-    @abstractmethod
-    def listing(self) -> Node:
-        """Read items joined by commas and words."""
 
     @abstractmethod
     def starts_factor(self, left: Node) -> bool:
         """Say whether the next token continues a product that is written without a sign."""
-
-    def node(self, op: str, *args: Node) -> Apply:
-        """Return a counted node."""
-        self.count()
-        return Apply(op, args)
 
     def factor(self) -> Node:
         """Read a primary with its powers, factorials, percent and degree signs."""
@@ -150,11 +105,11 @@ class Primaries(Reader):
         if token.kind == "text":
             return self._text(token.text)
         if token.kind == "begin":
-            return self._matrix(token.text)
+            return self.matrix(token.text)
         if token.text in OPENERS or token.text == "]":
-            return self._bracket(token.text)
+            return self.bracket(token.text)
         if token.text in BARS:
-            return self._absolute(BARS[token.text])
+            return self.absolute(BARS[token.text])
         return self._command(token.text)
 
     def _number(self, token: Token, mixed: bool) -> Node:
@@ -324,80 +279,3 @@ class Primaries(Reader):
             self.expect(command.replace("l", "r", 1))
             return node
         raise Unreadable(f"{command[:20]!r} cannot start an expression")
-
-    def _absolute(self, closer: str) -> Node:
-        self.enter()
-        self.bars += 1
-        node = self.node("abs", self.expression(0))
-        self.bars -= 1
-        self.expect(closer)
-        self.leave()
-        return node
-
-    def _bracket(self, opener: str) -> Node:
-        """Read up to the closing bracket; round brackets around one item only group."""
-        self.enter()
-        bars, self.bars = self.bars, 0
-        opened = OPENERS.get(opener, opener)
-        if opened == "{" and self.text() in (r"\}", "}"):
-            self.position += 1
-            node: Node = EMPTY_SET
-        else:
-            inner = self.listing()
-            node = self._builder(inner) if opened == "{" else inner
-            closer = CLOSERS.get(self.text())
-            if closer is None or not _close(opened, closer):
-                raise Unreadable(f"a bracket {opened!r} is not closed before {self.rest()!r}")
-            self.position += 1
-            node = self._grouped(opener, opened, node, closer)
-        self.bars = bars
-        self.leave()
-        return node
-
-    def _builder(self, inner: Node) -> Node:
-        r"""Read the condition of \{x | ...\}, if there is one."""
-        if self.text() not in ("|", r"\mid", ":"):
-            return inner
-        self.position += 1
-        return self.node("builder", inner, self.listing())
-
-    @staticmethod
-    def _grouped(opener: str, opened: str, inner: Node, closer: str) -> Node:
-        """Return a group's content, or a sequence with its brackets."""
-        if isinstance(inner, Listing):
-            if set(inner.joiners) != {","}:
-                raise Unreadable("words between the items of a bracket")
-            return Seq(opened, inner.items, closer)
-        if isinstance(inner, Apply) and inner.op == "builder":
-            return inner
-        if opener == "{" or opened + closer == "()":
-            return inner
-        return Seq(opened, (inner,), closer)
-
-    def _matrix(self, name: str) -> Node:
-        """Read rows up to the end of the environment."""
-        if name not in MATRICES:
-            raise Unreadable(f"the environment {name[:20]!r} is not read")
-        self.enter()
-        rows: list[tuple[Node, ...]] = []
-        while True:
-            cells = [self.expression(0)]
-            while self.accept("&"):
-                cells.append(self.expression(0))
-            rows.append(tuple(cells))
-            self.check_items(len(rows) * len(cells))
-            if self.accept("\\\\") and (end := self.peek()) is not None and end.kind != "end":
-                continue
-            break
-        closing = self.take()
-        if (closing.kind, closing.text) != ("end", name):
-            raise Unreadable(f"expected the end of {name}, found {closing.text[:20]!r}")
-        self.leave()
-        return Matrix(tuple(rows))
-
-
-def _close(opened: str, closer: str) -> bool:
-    """Say whether two brackets fit: intervals may mix round and square ones."""
-    if opened in ("{", "<"):
-        return opened + closer in ("{}", "<>")
-    return closer in (")", "]", "[")

@@ -171,6 +171,8 @@ def _command(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[
             raise Unreadable(f"{word} without simple text in braces")
         inner = " ".join(braced[1].split())
         kind: TokenKind = "word" if re.fullmatch("[A-Za-z]", inner) else "text"
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", inner):
+            kind = "number"
         return (Token(kind, inner, start, spaced) if inner else None), braced.end()
     if word == r"\$":
         return Token("text", "$", start, spaced), end
