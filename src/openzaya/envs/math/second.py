@@ -5,13 +5,17 @@ one candidate: regions, markers and several candidates are our business. What st
 (sums, integrals, limits, ...) is refused before, unless the gold allows it.
 """
 
+import string
 from typing import Protocol
 
 from openzaya.core.errors import DataError, RequestError
+from openzaya.envs.math.evaluate import evaluate
 from openzaya.envs.math.extract import Candidate
 from openzaya.envs.math.gold import Gold, Kind
 from openzaya.envs.math.judge import Reading
-from openzaya.envs.math.limits import Refused
+from openzaya.envs.math.limits import Refused, TooLarge
+from openzaya.envs.math.parse import parse
+from openzaya.envs.math.syntax import Apply, names, walk
 from openzaya.envs.math.tokens import tokenize
 from openzaya.envs.math.vocabulary import UNEVALUATED
 from openzaya.sandbox.pool import Ended, Outcome
@@ -79,9 +83,25 @@ def _reading(candidate: Candidate, fault: str) -> Reading:
 
 
 def _refuse_work(text: str, gold: Gold) -> None:
-    """Raise Refused for text that is too long, no ASCII, or leaves work to be done."""
+    """Raise Refused for text that is too long, has strange characters or leaves work undone.
+
+    Powers and factorials that are too large to be worked out are refused here too: math-verify
+    would cancel or try them.
+    """
     tokens = tokenize(text)
-    named = {UNEVALUATED[t.text] for t in tokens if t.text in UNEVALUATED}
-    todo = named - gold.rules.allow
+    named = {UNEVALUATED[token.text] for token in tokens if token.text in UNEVALUATED}
+    todo = sorted(named - gold.rules.allow)
     if todo:
-        raise Refused(f"work is left to be done: {sorted(todo)[0]}")
+        raise Refused(f"work is left to be done: {todo[0]}")
+    try:
+        tree = parse(text, frozenset(string.ascii_letters))
+    except Refused:
+        return  # what we cannot read is math-verify's to judge
+    for node in walk(tree):
+        if isinstance(node, Apply) and node.op in ("^", "!", "binom") and not names(node) - {"e"}:
+            try:
+                evaluate(node, gold.scope())
+            except TooLarge:
+                raise
+            except Refused:
+                continue
