@@ -4,8 +4,9 @@
     python bench/grader.py --audit 2000        right answers accepted, near misses rejected
     python bench/grader.py --compare 5000      disagreements with math-verify, classified
 
-Everything that an answer is made of is drawn from a seed, so a figure can be repeated. A verdict of
-the audit is known by how the answer was made, not by a grader.
+Everything that an answer is made of is drawn from a seed, so a figure can be repeated. The right
+verdict is known by how an answer was made, not by a grader; a disagreement on which ours is another
+one, or whose cause is in no table below, is `unexplained`.
 """
 
 import argparse
@@ -28,12 +29,72 @@ from openzaya.sandbox.pool import Ended, Pool, PoolLimits
 from openzaya.text.think import split_thinking
 
 MATH_VERIFY = "openzaya.envs.math.verify_worker:grade_reply"
-POLICIES = {
-    "left undone": "an answer must be worked out; math-verify works it out",
-    "hedge": "one candidate only",
-    "list": "one candidate only",
+WRONGLY_ACCEPTED = {
+    "work left undone: it is worked out instead": (
+        "left undone: sum",
+        "left undone: product",
+        "left undone: root",
+        "left undone: summation",
+        "left undone: integral",
+        "left undone: nested fraction",
+    ),
+    "ordered and unordered are the same to it": (
+        "set for a tuple",
+        "tuple for a set",
+        "tuple with or",
+        "set for an interval",
+    ),
+    "numbers are compared after rounding": (
+        "decimal for a root",
+        "decimal for pi",
+        "nearly equal",
+        "rounded decimal",
+        "close fraction",
+        "close fraction for pi",
+    ),
+    "units are dropped": ("other unit",),
+    "a percentage equals its number and its hundredth": ("percent sign missing", "percent"),
+    "a term without a value is simplified away": (
+        "junk that is nowhere defined",
+        "junk that is often undefined",
+    ),
+    "a ratio is a fraction to it": ("ratio",),
+    "the last member of a false equality counts": ("false equality, right last",),
 }
-"""Why the graders may differ, by the start of a style's name: see docs/guides/math_grading.md."""
+"""What math-verify accepts and we refuse, by class: styles of wrong answers."""
+WRONGLY_REFUSED = {
+    "tolerances cannot be declared": ("within the tolerance",),
+    "sets of numbers: inequalities and set-builders are not intervals": (
+        "inequalities for a union",
+        "inequality for an interval",
+        "reversed inequality",
+        "set-builder",
+    ),
+    "vectors and tuples in other notation": (
+        "column vector",
+        "angle brackets",
+        "named tuple, other order",
+        "nested lists",
+    ),
+    "words and choices: no such kind, or the letter alone": (
+        "letter with a value",
+        "letter as text",
+        "word",
+        "word as text",
+        "word with a capital",
+    ),
+    "number notation": (
+        "plain mixed number",
+        "thousands thin space",
+        "repeating decimal",
+        "unicode root",
+    ),
+    "degrees are no multiples of pi": ("degrees for a multiple of pi",),
+    "log without a base is another function than ln": ("log for ln",),
+    "a dot in front of the imaginary unit": ("dot",),
+}
+"""What math-verify refuses and we accept, by class: styles of right answers."""
+EMPTY_BOX = "box and empty box"
 
 
 def is_right(gold: Gold, reply: str) -> bool:
@@ -101,20 +162,28 @@ def compare(count: int, seed: int) -> None:
                 classes[classify(pair, ours, theirs)].append(pair)
     print(f"{count} pairs: agreed on {agreed}, differed on {count - agreed}")
     print(f"ours against how the answer was made: {ours_wrong} wrong")
+    print("math-verify is wrong, by class:")
     for name, members in sorted(classes.items(), key=lambda item: -len(item[1])):
         example = members[0]
-        print(f"{len(members):5}  {name}")
+        styles = ", ".join(sorted({pair.style for pair in members})[:12])
+        print(f"{len(members):5}  {name} ({styles})")
         print(f"         gold {example.problem.gold!r}, answer {example.answer!r}")
     unexplained = sum(len(m) for name, m in classes.items() if name.startswith("unexplained"))
     print(f"unexplained: {unexplained}")
 
 
 def classify(pair: Pair, ours: bool, theirs: bool | None) -> str:
-    """Name the class of a disagreement."""
+    """Name the class of a disagreement: the error of math-verify, or `unexplained`."""
+    unexplained = f"unexplained: {pair.problem.kind}, {pair.style}, {pair.wrapping}"
     if ours != pair.is_right:
-        return f"unexplained: {pair.problem.kind}, {pair.style}, {pair.wrapping}"
-    verb = {True: "accepts", False: "rejects", None: "fails on"}[theirs]
-    return f"math-verify {verb} {pair.problem.kind}: {pair.style} [{pair.wrapping}]"
+        return unexplained
+    if theirs is None:
+        return "math-verify raises or is stopped"
+    if not theirs and pair.wrapping == EMPTY_BOX:
+        return "refused: an empty box behind the answer hides it"
+    table, verb = (WRONGLY_ACCEPTED, "accepted") if theirs else (WRONGLY_REFUSED, "refused")
+    names = [f"{verb}: {name}" for name, styles in table.items() if pair.style in styles]
+    return names[0] if names else unexplained
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ class Brackets(Reader):
     def node(self, op: str, *args: Node) -> Apply:
         """Return a counted node."""
         self.count()
-        return Apply(op, args)
+        made = Apply(op, args)
+        self.tall(made)
+        return made
 
     def absolute(self, closer: str) -> Node:
         """Read an absolute value up to its closing bar."""
@@ -49,7 +51,7 @@ class Brackets(Reader):
             if closer is None or not _close(opened, closer):
                 raise Unreadable(f"a bracket {opened!r} is not closed before {self.rest()!r}")
             self.position += 1
-            node = self._grouped(opener, opened, node, closer)
+            node = self.tall(self._grouped(opener, opened, node, closer))
         self.bars = bars
         self.leave()
         return node
@@ -93,7 +95,7 @@ class Brackets(Reader):
         if (closing.kind, closing.text) != ("end", name):
             raise Unreadable(f"expected the end of {name}, found {closing.text[:20]!r}")
         self.leave()
-        return Matrix(tuple(rows))
+        return self.tall(Matrix(tuple(rows)))
 
 
 def _close(opened: str, closer: str) -> bool:

@@ -37,6 +37,10 @@ class Scope:
     """Whether a logarithm without base is the natural one; else its base is 10."""
     budget: Budget = field(default_factory=Budget)
 
+    def spend_function(self) -> None:
+        """Count one elementary function at this precision."""
+        self.budget.spend(max(10, self.digits * self.digits // 180))
+
     @property
     def balls(self) -> BallArithmetic:
         """The arithmetic of this precision."""
@@ -86,6 +90,7 @@ def _name(name: str, scope: Scope) -> Number:
     if name == "pi":
         return Box(scope.balls.pi)
     if name == "e":
+        scope.spend_function()
         return Box(scope.balls.exp(scope.balls.of_int(1)))
     if name == "i" and scope.is_complex:
         return _IMAGINARY
@@ -147,6 +152,7 @@ def _power(a: Number, b: Number, scope: Scope) -> Number:
         return _rational_power(a, exponent, scope)
     if not scope.is_complex or boxed(a, scope).is_real:
         exponent_log = _multiply(b, _ln(a, scope), scope)
+        scope.spend_function()
         return boxes.exponential(boxed(exponent_log, scope), scope.balls)
     raise Undefined("a complex number to a power that is not whole")
 
@@ -191,6 +197,7 @@ def _root(a: Number, degree: Number, scope: Scope) -> Number:
         exact = integer_root(a.rational(), size.numerator)
         if exact is not None:
             return Surd.of(exact)
+    scope.spend_function()
     log = scope.balls.ln(boxes.real(boxed(a, scope)))
     return Box(scope.balls.exp(scope.balls.mul(log, scope.balls.of(1 / size))))
 
@@ -273,6 +280,7 @@ def _binomial(a: Number, b: Number, scope: Scope) -> Number:
 def _ln(a: Number, scope: Scope) -> Number:
     if a == _ONE:
         return Surd(())
+    scope.spend_function()
     return Box(scope.balls.ln(boxes.real(boxed(a, scope))))
 
 
@@ -288,6 +296,7 @@ def _log(*args: Number | Scope) -> Number:
 
 
 def _exp(a: Number, scope: Scope) -> Number:
+    scope.spend_function()
     return _ONE if a == Surd(()) else boxes.exponential(boxed(a, scope), scope.balls)
 
 
@@ -295,7 +304,7 @@ def _of_ball(function: Callable[[BallArithmetic, Ball], Ball]) -> Callable[..., 
     """Return the operation that applies a function of real balls."""
 
     def operation(a: Number, scope: Scope) -> Number:
-        scope.budget.spend(20)
+        scope.spend_function()
         return Box(function(scope.balls, boxes.real(boxed(a, scope))))
 
     return operation

@@ -10,7 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from openzaya.envs.math.limits import MAX_MARKERS, Refused, Unreadable
+from openzaya.envs.math.limits import (
+    MAX_ANSWER_CHARS,
+    MAX_MARKERS,
+    MAX_STATEMENTS,
+    Refused,
+    Unreadable,
+)
 from openzaya.text.think import split_thinking
 
 MAX_BARE_CHARS = 400
@@ -25,7 +31,9 @@ _STATEMENT = re.compile(
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
-_WRAPPING = re.compile(r"^(?:\*\*|__|\$\$?|\\\(|\\\[|`)+|(?:\*\*|__|\$\$?|\\\)|\\\]|`)+$")
+_BEFORE = ("**", "__", "$", r"\(", r"\[", "`")
+_AFTER = ("**", "__", "$", r"\)", r"\]", "`")
+_MAX_WRAPPINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +118,15 @@ def _closing(region: str, start: int) -> int | None:
 def _statements(region: str) -> list[Candidate]:
     """Return what `answer is ...` lines state; a line that states a box adds nothing."""
     found: list[Candidate] = []
-    for match in _STATEMENT.finditer(region):
-        end = _SENTENCE_END.search(region, match.end())
-        stop = end.start() if end is not None else len(region)
+    for count, match in enumerate(_STATEMENT.finditer(region)):
+        if count == MAX_STATEMENTS:
+            raise Refused(f"more than {MAX_STATEMENTS} places say `answer is`")
+        longest = match.end() + MAX_ANSWER_CHARS
+        end = _SENTENCE_END.search(region, match.end(), longest)
+        stop = end.start() if end is not None else longest
         text = region[match.end() : stop]
         if not unwrapped(text) and end is not None:  # `Answer:` with the value on the next line
-            following = region[end.end() :].lstrip()
+            following = region[end.end() : end.end() + MAX_ANSWER_CHARS].lstrip()
             text = following.partition("\n")[0]
         if _BOX.search(text):
             continue
@@ -141,9 +152,14 @@ def _bare(region: str) -> Candidate:
 
 def unwrapped(text: str) -> str:
     """Return a text without mathematics signs, emphasis and the full stop around it."""
-    before = None
-    while before != text:
-        before = text
-        text = text.strip().rstrip(".").strip() if not text.endswith("...") else text.strip()
-        text = _WRAPPING.sub("", text)
+    for _ in range(_MAX_WRAPPINGS):
+        before, text = text, text.strip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1].rstrip()
+        for sign in _BEFORE:
+            text = text.removeprefix(sign)
+        for sign in _AFTER:
+            text = text.removesuffix(sign)
+        if text == before:
+            break
     return text

@@ -10,8 +10,10 @@ MAX_ANSWER_CHARS = 8_192
 """Characters of one candidate."""
 MAX_DIGITS = 4_000
 """Digits of one candidate, all its numbers together."""
-MAX_DEPTH = 40
-"""Brackets, fractions and exponents inside each other."""
+MAX_DEPTH = 80
+"""Steps of the parser inside each other: a pair of brackets takes three, a function one."""
+MAX_HEIGHT = 150
+"""Levels of the tree, so that no walk over it can exhaust Python's stack."""
 MAX_NODES = 2_000
 MAX_ITEMS = 256
 """Elements of a list, a set, a matrix."""
@@ -23,6 +25,8 @@ MAX_WORK = 200_000
 """Units of work (see `Budget`) for one candidate."""
 MAX_MARKERS = 8
 """Answer markers in a final region; more are a loop or a shotgun, not an answer."""
+MAX_STATEMENTS = 200
+"""Places that say `answer is`, those that turn out to be prose included."""
 MAX_COMPARED_DIGITS = 100
 """Digits of a number that is compared with one that is only known numerically."""
 

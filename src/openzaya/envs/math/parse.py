@@ -6,7 +6,7 @@ decided later. Nothing is worked out here. All functions raise Unreadable, TooLa
 
 from openzaya.envs.math.limits import Unreadable
 from openzaya.envs.math.primaries import Primaries
-from openzaya.envs.math.syntax import Apply, Chain, Listing, Node, Num, Quantity, Seq
+from openzaya.envs.math.syntax import Chain, Listing, Node, Num, Quantity, Seq
 from openzaya.envs.math.tokens import tokenize
 from openzaya.envs.math.units import count_noun, unit_name
 from openzaya.envs.math.vocabulary import (
@@ -57,7 +57,7 @@ class Parser(Primaries):
             joiners.append(joiner)
             items.append(self.chain())
             self.check_items(len(items))
-        return items[0] if not joiners else Listing(tuple(items), tuple(joiners))
+        return items[0] if not joiners else self.tall(Listing(tuple(items), tuple(joiners)))
 
     def _connective(self) -> str | None:
         """Go over `,`, `or`, `and`, or a comma with a word behind it."""
@@ -81,7 +81,7 @@ class Parser(Primaries):
             relations.append(relation)
             members.append(self._member())
             self.check_items(len(members))
-        return members[0] if not relations else Chain(tuple(members), tuple(relations))
+        return members[0] if not relations else self.tall(Chain(tuple(members), tuple(relations)))
 
     def _relation(self) -> str | None:
         """Return the relation that comes next; `in` at the very end is a unit."""
@@ -97,11 +97,11 @@ class Parser(Primaries):
         if not words:
             return node
         if words in ("percent", "%"):
-            return Apply("percent", (node,))
+            return self.node("percent", node)
         unit = unit_name(words) or (count_noun(words) if apart else None)
         if unit is None:
             raise Unreadable(f"{words[:40]!r} is neither a unit nor something counted")
-        return Quantity(node, unit)
+        return self.tall(Quantity(node, unit))
 
     def _unit_words(self) -> str:
         """Go over what could be a unit, such as `km / h` or `cm^2`, and return it."""

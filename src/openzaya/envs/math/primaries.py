@@ -95,7 +95,12 @@ class Primaries(Brackets):
     def primary(self, mixed: bool = True) -> Node:
         """Read a number, a name, a call, a bracket, a matrix."""
         self.count()
-        token = self.take()
+        self.enter()
+        node = self._primary(self.take(), mixed)
+        self.leave()
+        return node
+
+    def _primary(self, token: Token, mixed: bool) -> Node:
         if token.kind == "number":
             return self._number(token, mixed)
         if token.kind == "repeating":

@@ -1,6 +1,14 @@
 """A position in a list of tokens, and the limits on what is built from them."""
 
-from openzaya.envs.math.limits import MAX_DEPTH, MAX_ITEMS, MAX_NODES, TooLarge, Unreadable
+from openzaya.envs.math.limits import (
+    MAX_DEPTH,
+    MAX_HEIGHT,
+    MAX_ITEMS,
+    MAX_NODES,
+    TooLarge,
+    Unreadable,
+)
+from openzaya.envs.math.syntax import Node, children
 from openzaya.envs.math.tokens import Token
 
 
@@ -16,6 +24,8 @@ class Reader:
         self.nodes = 0
         self.bars = 0
         """Open absolute values: a bar now closes one."""
+        self.heights: dict[int, tuple[int, Node]] = {}
+        """Height of the tree below each node, by its id; the node is kept so that the id is."""
 
     def peek(self, ahead: int = 0) -> Token | None:
         """Return a coming token, or None behind the last."""
@@ -67,6 +77,15 @@ class Reader:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise TooLarge(f"more than {MAX_NODES} operations and numbers")
+
+    def tall(self, node: Node) -> Node:
+        """Note the height of a node and return it. Raises TooLarge."""
+        known = [self.heights.get(id(child), (1, child))[0] for child in children(node)]
+        height = 1 + max(known, default=0)
+        if height > MAX_HEIGHT:
+            raise TooLarge(f"a tree of more than {MAX_HEIGHT} levels")
+        self.heights[id(node)] = (height, node)
+        return node
 
     @staticmethod
     def check_items(num_items: int) -> None:
