@@ -60,6 +60,8 @@ def test_the_kind_is_told_from_the_text(text, kind):
         ("\ud800", None),
         ("1" * 5000, None),
         ("x", "integer"),
+        (r"\ln(-x^2)", "expression"),
+        ("x/0", "expression"),
     ],
 )
 def test_a_gold_that_does_not_fit_is_refused_when_it_is_loaded(text, kind):
@@ -196,3 +198,17 @@ def test_formulas_are_compared_at_points_that_change_with_the_process():
 def test_the_parser_counts_and_stops(text):
     with pytest.raises(Refused):
         parse(text, frozenset("x"))
+
+
+@pytest.mark.parametrize(
+    "answer", [r"2x+\sqrt{x}-\sqrt{x}", r"2(\sqrt{x})^2", r"2\sqrt{x^2}", "2|x|"]
+)
+def test_half_of_the_line_is_never_missed_by_chance(answer, monkeypatch):
+    """Signs come in turn, so no choice of the secret lets a half-defined formula pass."""
+    from openzaya.envs.math import equal
+
+    gold = parse_gold("2x", None, Rules(variables=("x",)))
+    for secret in range(60):
+        monkeypatch.setattr(equal, "_SECRET", secret.to_bytes(16, "big"))
+        assert grade(gold, f"\\boxed{{{answer}}}", started_in_think=False).reward == 0.0
+        assert grade(gold, r"\boxed{x+x}", started_in_think=False).reward == 1.0

@@ -105,3 +105,10 @@ def test_values_over_the_limits_are_refused_at_once(text):
 def test_what_has_no_value_is_undefined(text):
     with pytest.raises(Undefined):
         evaluate(parse(text), Scope())
+
+
+def test_a_function_costs_more_work_at_more_digits():
+    tree = parse("+".join(rf"\sin({k})" for k in range(1, 130)))
+    assert evaluate(tree, Scope(digits=60)).re.rad < 10**-50
+    with pytest.raises(TooLarge, match="more work"):
+        evaluate(tree, Scope(digits=580))

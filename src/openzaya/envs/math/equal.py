@@ -5,7 +5,7 @@
   to 40 digits more than the answer has, so no close fraction or decimal can pass.
 - Formulas: at `NUM_POINTS` random points that nobody can foresee, drawn from a seed of the gold and
   a secret of the process; rational functions are compared exactly there. Different ones of degree d
-  agree at one point with probability at most d / 2**22, at all twelve with less than 10**-50.
+  agree at one point with probability at most d / 2**22, at eight or more with less than 10**-30.
 """
 
 import os
@@ -29,10 +29,11 @@ from openzaya.envs.math.limits import (
 from openzaya.envs.math.surds import Surd
 from openzaya.envs.math.syntax import Node, Num, Seq, walk
 
-NUM_POINTS = 12
-MIN_DEFINED = 11
-"""Points where the answer must have a value: at least nine in ten."""
-MAX_DRAWS = 240
+NUM_POINTS = 20
+"""Points at which formulas are compared; the answer must have a value at all of them."""
+MIN_POINTS = 8
+"""Fewest points that decide, should chance find fewer than when the gold was loaded."""
+MAX_DRAWS = 400
 _EXTRA_DIGITS = (0, 90, 340)
 """Added to the digits when balls touch but are too wide to mean anything."""
 _SECRET = os.urandom(16)
@@ -112,41 +113,41 @@ class Comparer:
     def same_formula(self, gold: Node, answer: Node, variables: Sequence[str]) -> bool:
         """Compare two formulas at random points where the gold has a value.
 
-        Raises Undefined when the answer has no value at more than one in ten of them.
+        Raises Undefined when the answer has no value at one of them.
         """
-        undefined = 0
-        for values in self.points(gold, variables):
-            try:
-                if self.difference(gold, answer, values) != 0:
-                    return False
-            except Undefined:
-                undefined += 1
-            if undefined > NUM_POINTS - MIN_DEFINED:
-                raise Undefined(f"it has no value at {undefined} points where the gold has one")
-        return True
+        points = self.points(gold, variables, MIN_POINTS)
+        return all(self.difference(gold, answer, values) == 0 for values in points)
 
-    def points(self, gold: Node, variables: Sequence[str]) -> list[dict[str, Surd]]:
+    def points(
+        self, gold: Node, variables: Sequence[str], least: int = NUM_POINTS
+    ) -> list[dict[str, Surd]]:
         """Return points where the gold has a value, whole numbers where nothing else has.
 
-        Raises Undefined when there are too few.
+        All combinations of signs come equally often. Raises Undefined below `least` points.
         """
         found: list[dict[str, Surd]] = []
+        flip = self.rng.getrandbits(len(variables))
         for draw in range(MAX_DRAWS):
             width, above = _RANGES[draw * 2 * len(_RANGES) // MAX_DRAWS % len(_RANGES)]
-            values = {name: self._coordinate(width, above, draw) for name in variables}
+            signs = 0 if self.positive or above else draw ^ flip
+            values = {
+                name: self._coordinate(width, bool(signs >> place & 1), draw)
+                for place, name in enumerate(variables)
+            }
             if values in found or not self._has_value(gold, values):
                 continue
             found.append(values)
             if len(found) == NUM_POINTS:
                 return found
-        raise Undefined(f"it has a value at only {len(found)} of {MAX_DRAWS} random points")
+        if len(found) < least:
+            raise Undefined(f"it has a value at only {len(found)} of {MAX_DRAWS} random points")
+        return found
 
-    def _coordinate(self, width: int, above: bool, draw: int) -> Surd:
+    def _coordinate(self, width: int, negative: bool, draw: int) -> Surd:
         """Draw a fraction; in the second half of all draws a whole number."""
         if draw >= MAX_DRAWS // 2:
             return Surd.of(self.rng.randint(1, 60))
         value = Fraction(self.rng.randint(1, width << 20), (1 << 20) - self.rng.randint(0, 7))
-        negative = not (self.positive or above) and self.rng.random() < 0.5
         return Surd.of(-value if negative else value)
 
     def _has_value(self, gold: Node, values: dict[str, Surd]) -> bool:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from openzaya.core.errors import ConfigError, DataError
+from openzaya.envs.math.equal import Comparer
 from openzaya.envs.math.evaluate import Scope, evaluate
 from openzaya.envs.math.form import CLASSES
 from openzaya.envs.math.limits import Refused, Unreadable
@@ -239,11 +240,18 @@ def _uses(shape: Shape, variable: str) -> bool:
     return any(variable in names(node) for node in numbers(shape))
 
 
+def text_seed(gold: Gold) -> bytes:
+    """Return what the points of a gold are drawn from, beside the secret; any text is allowed."""
+    return gold.text.encode("utf-8", "surrogatepass")
+
+
 def _check_values(gold: Gold) -> None:
     """Raise Refused unless every number has a value of the right type."""
     assert gold.shape is not None
     if gold.kind is Kind.EXPRESSION and gold.variables:
-        return  # `equal.points` looks for places where it has a value
+        comparer = Comparer(gold.scope(), text_seed(gold), positive=gold.rules.positive)
+        comparer.points(gold.shape.items[0], gold.rules.variables)
+        return
     for node in numbers(gold.shape):
         value = evaluate(node, gold.scope())
         if gold.kind not in (Kind.INTEGER, Kind.RATIONAL, Kind.DECIMAL):

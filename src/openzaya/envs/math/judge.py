@@ -10,7 +10,7 @@ from openzaya.envs.math.equal import Comparer
 from openzaya.envs.math.evaluate import evaluate
 from openzaya.envs.math.extract import Candidate
 from openzaya.envs.math.form import check_formula, check_number
-from openzaya.envs.math.gold import Gold, Kind, shape_of
+from openzaya.envs.math.gold import Gold, Kind, shape_of, text_seed
 from openzaya.envs.math.limits import Refused, Unreadable
 from openzaya.envs.math.parse import parse
 from openzaya.envs.math.shapes import Shape, numbers
@@ -56,7 +56,7 @@ def judge_candidate(gold: Gold, candidate: Candidate) -> Reading:
     rules = gold.rules
     comparer = Comparer(
         gold.scope(),
-        gold.text.encode(),
+        text_seed(gold),
         positive=rules.positive,
         tolerance=rules.tolerances,
     )
