@@ -208,7 +208,17 @@ def test_half_of_the_line_is_never_missed_by_chance(answer, monkeypatch):
     from openzaya.envs.math import equal
 
     gold = parse_gold("2x", None, Rules(variables=("x",)))
-    for secret in range(60):
+    for secret in range(20):
         monkeypatch.setattr(equal, "_SECRET", secret.to_bytes(16, "big"))
         assert grade(gold, f"\\boxed{{{answer}}}", started_in_think=False).reward == 0.0
         assert grade(gold, r"\boxed{x+x}", started_in_think=False).reward == 1.0
+
+
+def test_powers_with_a_variable_exponent_have_a_value_everywhere(monkeypatch):
+    from openzaya.envs.math import equal
+
+    gold = parse_gold("2e^{4x}", None, Rules(variables=("x",)))
+    for secret in range(20):
+        monkeypatch.setattr(equal, "_SECRET", secret.to_bytes(16, "big"))
+        assert grade(gold, r"\boxed{2(e^x)^4}", started_in_think=False).reward == 1.0
+        assert grade(gold, r"\boxed{2e^{3x}}", started_in_think=False).reward == 0.0

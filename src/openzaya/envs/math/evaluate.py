@@ -21,6 +21,8 @@ Number = Surd | Box
 
 START_DIGITS = 60
 MAX_FACTORIAL = 1_000
+MAX_ROOT = 100
+"""Fractional powers of a higher degree are worked out by logarithms."""
 _ONE, _HALF, _IMAGINARY = Surd.of(1), Surd.of(Fraction(1, 2)), Surd(((-1, Fraction(1)),))
 
 
@@ -174,6 +176,10 @@ def _whole_power(a: Number, exponent: int, scope: Scope) -> Number:
 
 def _rational_power(a: Number, exponent: Fraction, scope: Scope) -> Number:
     """Return the real root for an odd degree, whatever the sign; for an even one of a >= 0."""
+    if exponent.denominator > MAX_ROOT and _sign(a, scope) > 0:
+        log = _multiply(Surd.of(exponent), _ln(a, scope), scope)
+        scope.spend_function()
+        return boxes.exponential(boxed(log, scope), scope.balls)
     if exponent.denominator == 2:
         return _whole_power(_sqrt(a, scope), exponent.numerator, scope)
     return _whole_power(_root(a, Surd.of(exponent.denominator), scope), exponent.numerator, scope)

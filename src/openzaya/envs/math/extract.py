@@ -80,8 +80,8 @@ def extract(
 
 
 def _distinct(found: list[Candidate]) -> list[Candidate]:
-    """Drop repetitions: the same marker with the same text."""
-    seen = {(one.marker, "".join(one.text.split())): one for one in reversed(found)}
+    """Drop repetitions: the same marker with the same text, however it is spaced."""
+    seen = {(one.marker, " ".join(one.text.split())): one for one in reversed(found)}
     return list(seen.values())
 
 

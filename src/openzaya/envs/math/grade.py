@@ -64,7 +64,7 @@ def conclude(found: Extraction, readings: list[Reading]) -> Grading:
     A statement that cannot be read is prose and no candidate, unless nothing else is left.
     """
     counted = [r for r in readings if r.candidate.marker != "statement" or not r.is_prose]
-    counted = counted or readings[-1:]
+    counted = counted or [r for r in readings if r.parsed] or readings[-1:]
     faulty = [reading for reading in counted if reading.fault]
     if not faulty:
         last = counted[-1]

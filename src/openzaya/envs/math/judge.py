@@ -31,6 +31,8 @@ Rule = Literal["extract", "candidates", "read", "unit", "form", "value", "words"
 
 NEAR = Fraction(1, 100)
 r"""How far what follows \approx may lie from the gold, as a share of it."""
+MAX_WORDS = 4
+"""A stated answer of more words than this is prose, where no choices are declared."""
 _MATHEMATICAL = re.compile(r"[0-9\\=<>^]|[^\x00-\x7f]")
 
 
@@ -87,12 +89,18 @@ def _judge_words(gold: Gold, candidate: Candidate) -> Reading:
     try:
         fault = judge_words(candidate.text, gold) or ""
         if gold.kind is Kind.TEXT and fault:
-            words = {choice.casefold() for choice in gold.rules.choices}
-            is_prose = plain_text(candidate.text).casefold() not in words
+            is_prose = _is_sentence(plain_text(candidate.text), gold)
     except Refused as refusal:
         fault, is_prose = str(refusal), True
     parsed = "" if is_prose else plain_text(candidate.text)[:400]
     return Reading(candidate=candidate, parsed=parsed, rule="words", fault=fault, is_prose=is_prose)
+
+
+def _is_sentence(text: str, gold: Gold) -> bool:
+    """Say whether a text is none of the declared words, or without those, long."""
+    if gold.rules.choices:
+        return text.casefold() not in {choice.casefold() for choice in gold.rules.choices}
+    return len(text.split()) > MAX_WORDS
 
 
 def _read(text: str, gold: Gold) -> Node:
