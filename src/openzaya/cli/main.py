@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "speedrun": "Train the nano model through every stage of the recipe and print its report card.",
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
     "serve": "Serve a model through the OpenAI API on our own engine, or the sandbox.",
+    "eval": "Explain how an answer is judged: grade one reply in mathematics.",
     "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
     "doctor": "Say what this machine can do and what openzaya will choose on it.",
 }
@@ -36,6 +37,7 @@ VERBS: dict[str, str] = {
 EXTRAS = {
     **dict.fromkeys(("aiohttp", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
     "transformers": "hf",
+    "math_verify": "rl",
 }
 """Optional distributions by the extra that brings them."""
 

@@ -1,0 +1,36 @@
+"""Names for a value on the left of an equality: what may stand there without being checked."""
+
+from openzaya.envs.math.syntax import Apply, Chain, Name, Node, Seq, Words, children
+
+_CONSTANTS = ("pi", "e", "infinity", "reals")
+
+
+def is_label(node: Node, variables: frozenset[str]) -> bool:
+    """Say whether a tree only names something: x, f(2), AB, a + b, but not 2x or x + 1.
+
+    A name that is a variable of the gold is a value, and so is any tree with a number in it; the
+    arguments of a call such as f(2) do not count.
+    """
+    match node:
+        case Words():
+            return True
+        case Name(name):
+            return name not in variables and name not in _CONSTANTS
+        case Apply("juxt", (Name() as head, _)):
+            return is_label(head, variables)
+        case Apply() | Seq():
+            parts = children(node)
+            return bool(parts) and all(is_label(part, variables) for part in parts)
+        case _:
+            return False
+
+
+def split_label(node: Node, variables: frozenset[str]) -> tuple[Node | None, Node]:
+    r"""Return (label, value) of `label = value` and `label \in value`, else (None, node)."""
+    match node:
+        case Chain((label, value), ("=" | "in",)) if is_label(label, variables):
+            return label, value
+        case Chain((value, label), ("=",)) if is_label(label, variables):
+            return label, value
+        case _:
+            return None, node

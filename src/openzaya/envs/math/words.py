@@ -1,0 +1,55 @@
+"""Golds that are words: a choice letter, or one of a few texts."""
+
+import re
+
+from openzaya.envs.math.gold import CHOICES, Gold, Kind
+from openzaya.envs.math.limits import MAX_ANSWER_CHARS, TooLarge, Unreadable
+from openzaya.envs.math.tokens import translate
+
+_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|textrm|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\(?:[,;:! ]|quad|qquad|left|right)|[$~{}]")
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?"
+    r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:\s]|$))[).:]?\s*(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-J](?![A-Za-z0-9'])")
+
+
+def plain_text(text: str) -> str:
+    """Return an answer without styling, on one line. Raises Unreadable and TooLarge."""
+    if len(text) > MAX_ANSWER_CHARS:
+        raise TooLarge(f"the answer has {len(text)} characters")
+    text = translate(text)
+    before = None
+    while before != text:
+        before, text = text, _STYLED.sub(r"\1", text)
+    return " ".join(_SPACING.sub(" ", text).strip(" *`\"'").split()).rstrip(".").strip(" \"'")
+
+
+def judge_words(text: str, gold: Gold) -> str | None:
+    """Return None for a right answer, else what is wrong. Raises Unreadable."""
+    if gold.kind is Kind.CHOICE:
+        return _judge_choice(plain_text(text), gold)
+    given = plain_text(text).casefold()
+    accepted = {word.casefold() for word in (gold.text, *gold.rules.synonyms)}
+    return None if given in accepted else f"{given[:40]!r} is not {gold.text!r}"
+
+
+def _judge_choice(text: str, gold: Gold) -> str | None:
+    """Judge `B`, `(B)`, `B) text`, or the text alone where the choices' texts are known."""
+    texts = [plain_text(choice).casefold() for choice in gold.rules.choices]
+    right = texts[CHOICES.index(gold.text)] if texts else None
+    if right is not None and text.casefold() == right and texts.count(right) == 1:
+        return None
+    match = _CHOICE.fullmatch(text)
+    if match is None:
+        raise Unreadable(f"{text[:40]!r} names no choice")
+    letter, rest = (match[1] or match[2]).upper(), match[3].strip()
+    if letter != gold.text:
+        return f"choice {letter} is not {gold.text}"
+    if rest and right is not None and rest.casefold() != right:
+        return f"the text behind {letter} is not that of the choice"
+    if rest and right is None and (_LETTER.search(rest) or len(rest) > 200):
+        return "more than one choice is named"
+    return None

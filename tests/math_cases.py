@@ -1,0 +1,51 @@
+"""Reads envs/math/cases.tsv: one graded reply a line.
+
+Columns: verdict (1 right, 0 wrong), kind, gold, rules (NAME=VALUE;...; lists with | between items),
+tags, reply, why. In a reply `<nl>` is a new line, `<u+0664>` a character by its number and
+`<rep:20:abc>` a repetition.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from openzaya.core.config import override
+from openzaya.envs.math.gold import Gold, Rules, parse_gold
+
+PATH = Path(__file__).parent / "envs" / "math" / "cases.tsv"
+_MACRO = re.compile(r"<nl>|<u\+([0-9A-F]{4,6})>|<rep:([0-9]+):((?:[^<>]|<(?!rep:))*?)>")
+
+
+@dataclass(frozen=True)
+class Case:
+    verdict: bool
+    kind: str
+    gold: str
+    rules: str
+    tags: str
+    reply: str
+    why: str
+
+    def make_gold(self) -> Gold:
+        return parse_gold(self.gold, self.kind, read_rules(self.rules))
+
+
+def read_rules(text: str) -> Rules:
+    pairs = [pair.partition("=") for pair in text.split(";") if pair]
+    lists = {name: value.replace("|", ",") for name, _, value in pairs}
+    return override(Rules(), lists)
+
+
+def expand(text: str) -> str:
+    def one(match: re.Match) -> str:
+        if match[1]:
+            return chr(int(match[1], 16))
+        return match[3] * int(match[2]) if match[2] else "\n"
+
+    return _MACRO.sub(one, text)
+
+
+def read_cases() -> list[Case]:
+    _, *lines = PATH.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    return [Case(row[0] == "1", *row[1:5], expand(row[5]), row[6]) for row in rows]
