@@ -145,7 +145,9 @@ def make_pass(
     against_cuda = reason_against_cuda(model.config, model.dtype, model.device)
     if kernels == "cuda" and against_cuda:
         raise ConfigError(f'the CUDA kernels cannot run: {against_cuda}; choose kernels="torch"')
-    if kernels == "cuda" or (kernels == "auto" and not against_cuda and model.device.type == "cuda"):
+    if kernels == "cuda" or (
+        kernels == "auto" and not against_cuda and model.device.type == "cuda"
+    ):
         from openzaya.engine.cuda.forward import CudaPass  # imports Triton, which may be missing
 
         return CudaPass(model, num_slots, max_tokens, num_blocks)

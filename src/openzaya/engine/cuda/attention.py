@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from openzaya.engine.cuda.cca import LayerCache, TokenAddresses
-from openzaya.engine.cuda.lang import Value, cdiv, constexpr, mode_of, product, tile, tl, triton
+from openzaya.engine.cuda.lang import Value, cdiv, constexpr, jit, mode_of, product, tile, tl
 from openzaya.model.blocks import BLOCK_TOKENS
 
 LOG2_E = 1.4426950408889634
@@ -34,7 +34,7 @@ class Tiles:
     """Programs among which the blocks of a tile are divided; a power of two."""
 
 
-@triton.jit
+@jit
 def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     queries: Value,  # [T, H, P]
     keys: Value,  # [N, K, P, S]
@@ -116,7 +116,7 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
         tl.store(logsums + at, logsum, mask=in_tile < count)
 
 
-@triton.jit
+@jit
 def _join(
     parts: Value,  # [SPLITS, T, H, P] fp32
     logsums: Value,  # [SPLITS, T, H] fp32, base 2

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from openzaya.engine.cuda.lang import (
+    MIN_TILE,
     Value,
     cdiv,
     constexpr,
+    jit,
     load_fp32,
     product,
     tile,
     tl,
-    triton,
     wide_mode,
 )
 from openzaya.engine.cuda.weights import CCAWeights
@@ -66,8 +67,8 @@ class LayerCache:
     """[slots, max_blocks] int32 block ids."""
 
 
-@triton.jit
-def _before(
+@jit
+def _before(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value, conv: Value, token: Value, slot: Value, back: Value, distance: Value,
     channel: Value, mask: Value, stride: Value, C: Value,
 ) -> Value:  # fmt: skip
@@ -81,7 +82,7 @@ def _before(
     return inside + load_fp32(conv + at, there)
 
 
-@triton.jit
+@jit
 def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value,  # [T, stride]: queries, keys, current values, delayed values
     depthwise: Value,  # [C, 2]
@@ -170,9 +171,9 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
         angle = tl.where(rotates, p % HALF, 0)
         partner = tl.where(p < HALF, p + HALF, tl.where(rotates, p - HALF, p))
         other = tl.gather(mixed, partner[None, :] + tl.zeros([BT, P], tl.int32), 1)
-        at = position[:, None] * HALF + angle[None, :]
-        c = tl.where(rotates[None, :], tl.load(cos + at), 1.0)
-        s = tl.where(rotates[None, :], tl.load(sin + at), 0.0)
+        turn = position[:, None] * HALF + angle[None, :]
+        c = tl.where(rotates[None, :], tl.load(cos + turn), 1.0)
+        s = tl.where(rotates[None, :], tl.load(sin + turn), 0.0)
         mixed = mixed * c + other * s * tl.where(p < HALF, -1.0, 1.0)[None, :]
 
     if head < H:
@@ -231,10 +232,9 @@ def mix(
     keys = cache.keys.shape[1]
     width = cache.keys.shape[2]
     heads = weights.depthwise_C2.shape[0] // width
-    queries_THP = rows_TN.new_empty(
-        (count, heads - keys, width), dtype=weights.qkv_ND.dtype
-    )
-    token_tile = min(tile(count), MAX_TOKEN_TILE)
+    queries_THP = rows_TN.new_empty((count, heads - keys, width), dtype=weights.qkv_ND.dtype)
+    # Small tiles where there are few tokens: more programs share the reading of the weights.
+    token_tile = min(tile(count), MIN_TILE if updates else MAX_TOKEN_TILE)
     _mix[(cdiv(count, token_tile), heads)](
         rows_TN,
         weights.depthwise_C2,
@@ -265,13 +265,13 @@ def mix(
         MODE=wide_mode(),
         BT=token_tile,
         BJ=min(BLOCK_J, 2 * width),
-        num_warps=4,
+        num_warps=8,
         num_stages=2,
     )
     return queries_THP
 
 
-@triton.jit
+@jit
 def _keep(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value,  # [T, stride]
     conv: Value,  # [slots, 2, C] fp32: where the tail before the pass is
@@ -308,22 +308,22 @@ def keep_tails(
     rows_TN: Tensor,
     tokens: TokenAddresses,
     cache: LayerCache,
-    ends_N: Tensor,
-    targets_N: Tensor,
+    ends_M: Tensor,
+    targets_M: Tensor,
     kept: tuple[Tensor, Tensor],
 ) -> None:
-    """Write the tail at tokens `ends_N` to rows `targets_N` of `kept`: conv and delayed state.
+    """Write the tail at tokens `ends_M` to rows `targets_M` of `kept`: conv and delayed state.
 
     Where `kept` is the cache's own state, every document may be named once only.
     """
-    if not len(ends_N):
+    if not len(ends_M):
         return
     channels = cache.conv.shape[2]
-    _keep[(len(ends_N), cdiv(channels, STATE_CHANNELS))](
+    _keep[(len(ends_M), cdiv(channels, STATE_CHANNELS))](
         rows_TN,
         cache.conv,
-        ends_N,
-        targets_N,
+        ends_M,
+        targets_M,
         tokens.slot_T,
         tokens.back_T,
         *kept,

@@ -7,13 +7,13 @@ vocabulary; the second finds, per row, the stretch in which the draw falls and t
 import torch
 from torch import Tensor
 
-from openzaya.engine.cuda.lang import Value, cdiv, constexpr, tile, tl, triton
+from openzaya.engine.cuda.lang import Value, cdiv, constexpr, jit, tile, tl
 
 STRETCH = 4096
 
 
-@triton.jit
-def _summarize(
+@jit
+def _summarize(  # noqa: PLR0913 (a kernel's arguments are its interface)
     logits: Value,  # [B, V] fp32
     temperature: Value,  # [B] fp32
     best: Value,  # [B, N] fp32, written
@@ -35,7 +35,7 @@ def _summarize(
     tl.store(mass + row * N + part, tl.sum(weight, axis=0))
 
 
-@triton.jit
+@jit
 def _pick(  # noqa: PLR0913 (a kernel's arguments are its interface)
     logits: Value,  # [B, V] fp32
     temperature: Value,  # [B] fp32

@@ -15,12 +15,12 @@ from openzaya.engine.cuda.lang import (
     Value,
     cdiv,
     constexpr,
+    jit,
     load_fp32,
     mode_of,
     product,
     tile,
     tl,
-    triton,
 )
 from openzaya.engine.cuda.linear import add_scaled
 from openzaya.engine.cuda.router import Choice
@@ -33,7 +33,7 @@ BLOCK_OUT = 16
 BLOCK_INNER = 128
 
 
-@triton.jit
+@jit
 def _nth_expert(chosen: Value, work: Value, E: Value, BX: constexpr) -> Value:
     """Return the `work`-th (from 0) expert that occurs among the choices; -2 if there is none."""
     classes = tl.arange(0, BX)
@@ -45,14 +45,14 @@ def _nth_expert(chosen: Value, work: Value, E: Value, BX: constexpr) -> Value:
     return tl.where(is_found == 1, tl.sum(tl.where(found, classes, 0), axis=0), -2)
 
 
-@triton.jit
+@jit
 def _members(mine: Value, rank: Value, token: Value, member: Value) -> Value:
     """Return the tokens that are the `member`-th of those that are `mine`; 0 past the last."""
     picked = mine[None, :] & (rank[None, :] == member[:, None])
     return tl.sum(tl.where(picked, token[None, :], 0), axis=1)
 
 
-@triton.jit
+@jit
 def _gate_up(  # noqa: PLR0913 (a kernel's arguments are its interface)
     stream: Value,  # [T, D] fp32
     norm: Value,  # [D]
@@ -71,7 +71,7 @@ def _gate_up(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BF: constexpr,
     BD: constexpr,
 ) -> None:
-    """hidden = silu(norm(x) @ gate^T) * (norm(x) @ up^T) for one expert and BF of its channels."""
+    """Compute hidden = silu(norm(x) @ gate^T) * (norm(x) @ up^T) for BF channels of one expert."""
     token = tl.arange(0, BT)
     chosen = tl.load(expert + token, mask=token < T, other=-1)
     own = _nth_expert(chosen, tl.program_id(1), E, BX)
@@ -105,7 +105,7 @@ def _gate_up(  # noqa: PLR0913 (a kernel's arguments are its interface)
         tl.store(hidden + at, out.to(hidden.dtype.element_ty), has[:, None] & (f < F)[None, :])
 
 
-@triton.jit
+@jit
 def _norm_scale(
     stream: Value, row: Value, has: Value, D: Value, eps: Value, BD: constexpr
 ) -> Value:
@@ -118,7 +118,7 @@ def _norm_scale(
     return tl.rsqrt(squares / D + eps)
 
 
-@triton.jit
+@jit
 def _down(  # noqa: PLR0913 (a kernel's arguments are its interface)
     hidden: Value,  # [T, F]
     weight: Value,  # [E, D, F]
@@ -141,7 +141,7 @@ def _down(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BD: constexpr,
     BF: constexpr,
 ) -> None:
-    """out = scaled(gate * hidden @ down^T) + scaled(stream) for one expert and BD channels.
+    """Compute out = scaled(gate * hidden @ down^T) + scaled(stream) for one expert and BD channels.
 
     Program 0 serves the skip class.
     """
@@ -171,7 +171,7 @@ def _down(  # noqa: PLR0913 (a kernel's arguments are its interface)
         mask = has[:, None] & inside[None, :]
         at = row[:, None] * D + d[None, :]
         x = load_fp32(stream + at, mask)
-        if IDENTITY:
+        if IDENTITY:  # noqa: SIM102 (decided when compiled; the next line when run)
             if work == 0:
                 scale = _norm_scale(stream, row, has, D, eps, BF)
                 branch = x * scale[:, None] * load_fp32(norm + d, inside)[None, :]

@@ -66,9 +66,7 @@ class CudaPass:
         self._tables = Tables(self.cache, self.device)
         vocab, layers = model.config.vocab_size, model.config.num_hidden_layers
         self._logits = torch.empty((self._max_rows, vocab), device=self.device)
-        self._experts = torch.empty(
-            (self._max_rows, layers), dtype=torch.uint8, device=self.device
-        )
+        self._experts = torch.empty((self._max_rows, layers), dtype=torch.uint8, device=self.device)
         self._zeros = torch.zeros(self._max_rows, dtype=torch.int32, device=self.device)
         self._ones = torch.ones(self._max_rows, dtype=torch.int32, device=self.device)
         self._places = torch.arange(self._max_rows, dtype=torch.int32, device=self.device)
@@ -176,9 +174,7 @@ class CudaPass:
         }
         at = Addresses(tokens=tokens, tiles=tiles, tails=None)
         stream_TD = self._model.embed(inputs.ids_B)
-        stream_TD = decode_layers(
-            stream_TD, self._weights, self._layers, at, self._experts[:rows]
-        )
+        stream_TD = decode_layers(stream_TD, self._weights, self._layers, at, self._experts[:rows])
         head(stream_TD, self._weights, self._logits[:rows])
 
     def _prefill(
@@ -196,9 +192,7 @@ class CudaPass:
         shape = (len(ids), config.num_hidden_layers)
         experts_TL = torch.empty(shape, dtype=torch.uint8, device=self.device)
         inner = list(zip(self.cache.inner_conv, self.cache.inner_delayed, strict=True))
-        stream_TD = prefill_layers(
-            stream_TD, self._weights, self._layers, at, inner, experts_TL
-        )
+        stream_TD = prefill_layers(stream_TD, self._weights, self._layers, at, inner, experts_TL)
         wanted_N = torch.from_numpy(outputs).to(self.device)
         return head(stream_TD.index_select(0, wanted_N), self._weights), experts_TL
 

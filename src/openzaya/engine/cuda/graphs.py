@@ -8,6 +8,7 @@ context is a loop inside the attention kernel, so contexts grow without a new ca
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class InputBuffer:
         on_device = device.type == "cuda"
         self._device = torch.zeros(3 * max_rows, dtype=torch.int32, device=device)
         self._staging = torch.zeros(3 * max_rows, dtype=torch.int32, pin_memory=on_device)
-        self._copied = torch.cuda.Event() if on_device else None
+        self._copied = torch.cuda.Event() if on_device else None  # type: ignore[no-untyped-call]
 
     def view(self, rows: int) -> StepInputs:
         """Return the inputs of a step of this many rows."""
@@ -62,7 +63,7 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._on_device = device.type == "cuda"
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -77,7 +78,7 @@ class Graphs:
         if not self._on_device or key in self._graphs:
             return
         current = torch.cuda.current_stream()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             step()  # compiles kernels and makes library handles, which a capture may not

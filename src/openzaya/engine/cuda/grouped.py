@@ -12,9 +12,7 @@ from openzaya.engine.cuda.weights import ExpertWeights
 from openzaya.model.experts import can_group
 
 
-def many_tokens(
-    h_TD: Tensor, choice: Choice, weights: ExpertWeights
-) -> tuple[Tensor, Tensor]:
+def many_tokens(h_TD: Tensor, choice: Choice, weights: ExpertWeights) -> tuple[Tensor, Tensor]:
     """Return the experts' outputs [N, D], sorted by expert, and each token's row in them.
 
     The row is negative for a skipped token; gates are not applied. In bf16 on a device nothing here

@@ -10,6 +10,7 @@ latent, X = E + 1 classes, S positions of a cache block, L layers.
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +19,17 @@ from torch import Tensor
 triton: Any = importlib.import_module("triton")
 tl: Any = importlib.import_module("triton.language")
 
-Value = Any
-"""A pointer, a number or a block of numbers inside a kernel."""
-
 if TYPE_CHECKING:
+    Value = Any
     constexpr = Any
+
+    def jit(function: Callable[..., object]) -> Any:
+        """Make a kernel, or a function that kernels call."""
 else:
-    constexpr = tl.constexpr
+    jit = triton.jit
+    # Annotations of a kernel are compiled too, so they must be names of Triton's own.
+    Value = tl.tensor  # a pointer, a number or a block of numbers
+    constexpr = tl.constexpr  # known when the kernel is compiled
 
 MIN_TILE = 16
 """Smallest side of a matrix product's tile."""
@@ -56,7 +61,7 @@ def cdiv(size: int, step: int) -> int:
     return -(-size // step)
 
 
-@triton.jit
+@jit
 def product(a: Value, b: Value, acc: Value, MODE: constexpr) -> Value:
     """Return acc [M, N] + a [M, K] @ b [K, N], summed in fp32.
 
@@ -70,7 +75,7 @@ def product(a: Value, b: Value, acc: Value, MODE: constexpr) -> Value:
     return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
 
 
-@triton.jit
+@jit
 def load_fp32(pointer: Value, mask: Value) -> Value:
     """Return numbers of any dtype as fp32; zero where masked."""
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)

@@ -12,12 +12,12 @@ from openzaya.engine.cuda.lang import (
     Value,
     cdiv,
     constexpr,
+    jit,
     load_fp32,
     mode_of,
     product,
     tile,
     tl,
-    triton,
 )
 from openzaya.engine.cuda.weights import Norm, Scaling
 
@@ -27,7 +27,7 @@ WIDE_WEIGHT_ROWS = 32_768
 """From this many outputs on (the head) a program takes more of them."""
 
 
-@triton.jit
+@jit
 def add_scaled(
     branch: Value, stream: Value, scaling: Value, at: Value, width: Value, mask: Value
 ) -> Value:
@@ -43,7 +43,7 @@ def add_scaled(
     return (branch + shift) * factor + (stream + kept_shift) * kept_factor
 
 
-@triton.jit
+@jit
 def _linear(  # noqa: PLR0913 (a kernel's arguments are its interface)
     x: Value,  # [M, K]; the fp32 stream when NORM
     weight: Value,  # [N, K]
@@ -64,7 +64,7 @@ def _linear(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BN: constexpr,
     BK: constexpr,
 ) -> None:
-    """out = norm(x) @ weight^T + bias, or that added into the stream, for one tile."""
+    """Compute out = norm(x) @ weight^T + bias, or that added into the stream, for one tile."""
     row = tl.program_id(1) * BM + tl.arange(0, BM)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     has_row, has_column = row < M, column < N

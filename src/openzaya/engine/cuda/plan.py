@@ -67,5 +67,5 @@ def _send(parts: Sequence[Ints], device: torch.device) -> tuple[Tensor, ...]:
     """Return int32 copies of vectors, each starting at a multiple of 16 bytes."""
     padded = [np.pad(part.astype(np.int32), (0, -len(part) % 4)) for part in parts]
     whole = torch.from_numpy(np.concatenate(padded)).to(device)
-    pieces = whole.split([len(part) for part in padded])
+    pieces = torch.split(whole, [len(part) for part in padded])
     return tuple(piece[: len(part)] for piece, part in zip(pieces, parts, strict=True))

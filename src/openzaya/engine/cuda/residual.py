@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openzaya.engine.cuda.lang import Value, constexpr, load_fp32, tile, tl, triton
+from openzaya.engine.cuda.lang import Value, constexpr, jit, load_fp32, tile, tl
 from openzaya.engine.cuda.linear import add_scaled
 from openzaya.engine.cuda.weights import Norm, Scaling
 
@@ -29,7 +29,7 @@ class Branch:
     """What stands in for the row of a skipped token, with `place_T`; None: nothing."""
 
 
-@triton.jit
+@jit
 def _add_and_norm(  # noqa: PLR0913 (a kernel's arguments are its interface)
     branch: Value,  # [N, D] when ADDS
     places: Value,  # [T] when ROUTED
@@ -72,9 +72,7 @@ def _add_and_norm(  # noqa: PLR0913 (a kernel's arguments are its interface)
 def add_and_norm(stream_TD: Tensor, norm: Norm, branch: Branch | None = None) -> Tensor:
     """Add a branch into the stream in place, if one is given; return the normed stream."""
     tokens, width = stream_TD.shape
-    out_TD = torch.empty(
-        (tokens, width), dtype=norm.weight_D.dtype, device=stream_TD.device
-    )
+    out_TD = torch.empty((tokens, width), dtype=norm.weight_D.dtype, device=stream_TD.device)
     routed = branch is not None and branch.place_T is not None
     _add_and_norm[(tokens,)](
         stream_TD if branch is None else branch.rows_ND,

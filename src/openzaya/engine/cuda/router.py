@@ -14,11 +14,11 @@ from openzaya.engine.cuda.lang import (
     Value,
     cdiv,
     constexpr,
+    jit,
     load_fp32,
     product,
     tile,
     tl,
-    triton,
     wide_mode,
 )
 from openzaya.engine.cuda.weights import RouterWeights
@@ -27,14 +27,14 @@ TOKEN_TILE = 16
 BLOCK_INNER = 32
 
 
-@triton.jit
+@jit
 def _gelu(x: Value) -> Value:
     """Return the exact GELU."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
-@triton.jit
-def _times(
+@jit
+def _times(  # noqa: PLR0913 (a kernel's arguments are its interface)
     scratch: Value, weight: Value, row: Value, has: Value, column: Value, R: constexpr, N: Value,
     MODE: constexpr, BI: constexpr,
 ) -> Value:  # fmt: skip
@@ -55,7 +55,7 @@ def _times(
     return acc
 
 
-@triton.jit
+@jit
 def _choose(  # noqa: PLR0913 (a kernel's arguments are its interface)
     latent: Value,  # [T, R] fp32
     previous: Value,  # [T, R] fp32 when AVERAGES
