@@ -93,7 +93,7 @@ def test_bf16_is_no_further_from_fp32_than_the_torch_pass(
             far[name] += float((logits.double() - right.double()).norm() / right.double().norm())
     assert found.cache.conv.dtype is torch.float32
     # The interpreter cuts bf16 numbers off where a device rounds them: twice the error.
-    assert 0 < far["ours"] < far["torch"] * (1.1 if device.type == "cuda" else 3)
+    assert 0 < far["ours"] < far["torch"] * (1.3 if device.type == "cuda" else 3)
 
 
 @pytest.mark.slow
