@@ -35,6 +35,51 @@ class Tiles:
 
 
 @jit
+def _blocks(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    begin: Value, count: Value, slot: Value, split: Value, window: Value,
+    S: constexpr, SPLITS: constexpr, WINDOWED: constexpr,
+) -> Value:  # fmt: skip
+    """Return the first and the last block + 1 of one share of what a tile sees."""
+    first_block = begin * 0
+    if WINDOWED:
+        first_block = tl.maximum(begin - window + 1, 0) // S
+    num_blocks = tl.where(slot >= 0, (begin + count + S - 1) // S - first_block, 0)
+    share = (num_blocks + SPLITS - 1) // SPLITS
+    low = first_block + split * share
+    return low, tl.minimum(low + share, first_block + num_blocks)
+
+
+@jit
+def _take_in(
+    scores: Value, seen: Value, value: Value, best: Value, total: Value, acc: Value,
+    MODE: constexpr,
+) -> Value:  # fmt: skip
+    """Return maximum, sum and weighted values of a running softmax after one more block."""
+    scores = tl.where(seen, scores, float("-inf"))
+    new_best = tl.maximum(best, tl.max(scores, axis=1))
+    # A row that has seen nothing yet must not compute infinity minus infinity.
+    base = tl.where(new_best == float("-inf"), 0.0, new_best)
+    weight = tl.exp2(scores - base[:, None])
+    fade = tl.exp2(best - base)
+    total = total * fade + tl.sum(weight, axis=1)
+    return new_best, total, product(weight.to(value.dtype), value, acc * fade[:, None], MODE)
+
+
+@jit
+def _put(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    out: Value, logsums: Value, best: Value, total: Value, acc: Value, at: Value, mask: Value,
+    P: constexpr, SPLITS: constexpr,
+) -> None:  # fmt: skip
+    """Store a tile's result at rows `at`, and its log-sum-exp when it is one of several shares."""
+    safe = tl.where(total > 0, total, 1.0)
+    result = (acc / safe[:, None]).to(out.dtype.element_ty)
+    tl.store(out + at[:, None] * P + tl.arange(0, P)[None, :], result, mask=mask[:, None])
+    if SPLITS > 1:
+        logsum = tl.where(total > 0, best + tl.log2(safe), float("-inf"))
+        tl.store(logsums + at, logsum, mask=mask)
+
+
+@jit
 def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     queries: Value,  # [T, H, P]
     keys: Value,  # [N, K, P, S]
@@ -74,13 +119,7 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     query = tl.load(queries + at, mask=is_real[:, None], other=0.0)
     here = begin + in_tile
 
-    first_block = begin * 0
-    if WINDOWED:
-        first_block = tl.maximum(begin - window + 1, 0) // S
-    num_blocks = tl.where(slot >= 0, (begin + count + S - 1) // S - first_block, 0)
-    share = (num_blocks + SPLITS - 1) // SPLITS
-    low = first_block + split * share
-    high = tl.minimum(low + share, first_block + num_blocks)
+    low, high = _blocks(begin, count, slot, split, window, S, SPLITS, WINDOWED)
     best = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, P], tl.float32)
@@ -88,32 +127,17 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
         block = tl.load(table + slot.to(tl.int64) * max_blocks + index).to(tl.int64)
         page = (block * K + kv) * (P * S)
         key = tl.load(keys + page + p[:, None] * S + s[None, :])
-        scores = product(query, key, tl.zeros([BM, S], tl.float32), MODE) * scale
         place = index * S + s
         seen = place[None, :] <= here[:, None]
         if WINDOWED:
             seen = seen & (place[None, :] > here[:, None] - window)
-        scores = tl.where(seen, scores, float("-inf"))
-        new_best = tl.maximum(best, tl.max(scores, axis=1))
-        # A row that has seen nothing yet must not compute infinity minus infinity.
-        base = tl.where(new_best == float("-inf"), 0.0, new_best)
-        weight = tl.exp2(scores - base[:, None])
-        fade = tl.exp2(best - base)
+        scores = product(query, key, tl.zeros([BM, S], tl.float32), MODE) * scale
         # What lies behind the last token is stale memory: zero times that could be no number.
         exists = (place < begin + count)[:, None] & (p >= 0)[None, :]
         value = tl.load(values + page + s[:, None] * P + p[None, :], mask=exists, other=0.0)
-        total = total * fade + tl.sum(weight, axis=1)
-        acc = product(weight.to(value.dtype), value, acc * fade[:, None], MODE)
-        best = new_best
-    safe = tl.where(total > 0, total, 1.0)
-    result = acc / safe[:, None]
-    mask = (in_tile < count)[:, None] & (p >= 0)[None, :]
-    at = ((split * num_tokens + token).to(tl.int64) * H + head)[:, None] * P + p[None, :]
-    tl.store(out + at, result.to(out.dtype.element_ty), mask=mask)
-    if SPLITS > 1:
-        logsum = tl.where(total > 0, best + tl.log2(safe), float("-inf"))
-        at = (split * num_tokens + token) * H + head
-        tl.store(logsums + at, logsum, mask=in_tile < count)
+        best, total, acc = _take_in(scores, seen, value, best, total, acc, MODE)
+    at = (split * num_tokens + token).to(tl.int64) * H + head
+    _put(out, logsums, best, total, acc, at, in_tile < count, P, SPLITS)
 
 
 @jit

@@ -83,6 +83,114 @@ def _before(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
+def _convolve(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    rows: Value, conv: Value, depthwise: Value, shift: Value, grouped: Value, bias: Value,
+    token: Value, slot: Value, back: Value, has: Value, head: Value, stride: Value,
+    C: constexpr, P: constexpr, MODE: constexpr, BJ: constexpr,
+) -> Value:  # fmt: skip
+    """Return both convolutions [BT, P] of one head."""
+    p = tl.arange(0, P)
+    mixed = tl.zeros([token.shape[0], P], tl.float32)
+    for start in range(0, 2 * P, BJ):
+        j = start + tl.arange(0, BJ)
+        channel = head * P + j // 2
+        distance = (1 - j % 2)[None, :]
+        mask = has[:, None] & (j >= 0)[None, :]
+        older = _before(
+            rows, conv, token[:, None], slot[:, None], back[:, None], distance + 1,
+            channel[None, :], mask, stride, C,
+        )  # fmt: skip
+        newer = _before(
+            rows, conv, token[:, None], slot[:, None], back[:, None], distance,
+            channel[None, :], mask, stride, C,
+        )  # fmt: skip
+        first = older * tl.load(depthwise + 2 * channel).to(tl.float32)[None, :]
+        first += newer * tl.load(depthwise + 2 * channel + 1).to(tl.float32)[None, :]
+        first += tl.load(shift + channel).to(tl.float32)[None, :]
+        weight = tl.load(grouped + (head * P + p)[None, :] * (2 * P) + j[:, None])
+        mixed = product(first, weight, mixed, MODE)
+    return mixed + tl.load(bias + head * P + p).to(tl.float32)[None, :]
+
+
+@jit
+def _half_mean(
+    own: Value, row: Value, head: Value, mask: Value, H: constexpr, K: constexpr, P: constexpr
+) -> Value:  # fmt: skip
+    """Return the mean of a query and its key, or of a key and the mean of its queries."""
+    GROUP: tl.constexpr = H // K
+    other = tl.zeros_like(own)
+    if head < H:
+        other += load_fp32(row + (H + head // GROUP) * P, mask)
+    else:
+        for member in range(GROUP):
+            other += load_fp32(row + ((head - H) * GROUP + member) * P, mask)
+        other = other / GROUP
+    return 0.5 * (own + other)
+
+
+@jit
+def _rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
+    """Rotate channel r of [BT, P] with channel r + HALF; those from 2 * HALF on pass."""
+    if HALF == 0:
+        return x
+    p = tl.arange(0, x.shape[1])
+    rotates = p < 2 * HALF
+    partner = tl.where(p < HALF, p + HALF, tl.where(rotates, p - HALF, p))
+    other = tl.gather(x, partner[None, :] + tl.zeros([x.shape[0], x.shape[1]], tl.int32), 1)
+    turn = position[:, None] * HALF + tl.where(rotates, p % HALF, 0)[None, :]
+    c = tl.where(rotates[None, :], tl.load(cos + turn), 1.0)
+    s = tl.where(rotates[None, :], tl.load(sin + turn), 0.0)
+    return x * c + other * s * tl.where(p < HALF, -1.0, 1.0)[None, :]
+
+
+@jit
+def _write(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    key: Value, row: Value, kv: Value, slot: Value, position: Value, back: Value, has: Value,
+    keys: Value, values: Value, delayed: Value, table: Value, stride: Value, max_blocks: Value,
+    C: constexpr, K: constexpr, P: constexpr, S: constexpr, UPDATES: constexpr,
+) -> None:  # fmt: skip
+    """Store the keys [BT, P] of one key head, and its values out of `row`; see `_mix`."""
+    p = tl.arange(0, P)
+    real = has & (slot >= 0)
+    place = tl.maximum(slot, 0).to(tl.int64)
+    block = tl.load(table + place * max_blocks + position // S, mask=real, other=0).to(tl.int64)
+    page = ((block * K + kv) * P * S)[:, None]
+    offset = (position % S)[:, None]
+    stored = real[:, None] & (p >= 0)[None, :]
+    at = page + p[None, :] * S + offset
+    tl.store(keys + at, key.to(keys.dtype.element_ty), mask=stored)
+    # The later half of the value channels comes from the token before.
+    LATE: tl.constexpr = K * P // 2
+    w = kv * P + p
+    is_late = (w >= LATE)[None, :]
+    now_row = row + C + kv * P
+    now = load_fp32(now_row, stored & (is_late == 0))
+    now += load_fp32(now_row - stride, stored & is_late & (back >= 1)[:, None])
+    tail = delayed + place[:, None] * LATE + tl.maximum(w - LATE, 0)[None, :]
+    now += load_fp32(tail, stored & is_late & (back < 1)[:, None])
+    at = page + offset * P + p[None, :]
+    tl.store(values + at, now.to(values.dtype.element_ty), mask=stored)
+    if UPDATES:
+        last = load_fp32(now_row, stored & is_late)
+        tl.debug_barrier()  # the tail has been read by all threads
+        tl.store(tail, last, mask=stored & is_late)
+
+
+@jit
+def _move_on(
+    conv: Value, own: Value, slot: Value, head: Value, C: constexpr, P: constexpr
+) -> None:  # fmt: skip
+    """Make the newer row of each slot's tail the older one, and `own` [BT, P] the newer one."""
+    p = tl.arange(0, P)
+    at = conv + tl.maximum(slot, 0).to(tl.int64)[:, None] * (2 * C) + head * P + p[None, :]
+    moves = (slot >= 0)[:, None] & (p >= 0)[None, :]
+    newer = load_fp32(at + C, moves)
+    tl.debug_barrier()  # the tail has been read by all threads
+    tl.store(at, newer, mask=moves)
+    tl.store(at + C, own, mask=moves)
+
+
+@jit
 def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value,  # [T, stride]: queries, keys, current values, delayed values
     depthwise: Value,  # [C, 2]
@@ -90,7 +198,7 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     grouped: Value,  # [C, 2P]
     bias: Value,  # [C]
     temp: Value,  # [K]
-    cos: Value,  # [positions, ROTARY / 2] fp32
+    cos: Value,  # [positions, HALF] fp32; HALF are the rotated pairs
     sin: Value,
     slots: Value,  # [T]
     positions: Value,  # [T]
@@ -108,7 +216,7 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     H: constexpr,
     K: constexpr,
     P: constexpr,
-    HALF: constexpr,  # rotated pairs
+    HALF: constexpr,
     S: constexpr,
     UPDATES: constexpr,  # every document is one token: move its tail on here
     MODE: constexpr,
@@ -116,103 +224,33 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BJ: constexpr,
 ) -> None:
     """One head of a tile of tokens."""
-    head = tl.program_id(1)
-    token = tl.program_id(0) * BT + tl.arange(0, BT)
+    head, p, token = tl.program_id(1), tl.arange(0, P), tl.arange(0, BT)
+    token += tl.program_id(0) * BT
     has = token < num_tokens
     slot = tl.load(slots + token, mask=has, other=-1)
     position = tl.load(positions + token, mask=has, other=0)
     back = tl.load(backs + token, mask=has, other=0)
-    C: tl.constexpr = (H + K) * P
-    GROUP: tl.constexpr = H // K
-    p = tl.arange(0, P)
-
-    # The two convolutions.
-    mixed = tl.zeros([BT, P], tl.float32)
-    for start in range(0, 2 * P, BJ):
-        j = start + tl.arange(0, BJ)
-        channel = head * P + j // 2
-        newer_distance = (1 - j % 2)[None, :]
-        mask = has[:, None] & (j >= 0)[None, :]
-        older = _before(
-            rows, conv, token[:, None], slot[:, None], back[:, None], newer_distance + 1,
-            channel[None, :], mask, stride, C,
-        )  # fmt: skip
-        newer = _before(
-            rows, conv, token[:, None], slot[:, None], back[:, None], newer_distance,
-            channel[None, :], mask, stride, C,
-        )  # fmt: skip
-        first = older * tl.load(depthwise + 2 * channel).to(tl.float32)[None, :]
-        first += newer * tl.load(depthwise + 2 * channel + 1).to(tl.float32)[None, :]
-        first += tl.load(shift + channel).to(tl.float32)[None, :]
-        weight = tl.load(grouped + (head * P + p)[None, :] * (2 * P) + j[:, None])
-        mixed = product(first, weight, mixed, MODE)
-    mixed += tl.load(bias + head * P + p).to(tl.float32)[None, :]
-
-    # The QK-mean.
-    own_row = rows + token.to(tl.int64)[:, None] * stride + p[None, :]
-    wide = has[:, None] & (p >= 0)[None, :]
-    own = load_fp32(own_row + head * P, wide)
-    if head < H:
-        other = load_fp32(own_row + (H + head // GROUP) * P, wide)
-    else:
-        other = tl.zeros([BT, P], tl.float32)
-        for member in range(GROUP):
-            other += load_fp32(own_row + ((head - H) * GROUP + member) * P, wide)
-        other = other / GROUP
-    mixed += 0.5 * (own + other)
-
-    # Norm, temperature, rotation.
+    mixed = _convolve(
+        rows, conv, depthwise, shift, grouped, bias, token, slot, back, has, head, stride,
+        (H + K) * P, P, MODE, BJ,
+    )  # fmt: skip
+    row, mask = rows + token.to(tl.int64)[:, None] * stride + p[None, :], has[:, None]
+    own = load_fp32(row + head * P, mask)
+    mixed += _half_mean(own, row, head, mask, H, K, P)
     length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
-    heat = tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32)
-    scale = tl.where(head < H, 1.0, heat) * tl.sqrt(P * 1.0)
-    mixed = mixed * (scale / length)[:, None]
-    if HALF > 0:
-        rotates = p < 2 * HALF
-        angle = tl.where(rotates, p % HALF, 0)
-        partner = tl.where(p < HALF, p + HALF, tl.where(rotates, p - HALF, p))
-        other = tl.gather(mixed, partner[None, :] + tl.zeros([BT, P], tl.int32), 1)
-        turn = position[:, None] * HALF + angle[None, :]
-        c = tl.where(rotates[None, :], tl.load(cos + turn), 1.0)
-        s = tl.where(rotates[None, :], tl.load(sin + turn), 0.0)
-        mixed = mixed * c + other * s * tl.where(p < HALF, -1.0, 1.0)[None, :]
-
+    heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
+    mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
+    mixed = _rotate(mixed, cos, sin, position, HALF)
     if head < H:
         at = (token.to(tl.int64)[:, None] * H + head) * P + p[None, :]
-        tl.store(queries + at, mixed.to(queries.dtype.element_ty), mask=wide)
+        tl.store(queries + at, mixed.to(queries.dtype.element_ty), mask=mask)
     else:
-        kv = head - H
-        real = has & (slot >= 0)
-        block_at = tl.maximum(slot, 0).to(tl.int64) * max_blocks + position // S
-        block = tl.load(table + block_at, mask=real, other=0).to(tl.int64)
-        page = ((block * K + kv) * P * S)[:, None]
-        offset = (position % S)[:, None]
-        stored = real[:, None] & (p >= 0)[None, :]
-        at = page + p[None, :] * S + offset
-        tl.store(keys + at, mixed.to(keys.dtype.element_ty), mask=stored)
-        # The later half of the value channels comes from the token before.
-        w = kv * P + p
-        late_channel: tl.constexpr = K * P // 2
-        is_late = (w >= late_channel)[None, :]
-        now = load_fp32(own_row + C + kv * P, wide & (is_late == 0))
-        here = wide & is_late & (back >= 1)[:, None]
-        now += load_fp32(own_row + C + kv * P - stride, here)
-        there = stored & is_late & (back < 1)[:, None]
-        tail_at = tl.maximum(slot, 0).to(tl.int64)[:, None] * late_channel
-        tail_at = tail_at + tl.maximum(w - late_channel, 0)[None, :]
-        now += load_fp32(delayed + tail_at, there)
-        at = page + offset * P + p[None, :]
-        tl.store(values + at, now.to(values.dtype.element_ty), mask=stored)
-        if UPDATES:
-            tl.debug_barrier()  # the tail has been read by all threads
-            last = load_fp32(own_row + C + kv * P, wide & is_late)
-            tl.store(delayed + tail_at, last, mask=stored & is_late)
+        _write(
+            mixed, row, head - H, slot, position, back, has, keys, values, delayed, table, stride,
+            max_blocks, (H + K) * P, K, P, S, UPDATES,
+        )  # fmt: skip
     if UPDATES:
-        at = tl.maximum(slot, 0).to(tl.int64)[:, None] * (2 * C) + head * P + p[None, :]
-        moves = wide & (slot >= 0)[:, None]
-        newer = load_fp32(conv + at + C, moves)
-        tl.debug_barrier()
-        tl.store(conv + at, newer, mask=moves)
-        tl.store(conv + at + C, own, mask=moves)
+        _move_on(conv, own, slot, head, (H + K) * P, P)
 
 
 def mix(

@@ -197,8 +197,8 @@ def few_tokens(
     # An expert's share of the tokens, with room to spare: more take another round.
     rows = min(tile(cdiv(4 * tokens, experts)), MAX_TOKEN_TILE)
     active = min(tokens, experts)
-    stages = 4 if norm.weight_D.dtype is torch.bfloat16 else 2
     shared = {"MODE": mode_of(norm.weight_D), "BT": tile(tokens), "BX": tile(experts + 1)}
+    effort = {"num_warps": 4, "num_stages": 4 if norm.weight_D.dtype is torch.bfloat16 else 2}
     _gate_up[(cdiv(inner, BLOCK_OUT), active)](
         stream_TD,
         norm.weight_D,
@@ -214,8 +214,7 @@ def few_tokens(
         BM=rows,
         BF=BLOCK_OUT,
         BD=min(BLOCK_INNER, tile(width)),
-        num_warps=4,
-        num_stages=stages,
+        **effort,
     )
     _down[(cdiv(width, BLOCK_OUT), active + 1)](
         hidden_TF,
@@ -236,7 +235,6 @@ def few_tokens(
         BM=rows,
         BD=BLOCK_OUT,
         BF=min(BLOCK_INNER, tile(inner)),
-        num_warps=4,
-        num_stages=stages,
+        **effort,
     )
     return out_TD

@@ -56,6 +56,18 @@ def _times(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
+def _decide(scores: Value, balance: Value, x: Value, X: Value) -> Value:
+    """Return the class of each row [BT, BX] by biased probability, and its plain probability."""
+    scores = tl.where((x < X)[None, :], scores, float("-inf"))
+    odds = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    probs = odds / tl.sum(odds, axis=1)[:, None]
+    biased = probs + load_fp32(balance + x, x < X)[None, :]
+    biased = tl.where((x < X)[None, :], biased, float("-inf"))
+    chosen = tl.argmax(biased, axis=1)
+    return chosen, tl.sum(tl.where(x[None, :] == chosen[:, None], probs, 0.0), axis=1)
+
+
+@jit
 def _choose(  # noqa: PLR0913 (a kernel's arguments are its interface)
     latent: Value,  # [T, R] fp32
     previous: Value,  # [T, R] fp32 when AVERAGES
@@ -110,14 +122,7 @@ def _choose(  # noqa: PLR0913 (a kernel's arguments are its interface)
     tl.store(scratch + at, hidden, mask=mask)
     tl.debug_barrier()
     x = tl.arange(0, BX)
-    scores = _times(scratch, last, row, has, x, R, X, MODE, BI)
-    scores = tl.where((x < X)[None, :], scores, float("-inf"))
-    odds = tl.exp(scores - tl.max(scores, axis=1)[:, None])
-    probs = odds / tl.sum(odds, axis=1)[:, None]
-    biased = probs + load_fp32(balance + x, x < X)[None, :]
-    biased = tl.where((x < X)[None, :], biased, float("-inf"))
-    chosen = tl.argmax(biased, axis=1)
-    weight = tl.sum(tl.where(x[None, :] == chosen[:, None], probs, 0.0), axis=1)
+    chosen, weight = _decide(_times(scratch, last, row, has, x, R, X, MODE, BI), balance, x, X)
     chosen = tl.where(tl.load(slots + row, mask=has, other=-1) >= 0, chosen, X - 1)
     tl.store(expert + row, chosen, mask=has)
     tl.store(gate + row, weight, mask=has)
