@@ -2,6 +2,7 @@
 
     python bench/agreement.py                          the bundled nano model
     python bench/agreement.py --picture docs/pictures/agreement.png
+    python bench/agreement.py --device cuda            the Triton kernels instead of the C++ ones
 
 The engine samples at temperature 1 and records experts; the training forward scores the same tokens
 with these experts replayed, and without. KL is that of the whole distributions, per token, engine
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from openzaya.cli.solve import model_folder
 from openzaya.engine.engine import Engine
-from openzaya.engine.native.forward import NativePass
+from openzaya.engine.passes import Pass, make_pass
 from openzaya.engine.request import Output, SamplingParams
 from openzaya.eval.rollouts import Codec
 from openzaya.model.checkpoint import load
@@ -48,26 +49,30 @@ def sampled(model: Zaya, num_tokens: int) -> list[tuple[list[int], Output]]:
 @torch.no_grad()
 def logits_of_trainer(model: Zaya, ids: list[int], replay_TL: Tensor | None) -> Tensor:
     """Return the training forward's logits at every input."""
-    return model.head(model.trunk(torch.tensor(ids), replay_TL=replay_TL).hidden_TD).float()
+    ids_T = torch.tensor(ids, device=model.device)
+    if replay_TL is not None:
+        replay_TL = replay_TL.to(model.device)
+    return model.head(model.trunk(ids_T, replay_TL=replay_TL).hidden_TD).float().cpu()
 
 
-def logits_of_engine(model: Zaya, ids: list[int]) -> Tensor:
+def logits_of_engine(forward: Pass, ids: list[int]) -> Tensor:
     """Return the engine's logits at every input."""
-    forward = NativePass(model, 1, 1024, 1)
+    forward.cache.reset(0)
     out, _ = forward.run(np.array(ids), [len(ids)], [0], np.arange(len(ids)), want_experts=False)
-    return out.clone()
+    return out.float().cpu().clone()
 
 
 def compare(
     model: Zaya, texts: list[tuple[list[int], Output]], replayed: bool
 ) -> dict[str, Tensor]:
     """Return per sampled token: both log-probabilities and the KL of the distributions."""
+    forward = make_pass(model, 1, 1024)
     parts: dict[str, list[Tensor]] = {"engine": [], "trainer": [], "kl": []}
     for prompt, output in texts:
         ids = prompt + output.token_ids[:-1]
         replay_TL = torch.from_numpy(output.experts).long() if replayed else None
         places = slice(len(prompt) - 1, len(ids))
-        engine_NV = logits_of_engine(model, ids)[places].log_softmax(-1)
+        engine_NV = logits_of_engine(forward, ids)[places].log_softmax(-1)
         trainer_NV = logits_of_trainer(model, ids, replay_TL)[places].log_softmax(-1)
         target_N1 = torch.tensor(output.token_ids).unsqueeze(-1)
         parts["engine"].append(torch.tensor(output.logprobs))
@@ -101,10 +106,11 @@ def main() -> None:
     parser.add_argument("--model", default=str(model_folder("nano")))
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print("weights    experts    tokens          KL   Pearson r")
     for dtype in ("float32", "bfloat16"):
-        model = load(args.model, dtype=dtype, precision="paper")
+        model = load(args.model, dtype=dtype, precision="paper", device=args.device)
         texts = sampled(model, args.tokens)
         for replayed in (True, False):
             found = compare(model, texts, replayed)

@@ -73,7 +73,7 @@ class Engine:
         default enough for every slot's whole context. With less, requests wait, or are put back and
         go on later. `kept_blocks` bounds what stays of finished requests for prompts that begin
         alike: None = whatever is not in use, 0 = nothing.
-        `kernels` is "native" (our C++ on the CPU), "torch" or "auto": the former where it works.
+        `kernels`: "native" (C++, CPU), "cuda" (Triton), "torch", or "auto": the fastest that works.
         """
         positions = model.config.max_position_embeddings
         self.max_tokens = context_tokens(model.config, max_tokens)

@@ -1,4 +1,4 @@
-"""The forward pass over cache slots, by torch or by our own C++ kernels."""
+"""The forward pass over cache slots: by torch, our C++ kernels or our Triton kernels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError
+from openzaya.engine.cuda.support import reason_against as reason_against_cuda
 from openzaya.engine.native.build import compiler
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
@@ -19,7 +20,7 @@ from openzaya.model.checkpoint import load
 from openzaya.model.quantized import QuantizedZaya, is_quantized_folder, load_quantized
 from openzaya.model.zaya import Zaya
 
-Kernels = Literal["auto", "native", "torch"]
+Kernels = Literal["auto", "cuda", "native", "torch"]
 Experts = npt.NDArray[np.uint8]
 
 
@@ -130,20 +131,44 @@ def make_pass(
 ) -> Pass:
     """Return the pass that `kernels` names; "auto" takes our kernels where they work.
 
-    They need a CPU, a C++ compiler, fp32 or bf16 weights and widths that are multiples of 32.
-    Raises ConfigError when "native" is asked for and cannot be.
+    "native" needs a CPU, a C++ compiler, fp32 or bf16 weights and widths that are multiples of 32.
+    "cuda" needs a CUDA device with bf16 products, Triton and widths that are multiples of 16. What
+    neither can run, torch does. Raises ConfigError when one is asked for and cannot be.
     """
-    reason = "torch was asked for" if kernels == "torch" else _reason_against_native(model)
-    if not reason:
-        return NativePass(model, num_slots, max_tokens, torch.get_num_threads(), num_blocks)
     if isinstance(model, QuantizedZaya):
+        return _quantized_pass(model, num_slots, max_tokens, kernels, num_blocks)
+    against_native = _reason_against_native(model)
+    if kernels == "native" and against_native:
+        raise ConfigError(f'the C++ kernels cannot run: {against_native}; choose kernels="torch"')
+    if kernels == "native" or (kernels == "auto" and not against_native):
+        return NativePass(model, num_slots, max_tokens, torch.get_num_threads(), num_blocks)
+    against_cuda = reason_against_cuda(model.config, model.dtype, model.device)
+    if kernels == "cuda" and against_cuda:
+        raise ConfigError(f'the CUDA kernels cannot run: {against_cuda}; choose kernels="torch"')
+    if kernels == "cuda" or (
+        kernels == "auto" and not against_cuda and model.device.type == "cuda"
+    ):
+        from openzaya.engine.cuda.forward import CudaPass  # imports Triton, which may be missing
+
+        return CudaPass(model, num_slots, max_tokens, num_blocks)
+    return TorchPass(model, num_slots, max_tokens, num_blocks)
+
+
+def _quantized_pass(
+    model: QuantizedZaya,
+    num_slots: int,
+    max_tokens: int,
+    kernels: Kernels,
+    num_blocks: Mapping[str, int] | None,
+) -> Pass:
+    named = kernels in ("torch", "cuda")
+    reason = f"{kernels} was asked for" if named else _reason_against_native(model)
+    if reason:
         raise ConfigError(
             f"a quantized model runs on the C++ kernels only, and {reason}; load the folder with "
             "openzaya.load, which dequantizes it"
         )
-    if kernels == "native":
-        raise ConfigError(f'the C++ kernels cannot run: {reason}; choose kernels="torch"')
-    return TorchPass(model, num_slots, max_tokens, num_blocks)
+    return NativePass(model, num_slots, max_tokens, torch.get_num_threads(), num_blocks)
 
 
 def _reason_against_native(model: Zaya | QuantizedZaya) -> str:

@@ -1,0 +1,381 @@
+"""The CCA epilogue: from projected rows to rotated queries, cached keys and values, and the tail.
+
+For each token and head: two convolutions over three tokens, the QK-mean, L2 norm with temperature,
+rotation, and for key heads the write of key and half-delayed value into the paged cache.
+
+The second convolution is stored [C, P, 2] with the tap innermost, so it is one product over 2P
+numbers, in which number j is the first convolution's channel j // 2 at the token before (j even)
+or at the token itself (j odd). No weights are folded or copied. All arithmetic is fp32.
+
+What comes before a token is read from this pass's rows if its document has that many there (`back`
+tells), and from the slot's tail otherwise.
+
+Paper: II.
+Source: arXiv:2510.04476.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openzaya.engine.cuda.lang import (
+    MIN_TILE,
+    Value,
+    cdiv,
+    constexpr,
+    jit,
+    load_fp32,
+    product,
+    tile,
+    tl,
+    wide_mode,
+)
+from openzaya.engine.cuda.weights import CCAWeights
+from openzaya.model.blocks import BLOCK_TOKENS
+
+MAX_TOKEN_TILE = 64
+BLOCK_J = 64
+STATE_CHANNELS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenAddresses:
+    """Where the tokens of a pass belong."""
+
+    slot_T: Tensor
+    """int32 slot; negative for a padded row, which writes nothing."""
+    position_T: Tensor
+    """int32 position in the sequence."""
+    back_T: Tensor
+    """int32 tokens of the same document before it in this pass, at most 2."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerCache:
+    """One layer's part of the cache."""
+
+    keys: Tensor
+    """[N, K, P, S]."""
+    values: Tensor
+    """[N, K, S, P]."""
+    conv: Tensor
+    """[slots, 2, C], older first, fp32."""
+    delayed: Tensor
+    """[slots, W / 2], fp32."""
+    table: Tensor
+    """[slots, max_blocks] int32 block ids."""
+
+
+@jit
+def _before(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    rows: Value, conv: Value, token: Value, slot: Value, back: Value, distance: Value,
+    channel: Value, mask: Value, stride: Value, C: Value,
+) -> Value:  # fmt: skip
+    """Return the projected `channel` of the token `distance` before each token (broadcast)."""
+    here = mask & (back >= distance)
+    inside = load_fp32(rows + (token - distance).to(tl.int64) * stride + channel, here)
+    # Row 1 of the tail is the last token before the pass, row 0 the one before that.
+    tail_row = 2 - distance + back
+    there = mask & (back < distance) & (slot >= 0)
+    at = (tl.maximum(slot, 0).to(tl.int64) * 2 + tl.maximum(tail_row, 0)) * C + channel
+    return inside + load_fp32(conv + at, there)
+
+
+@jit
+def _convolve(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    rows: Value, conv: Value, depthwise: Value, shift: Value, grouped: Value, bias: Value,
+    token: Value, slot: Value, back: Value, has: Value, head: Value, stride: Value,
+    C: constexpr, P: constexpr, MODE: constexpr, BJ: constexpr,
+) -> Value:  # fmt: skip
+    """Return both convolutions [BT, P] of one head."""
+    p = tl.arange(0, P)
+    mixed = tl.zeros([token.shape[0], P], tl.float32)
+    for start in range(0, 2 * P, BJ):
+        j = start + tl.arange(0, BJ)
+        channel = head * P + j // 2
+        distance = (1 - j % 2)[None, :]
+        mask = has[:, None] & (j >= 0)[None, :]
+        older = _before(
+            rows, conv, token[:, None], slot[:, None], back[:, None], distance + 1,
+            channel[None, :], mask, stride, C,
+        )  # fmt: skip
+        newer = _before(
+            rows, conv, token[:, None], slot[:, None], back[:, None], distance,
+            channel[None, :], mask, stride, C,
+        )  # fmt: skip
+        first = older * tl.load(depthwise + 2 * channel).to(tl.float32)[None, :]
+        first += newer * tl.load(depthwise + 2 * channel + 1).to(tl.float32)[None, :]
+        first += tl.load(shift + channel).to(tl.float32)[None, :]
+        weight = tl.load(grouped + (head * P + p)[None, :] * (2 * P) + j[:, None])
+        mixed = product(first, weight, mixed, MODE)
+    return mixed + tl.load(bias + head * P + p).to(tl.float32)[None, :]
+
+
+@jit
+def _half_mean(
+    own: Value, row: Value, head: Value, mask: Value, H: constexpr, K: constexpr, P: constexpr
+) -> Value:  # fmt: skip
+    """Return the mean of a query and its key, or of a key and the mean of its queries."""
+    GROUP: tl.constexpr = H // K
+    other = tl.zeros_like(own)
+    if head < H:
+        other += load_fp32(row + (H + head // GROUP) * P, mask)
+    else:
+        for member in range(GROUP):
+            other += load_fp32(row + ((head - H) * GROUP + member) * P, mask)
+        other = other / GROUP
+    return 0.5 * (own + other)
+
+
+@jit
+def _rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
+    """Rotate channel r of [BT, P] with channel r + HALF; those from 2 * HALF on pass."""
+    if HALF == 0:
+        return x
+    p = tl.arange(0, x.shape[1])
+    rotates = p < 2 * HALF
+    partner = tl.where(p < HALF, p + HALF, tl.where(rotates, p - HALF, p))
+    other = tl.gather(x, partner[None, :] + tl.zeros([x.shape[0], x.shape[1]], tl.int32), 1)
+    turn = position[:, None] * HALF + tl.where(rotates, p % HALF, 0)[None, :]
+    c = tl.where(rotates[None, :], tl.load(cos + turn), 1.0)
+    s = tl.where(rotates[None, :], tl.load(sin + turn), 0.0)
+    return x * c + other * s * tl.where(p < HALF, -1.0, 1.0)[None, :]
+
+
+@jit
+def _write(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    key: Value, row: Value, kv: Value, slot: Value, position: Value, back: Value, has: Value,
+    keys: Value, values: Value, delayed: Value, table: Value, stride: Value, max_blocks: Value,
+    C: constexpr, K: constexpr, P: constexpr, S: constexpr, UPDATES: constexpr,
+) -> None:  # fmt: skip
+    """Store the keys [BT, P] of one key head, and its values out of `row`; see `_mix`."""
+    p = tl.arange(0, P)
+    real = has & (slot >= 0)
+    place = tl.maximum(slot, 0).to(tl.int64)
+    block = tl.load(table + place * max_blocks + position // S, mask=real, other=0).to(tl.int64)
+    page = ((block * K + kv) * P * S)[:, None]
+    offset = (position % S)[:, None]
+    stored = real[:, None] & (p >= 0)[None, :]
+    at = page + p[None, :] * S + offset
+    tl.store(keys + at, key.to(keys.dtype.element_ty), mask=stored)
+    # The later half of the value channels comes from the token before.
+    LATE: tl.constexpr = K * P // 2
+    w = kv * P + p
+    is_late = (w >= LATE)[None, :]
+    now_row = row + C + kv * P
+    now = load_fp32(now_row, stored & (is_late == 0))
+    now += load_fp32(now_row - stride, stored & is_late & (back >= 1)[:, None])
+    tail = delayed + place[:, None] * LATE + tl.maximum(w - LATE, 0)[None, :]
+    now += load_fp32(tail, stored & is_late & (back < 1)[:, None])
+    at = page + offset * P + p[None, :]
+    tl.store(values + at, now.to(values.dtype.element_ty), mask=stored)
+    if UPDATES:
+        last = load_fp32(now_row, stored & is_late)
+        tl.debug_barrier()  # the tail has been read by all threads
+        tl.store(tail, last, mask=stored & is_late)
+
+
+@jit
+def _move_on(
+    conv: Value, own: Value, slot: Value, head: Value, C: constexpr, P: constexpr
+) -> None:  # fmt: skip
+    """Make the newer row of each slot's tail the older one, and `own` [BT, P] the newer one."""
+    p = tl.arange(0, P)
+    at = conv + tl.maximum(slot, 0).to(tl.int64)[:, None] * (2 * C) + head * P + p[None, :]
+    moves = (slot >= 0)[:, None] & (p >= 0)[None, :]
+    newer = load_fp32(at + C, moves)
+    tl.debug_barrier()  # the tail has been read by all threads
+    tl.store(at, newer, mask=moves)
+    tl.store(at + C, own, mask=moves)
+
+
+@jit
+def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    rows: Value,  # [T, stride]: queries, keys, current values, delayed values
+    depthwise: Value,  # [C, 2]
+    shift: Value,  # [C]
+    grouped: Value,  # [C, 2P]
+    bias: Value,  # [C]
+    temp: Value,  # [K]
+    cos: Value,  # [positions, HALF] fp32; HALF are the rotated pairs
+    sin: Value,
+    slots: Value,  # [T]
+    positions: Value,  # [T]
+    backs: Value,  # [T]
+    keys: Value,  # [N, K, P, S]
+    values: Value,  # [N, K, S, P]
+    conv: Value,  # [slots, 2, C] fp32
+    delayed: Value,  # [slots, W / 2] fp32
+    table: Value,  # [slots, max_blocks]
+    queries: Value,  # [T, H, P], written
+    num_tokens: Value,
+    stride: Value,
+    max_blocks: Value,
+    eps: Value,
+    H: constexpr,
+    K: constexpr,
+    P: constexpr,
+    HALF: constexpr,
+    S: constexpr,
+    UPDATES: constexpr,  # every document is one token: move its tail on here
+    MODE: constexpr,
+    BT: constexpr,
+    BJ: constexpr,
+) -> None:
+    """One head of a tile of tokens."""
+    head, p, token = tl.program_id(1), tl.arange(0, P), tl.arange(0, BT)
+    token += tl.program_id(0) * BT
+    has = token < num_tokens
+    slot = tl.load(slots + token, mask=has, other=-1)
+    position = tl.load(positions + token, mask=has, other=0)
+    back = tl.load(backs + token, mask=has, other=0)
+    mixed = _convolve(
+        rows, conv, depthwise, shift, grouped, bias, token, slot, back, has, head, stride,
+        (H + K) * P, P, MODE, BJ,
+    )  # fmt: skip
+    row, mask = rows + token.to(tl.int64)[:, None] * stride + p[None, :], has[:, None]
+    own = load_fp32(row + head * P, mask)
+    mixed += _half_mean(own, row, head, mask, H, K, P)
+    length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
+    heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
+    mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
+    mixed = _rotate(mixed, cos, sin, position, HALF)
+    if head < H:
+        at = (token.to(tl.int64)[:, None] * H + head) * P + p[None, :]
+        tl.store(queries + at, mixed.to(queries.dtype.element_ty), mask=mask)
+    else:
+        _write(
+            mixed, row, head - H, slot, position, back, has, keys, values, delayed, table, stride,
+            max_blocks, (H + K) * P, K, P, S, UPDATES,
+        )  # fmt: skip
+    if UPDATES:
+        _move_on(conv, own, slot, head, (H + K) * P, P)
+
+
+def mix(
+    rows_TN: Tensor,
+    weights: CCAWeights,
+    rope: tuple[Tensor, Tensor],
+    tokens: TokenAddresses,
+    cache: LayerCache,
+    *,
+    updates: bool,
+) -> Tensor:
+    """Return the rotated queries [T, H, P] and write keys and values into the cache.
+
+    With `updates`, for passes in which every document is one token, the tails move on too.
+    """
+    count, stride = rows_TN.shape
+    keys = cache.keys.shape[1]
+    width = cache.keys.shape[2]
+    heads = weights.depthwise_C2.shape[0] // width
+    queries_THP = rows_TN.new_empty((count, heads - keys, width), dtype=weights.qkv_ND.dtype)
+    # Small tiles where there are few tokens: more programs share the reading of the weights.
+    token_tile = min(tile(count), MIN_TILE if updates else MAX_TOKEN_TILE)
+    _mix[(cdiv(count, token_tile), heads)](
+        rows_TN,
+        weights.depthwise_C2,
+        weights.shift_C,
+        weights.grouped_CI,
+        weights.bias_C,
+        weights.temp_K,
+        *rope,
+        tokens.slot_T,
+        tokens.position_T,
+        tokens.back_T,
+        cache.keys,
+        cache.values,
+        cache.conv,
+        cache.delayed,
+        cache.table,
+        queries_THP,
+        count,
+        stride,
+        cache.table.shape[1],
+        weights.eps,
+        H=heads - keys,
+        K=keys,
+        P=width,
+        HALF=rope[0].shape[1],
+        S=BLOCK_TOKENS,
+        UPDATES=updates,
+        MODE=wide_mode(),
+        BT=token_tile,
+        BJ=min(BLOCK_J, 2 * width),
+        num_warps=8,
+        num_stages=2,
+    )
+    return queries_THP
+
+
+@jit
+def _keep(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    rows: Value,  # [T, stride]
+    conv: Value,  # [slots, 2, C] fp32: where the tail before the pass is
+    ends: Value,  # [N] tokens whose tail is wanted
+    targets: Value,  # [N] rows of kept_conv and kept_delayed
+    slots: Value,  # [T]
+    backs: Value,  # [T]
+    kept_conv: Value,  # [targets, 2, C] fp32, may be `conv`
+    kept_delayed: Value,  # [targets, half] fp32
+    stride: Value,
+    half: Value,
+    C: Value,
+    B: constexpr,
+) -> None:
+    """The tail at one token, for B channels; no other program touches these channels."""
+    which = tl.program_id(0)
+    channel = tl.program_id(1) * B + tl.arange(0, B)
+    mask = channel < C
+    same = tl.zeros([B], tl.int32)
+    token = tl.load(ends + which + same)
+    target = tl.load(targets + which + same).to(tl.int64)
+    slot, back = tl.load(slots + token), tl.load(backs + token)
+    older = _before(rows, conv, token, slot, back, 1, channel, mask, stride, C)
+    newer = _before(rows, conv, token, slot, back, 0, channel, mask, stride, C)
+    late = load_fp32(rows + token.to(tl.int64) * stride + C + half + channel, channel < half)
+    tl.debug_barrier()  # the tail has been read by all threads
+    at = target * 2 * C + channel
+    tl.store(kept_conv + at, older, mask=mask)
+    tl.store(kept_conv + at + C, newer, mask=mask)
+    tl.store(kept_delayed + target * half + channel, late, mask=channel < half)
+
+
+def keep_tails(
+    rows_TN: Tensor,
+    tokens: TokenAddresses,
+    cache: LayerCache,
+    ends_M: Tensor,
+    targets_M: Tensor,
+    kept: tuple[Tensor, Tensor],
+) -> None:
+    """Write the tail at tokens `ends_M` to rows `targets_M` of `kept`: conv and delayed state.
+
+    Where `kept` is the cache's own state, every document may be named once only.
+    """
+    if not len(ends_M):
+        return
+    channels = cache.conv.shape[2]
+    _keep[(len(ends_M), cdiv(channels, STATE_CHANNELS))](
+        rows_TN,
+        cache.conv,
+        ends_M,
+        targets_M,
+        tokens.slot_T,
+        tokens.back_T,
+        *kept,
+        rows_TN.shape[1],
+        cache.delayed.shape[1],
+        channels,
+        B=STATE_CHANNELS,
+        num_warps=4,
+    )
+
+
+def fresh_like(cache: LayerCache, count: int) -> tuple[Tensor, Tensor]:
+    """Return room for `count` tails."""
+    return (
+        torch.empty_like(cache.conv[:1].expand(count, -1, -1)),
+        torch.empty_like(cache.delayed[:1].expand(count, -1)),
+    )
