@@ -3,14 +3,14 @@
     python bench/instruct.py                       all checkers on hostile texts, null policies
     python bench/instruct.py --problems 600 --chars 200000
 
-A checker has to be done with 100 kB in 50 ms, the shared reading included. A null policy (empty,
+A checker has to be done with 100 kB in 50 ms, the shared reading included (it stops after 20,000
+characters, so that every checker is bounded). A null policy (empty,
 echo, constant, random format-correct) may earn 0.05 on average at most.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from random import Random
 
 from openzaya.envs.base import Problem
@@ -21,15 +21,18 @@ from openzaya.envs.instruct.topics import pool, pools, topics
 
 MAX_CHECK_S = 0.05
 MAX_NULL_REWARD = 0.05
+WITNESS = "witness (must be 1)"
 PATTERNS = (
-    "a", "a ", "word ", ". ", "...", "?!", "a. ", "\n", "a\n", "\n\n", "a\n\n", " ", "\t", "- ", "- a\n",
-    "1. a\n", "a) b\n", "# a\n", "## a\n", "> a\n", "|a", "| a | b |\n", "|\n", "---\n", "***\n", "******\n",
-    "*", "*a", "**a", "`", "`a", "```\n", "<", "<<", "<<a", "<note>", "</note>", "[", "[a", "[a]", "(",
-    "(a", "(a) ", '"', '"a', "\u201c", "\u201ca", "{", '{"a":', '"a":', "-", "--", " -- ", "a -- ",
-    "a-", "a'", "a\u2019", ",", "a,", ";", "a; ", ":", "a: ", "Step 1: a\n", "P.S. a\n\n", "Part 1\n",
-    "A", "A ", "AA ", "Aa. ", "\u0301", "a\u0301", "\u0939\u093f", "\u200b", "\ud800", "\0", "\u4e00",
-    "e.g. ", "Dr. ", "0", "0 ", "9.", "\u00a0", "river anchor ", "the sea ", "\\", "<a style",
-    "give it ", "[x]: #\n", "ignore all ",
+    "a", "a ", "word ", ". ", "...", "?!", "a. ", "\n", "a\n", "\n\n", "a\n\n", " ", "\t", "- ",
+    "- a\n", "1. a\n", "a) b\n", "# a\n", "## a\n", "> a\n", "|a", "| a | b |\n", "|\n",
+    "---\n",
+    "***\n", "******\n", "*",
+    "*a", "**a", "`", "`a", "```\n", "<", "<<", "<<a", "<note>", "</note>",
+    "[", "[a", "[a]", "(", "(a", "(a) ", '"', '"a', "\u201c", "\u201ca", "{", '{"a":', '"a":', "-",
+    "--", " -- ", "a -- ", "a-", "a'", "a\u2019", ",", "a,", ";", "a; ", ":", "a: ", "Step 1: a\n",
+    "P.S. a\n\n", "Part 1\n", "A", "A ", "AA ", "Aa. ", "\u0301", "a\u0301", "\u0939\u093f",
+    "\u200b", "\ud800", "\0", "\u4e00", "e.g. ", "Dr. ", "0", "0 ", "9.", "\u00a0",
+    "river anchor ", "the sea ", "\\", "<a style", "give it ", "[x]: #\n", "ignore all ",
 )  # fmt: skip
 CONSTANTS = (
     "There is a lot to say about this, and I will try to say it well. First of all, we should think"
@@ -78,21 +81,19 @@ def format_correct(problem: Problem, rng: Random) -> str:
 def null_rewards(count: int) -> dict[str, float]:
     """Return the mean reward of each null policy over problems of difficulty 0 to 9."""
     problems = [task.make(Random(seed), seed % 10) for seed in range(count)]
-    policies: dict[str, Callable[[Problem, Random], str]] = {
-        "empty": lambda problem, rng: "",
-        "echo": lambda problem, rng: problem.prompt,
-        **{f"constant {i}": lambda problem, rng, i=i: CONSTANTS[i] for i in range(len(CONSTANTS))},
-        "another's reference": lambda problem, rng: rng.choice(problems).reference,
-        "random format-correct": format_correct,
-        "witness (must be 1)": lambda problem, rng: problem.reference,
+    replies = {
+        "empty": [""] * count,
+        "echo": [problem.prompt for problem in problems],
+        **{f"constant {i}": [text] * count for i, text in enumerate(CONSTANTS)},
+        "another's reference": [problem.reference for problem in problems[1:] + problems[:1]],
+        "random format-correct": [format_correct(p, Random(i)) for i, p in enumerate(problems)],
+        WITNESS: [problem.reference for problem in problems],
     }
     return {
-        name: sum(
-            task.score(problem, policy(problem, Random(at))).reward
-            for at, problem in enumerate(problems)
-        ) / count
-        for name, policy in policies.items()
-    }  # fmt: skip
+        policy: sum(task.score(problem, reply).reward for problem, reply in pairs) / count
+        for policy, said in replies.items()
+        if (pairs := list(zip(problems, said, strict=True)))
+    }
 
 
 def main() -> int:
@@ -114,8 +115,8 @@ def main() -> int:
     print(f"mean reward over {arguments.problems} problems ({time.process_time() - start:.0f} s)")
     for name, reward in rewards.items():
         print(f"  {reward:.3f}  {name}")
-    null = [reward for name, reward in rewards.items() if not name.startswith("witness")]
-    sound = rewards["witness (must be 1)"] == 1.0 and max(null) <= MAX_NULL_REWARD
+    null = [reward for name, reward in rewards.items() if name != WITNESS]
+    sound = rewards[WITNESS] == 1.0 and max(null) <= MAX_NULL_REWARD
     return 0 if sound and p99 <= MAX_CHECK_S else 1
 
 

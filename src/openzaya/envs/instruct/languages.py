@@ -16,8 +16,6 @@ from openzaya.envs.instruct.reading import words
 MIN_FUNCTION_SHARE = 0.15
 """Least share of function words in a text of a language in Latin letters."""
 MIN_SCRIPT_SHARE = 0.8
-MAX_CHARS = 20_000
-"""Only the beginning of a longer text is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,6 @@ def _in_script(character: str, language: Language) -> bool:
 
 def is_language(text: str, name: str) -> bool:
     """Say whether a text is mainly in the language called `name`."""
-    text = text[:MAX_CHARS]
     wanted = languages()[name]
     letters = list(filter(str.isalpha, text))
     if not letters:

@@ -7,7 +7,8 @@ All constraints share this reading, so a word or a sentence means the same every
 - a word is letters and digits, perhaps joined inside by hyphens or apostrophes
 - a sentence ends in . ! ? before whitespace; a blank line or a list item ends one too
 
-Everything here takes time linear in the length of the reply.
+Everything here takes time linear in the length of the reply, and no reading goes beyond the first
+20,000 characters, so every checker is bounded.
 """
 
 import re
@@ -27,6 +28,8 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _CLOSERS = "\"')]*_\u2019\u201d\u00bb"
 _OPENERS = "\"'([*_\u2018\u201c\u00ab"
 _ENDS = ".!?\u2026\u0964"
+MAX_REPLY_CHARS = 20_000
+"""Nothing reads beyond this; longer replies are wrong by rule, no prompt needs 3,000."""
 ABBREVIATIONS = frozenset({
     "mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "cf", "approx", "fig",
     "dept", "inc", "ltd", "jr", "sr", "p.s", "p.p.s", "a.m", "p.m", "u.s", "u.k",
@@ -97,7 +100,7 @@ class Reading:
     """A reply and its parts."""
 
     def __init__(self, text: str) -> None:
-        self.text = normalise(text)
+        self.text = normalise(text[:MAX_REPLY_CHARS])
 
     @cached_property
     def lines(self) -> list[str]:

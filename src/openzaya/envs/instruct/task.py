@@ -19,11 +19,9 @@ from openzaya.envs.base import Problem, check_difficulty
 from openzaya.envs.instruct.compose import draw, gate, plan, witness
 from openzaya.envs.instruct.constraint import Constraint
 from openzaya.envs.instruct.kinds import get
-from openzaya.envs.instruct.reading import Reading
+from openzaya.envs.instruct.reading import MAX_REPLY_CHARS, Reading
 from openzaya.envs.instruct.topics import Topic, topic, topics
 
-MAX_REPLY_CHARS = 20_000
-"""Longer replies are wrong by rule: no prompt needs 3,000."""
 MAX_DRAWS = 200
 """Most combinations tried for one problem; about one in ten has no witness."""
 

@@ -6,10 +6,10 @@ from typing import Self
 
 from openzaya.envs.instruct.constraint import Constraint, Draw, Example, Pen
 from openzaya.envs.instruct.edit import map_prose, swap_mark
-from openzaya.envs.instruct.reading import Reading
+from openzaya.envs.instruct.reading import Reading, words
 
-_ASIDE = re.compile(r"\([^()\n]*[^\W_][^()\n]*\)")
-_QUOTATION = re.compile(r'"[^"\n]*[^\W_][^"\n]*"|\u201c[^\u201d\n]*[^\W_][^\u201d\n]*\u201d')
+_ASIDE = re.compile(r"\(([^()\n]*)\)")
+_QUOTATION = re.compile('"([^"\n]*)"|\u201c([^\u201c\u201d\n]*)\u201d')
 _DASH = re.compile(r"(?<=[^\W_] )(?:--|[\u2013\u2014])(?= [^\W_])")
 _ELLIPSIS = re.compile(r"(?<=[^\W_])(?:\.\.\.(?!\.)|\u2026)")
 
@@ -191,7 +191,7 @@ class AsidesAtLeast(Constraint):
 
     def check(self, reply: Reading) -> bool:
         """Enough of them, each with a word inside."""
-        return len(_ASIDE.findall(reply.text)) >= self.count
+        return sum(bool(words(inside)) for inside in _ASIDE.findall(reply.text)) >= self.count
 
     def satisfy(self, pen: Pen) -> str:
         """Add sentences that have one."""
@@ -227,7 +227,8 @@ class QuotationsAtLeast(Constraint):
 
     def check(self, reply: Reading) -> bool:
         """Enough of them, each with a word inside and on one line."""
-        return len(_QUOTATION.findall(reply.text)) >= self.count
+        found = _QUOTATION.findall(reply.text)
+        return sum(bool(words(one or other)) for one, other in found) >= self.count
 
     def satisfy(self, pen: Pen) -> str:
         """Add sentences that have one."""
