@@ -52,6 +52,7 @@ def test_an_honest_answer_passes_in_any_layout():
          .replace("Knead", "Stir").replace("rise", "rest").replace("water", "gravel"),
          "not about sourdough bread"),
         (" ".join(languages()["French"].sentences), "not in English"),
+        (HONEST + " Dough oven kitchen basket mirror winter." * 6, "without any grammar"),
         ("<!-- " + HONEST + " -->", "hidden"),
         (f"{HONEST}\n[//]: # (more)", "hidden"),
         (f'<span style="display:none">{HONEST}</span>', "hidden"),
@@ -77,13 +78,15 @@ def test_what_has_no_content_of_its_own_is_refused_with_the_reason(text, why):
 
 
 def test_words_of_the_prompt_alone_do_not_show_that_it_is_about_the_topic():
-    """`bread` and `bake` stand in the prompt; some other word of the topic has to come."""
+    """`sea` and `tide` stand in the prompt; some other word of the topic has to come."""
+    base = topic("tides and the moon")
+    guard = Gate(f"{base.request} Write 30 words or more of your own.", base)
     text = (
-        "Bread is what I bake when it rains and the bread that I bake is what my friends come for,"
-        " even though not one of them would ever say so in front of the others at our table."
+        "The sea has a tide and the tide is a thing of the sea, as all of us know who have been"
+        " there with our parents once or twice and have lost a shoe that we had left on the sand."
     )
-    assert "not about" in str(complaint(text))
-    assert complaint(text.replace("table", "oven")) is None
+    assert "not about tides" in str(guard.refuse(Reading(text)))
+    assert guard.refuse(Reading(text.replace("sand", "beach"))) is None
 
 
 def test_the_language_asked_for_is_the_one_that_counts():
@@ -116,3 +119,34 @@ def test_topics_are_sound():
         assert not set(",;:\"'0123456789") & set(each.request), each.name
         asked = {stem(word) for word in each.request.lower().rstrip(".").split()}
         assert len({stem(noun) for noun in each.nouns} - asked) >= 8, each.name
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("tides and the moon",
+         "The moon pulls on the water of the ocean, a bit like a magnet. Where the pull is strong"
+         " the water piles up, and that is high tide; where the water flows away, the beach grows"
+         " wide. The earth keeps turning, so the bulge comes by twice a day."),
+        ("vegetable soup",
+         "**You need:**\n\n- 2 onions, chopped\n- 3 carrots and 2 potatoes\n- 1 litre of stock\n"
+         "- salt, pepper and a spoon of oil\n\n1. Fry the onions in the oil until they are soft.\n"
+         "2. Add the rest and let it simmer for 20 minutes.\n3. Taste, season, and serve."),
+        ("neighbors",
+         "Dear [Name],\n\nWelcome to our street! The bins go out on Tuesday, the bakery opens at"
+         " six, and the kids play football in front of number 12. If you need a ladder or a cup of"
+         " sugar, ring our bell.\n\nP.S. We have a small garden party on Saturday."),
+        ("wind power",
+         '{"title": "How a turbine works", "summary": "The wind turns the blades, the blades turn a'
+         ' shaft, and a generator makes that motion into electricity for the grid. When the wind is'
+         ' too strong the rotor is braked, so that nothing breaks."}'),
+        ("a lost umbrella",
+         "It had been raining all morning. When Mrs. Lee got off the bus she was thinking about her"
+         " sister, not about the umbrella that lay under the seat. At the last stop the driver"
+         " found it. \u201cYou again,\u201d he said, and hung it over his own wet coat."),
+    ],
+)  # fmt: skip
+def test_honest_answers_of_all_shapes_pass(name, reply):
+    base = topic(name)
+    prompt = f"{base.request} Write {MIN_WORDS} words or more of your own."
+    assert Gate(prompt, base).refuse(Reading(reply)) is None

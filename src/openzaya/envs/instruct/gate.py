@@ -21,6 +21,9 @@ COPIED_RUN = 6
 """This many words in a row that stand so in the prompt are copied, not own."""
 MIN_FUNCTION_SHARE = 0.2
 MIN_FUNCTION_WORDS = 6
+LONG_SENTENCE_WORDS = 5
+MIN_SENTENCE_SHARE = 1 / 7
+"""Share of function words that half of the sentences of five words or more must have."""
 MIN_NOVEL_WORDS = 12
 """Least number of different words that the prompt does not contain."""
 WINDOW_WORDS = 100
@@ -76,7 +79,7 @@ class Gate:
         if _letters(text) < MIN_LETTER_SHARE * len("".join(text.split())):
             return "most of the reply is not letters"
         own = self.own_words(reply)
-        return _too_thin(own, text) or self._off_topic(own, text)
+        return _too_thin(own, text) or self._off_topic(own, reply)
 
     def own_words(self, reply: Reading) -> list[str]:
         """Return the words outside of runs copied from the prompt."""
@@ -92,9 +95,9 @@ class Gate:
                 own.append(word)
         return own
 
-    def _off_topic(self, own: list[str], text: str) -> str | None:
+    def _off_topic(self, own: list[str], reply: Reading) -> str | None:
         """Say whether the language, the words or the topic are not those asked for."""
-        if not is_language(text, self.language):
+        if not is_language(reply.text, self.language):
             return f"the reply is not in {self.language}"
         if self.language != "English":
             return None
@@ -102,6 +105,8 @@ class Gate:
         used = [word for word in own if word in function_words]
         if len(used) < MIN_FUNCTION_SHARE * len(own) or len(set(used)) < MIN_FUNCTION_WORDS:
             return "the reply is a list of words rather than English sentences"
+        if _mostly_bare(reply.sentences, function_words):
+            return "most sentences are strings of words without any grammar"
         given = set(words(self.prompt))
         if len(set(own) - given) < MIN_NOVEL_WORDS:
             return "the reply adds hardly a word to the prompt"
@@ -141,6 +146,13 @@ def invisible(text: str) -> str | None:
         if marks > 2:
             return "the reply stacks combining characters"
     return None
+
+
+def _mostly_bare(sentences: list[str], function_words: frozenset[str]) -> bool:
+    """Say whether most sentences of some length have hardly a function word."""
+    long = [said for said in map(words, sentences) if len(said) >= LONG_SENTENCE_WORDS]
+    shares = [sum(word in function_words for word in said) / len(said) for said in long]
+    return 2 * sum(share < MIN_SENTENCE_SHARE for share in shares) > len(shares)
 
 
 def _too_thin(own: list[str], text: str) -> str | None:
