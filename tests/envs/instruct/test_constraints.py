@@ -102,7 +102,7 @@ PIECES = st.sampled_from([
 TEXTS = st.one_of(st.text(max_size=120), st.lists(PIECES, max_size=40).map("".join))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=TEXTS)
 @example(text="{" * 2_000)
 @example(text='{"a":' * 2_000)

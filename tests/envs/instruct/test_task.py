@@ -18,7 +18,7 @@ DIFFICULTIES = (0, 1, 3, 6, 10, 14, 40)
 
 def test_the_same_stream_makes_the_same_problem_and_global_random_stays_untouched():
     before = random.getstate()
-    for difficulty in DIFFICULTIES:
+    for difficulty in (0, 4, 14):
         first, second = (task.make(Random(difficulty), difficulty) for _ in range(2))
         assert first == second
         assert task.make(Random(difficulty + 1_000), difficulty) != first
@@ -27,7 +27,7 @@ def test_the_same_stream_makes_the_same_problem_and_global_random_stays_untouche
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_a_problem_survives_json_and_its_reference_is_right(difficulty):
-    for seed in range(5):
+    for seed in range(3):
         problem = task.make(Random(seed), difficulty)
         again = Problem(**json.loads(json.dumps(asdict(problem))))
         assert again == problem

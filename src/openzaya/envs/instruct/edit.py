@@ -8,6 +8,8 @@ from openzaya.envs.instruct.reading import Reading, ends_sentence, is_block, spl
 
 FILLER = "thing"
 """What a writer puts in the place of a word that must go."""
+MAX_EDITS = 60
+"""Most sentences that one turn of a writer adds or drops."""
 _LABEL = re.compile(r"(?:[\w;.]+ )?[\w;.]+:|P\.P?\.?S\.|--")
 
 
@@ -101,3 +103,23 @@ def regroup(text: str, count: int, pen: Pen) -> str:
                   for i in pairs]  # fmt: skip
         parts = paragraphs(pen.best(merged))
     return joined(parts)
+
+
+def grown(pen: Pen, enough: Callable[[Reading], bool]) -> str:
+    """Return the pen's text with sentences added until it is enough."""
+    text = pen.text
+    for _ in range(MAX_EDITS):
+        if enough(Reading(text)):
+            break
+        text = pen.add(text, pen.sentence())
+    return text
+
+
+def shrunk(pen: Pen, little: Callable[[Reading], bool]) -> str:
+    """Return the pen's text with sentences dropped until it is little enough."""
+    text = pen.text
+    for _ in range(MAX_EDITS):
+        if little(Reading(text)):
+            break
+        text = pen.drop(text)
+    return text

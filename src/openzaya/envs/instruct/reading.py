@@ -17,7 +17,7 @@ from functools import cached_property
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _MARKER = re.compile(
-    r"[ \t]*(?:>[ \t]?)?(?:#{1,6}[ \t]+|(?:[-*+\u2022]|[0-9]{1,3}[.)]|[A-Za-z][.)])[ \t]+)"
+    r"[ \t]*(?:>[ \t]?)?(?:#{1,6}[ \t]+|(?:[-*+\u2022]|[0-9]{1,3}[.)]|[A-Za-z]\))[ \t]+)"
     r"(?:\[[ xX]\][ \t]+)?"
 )
 _BLOCK = re.compile(

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from openzaya.envs.instruct.constraint import NEUTRAL, Constraint, Draw, Example, Pen
+from openzaya.envs.instruct.edit import MAX_EDITS, grown, shrunk
 from openzaya.envs.instruct.reading import Reading, words
-
-MAX_EDITS = 60
-"""Most sentences that one turn of a writer adds or drops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +34,7 @@ class WordsAtLeast(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Add sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.add(text, pen.sentence())
-        return text
+        return grown(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Keep too few words."""
@@ -75,12 +68,7 @@ class WordsAtMost(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Drop sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.drop(text)
-        return text
+        return shrunk(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Say it again until it is too long."""
@@ -150,12 +138,7 @@ class CharactersAtMost(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Drop sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.drop(text)
-        return text
+        return shrunk(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Say it again until it is too long."""
@@ -188,12 +171,7 @@ class CharactersAtLeast(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Add sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.add(text, pen.sentence())
-        return text
+        return grown(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Cut it short."""

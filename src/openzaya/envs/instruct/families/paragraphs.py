@@ -116,15 +116,11 @@ class ParagraphSentences(Constraint):
         return bool(parts) and all(len(split_sentences(part)) == self.count for part in parts)
 
     def satisfy(self, pen: Pen) -> str:
-        """Add to the short ones and drop from the long ones."""
-        text = pen.text
-        parts = paragraphs(text)
-        for index, part in enumerate(parts):
-            while len(split_sentences(parts[index])) < self.count:
-                part = parts[index] = pen.add(part, pen.sentence())
-            while len(split_sentences(parts[index])) > self.count:
-                part = parts[index] = " ".join(split_sentences(part)[: self.count])
-        return joined(parts)
+        """Deal the sentences out anew, so many to each; fresh ones fill the last paragraph."""
+        said = list(Reading(pen.text).sentences)
+        said += [pen.sentence() for _ in range(-len(said) % self.count)]
+        starts = range(0, len(said), self.count)
+        return joined([" ".join(said[start : start + self.count]) for start in starts])
 
     def violate(self, text: str) -> str:
         """Add a sentence at the end."""
@@ -218,6 +214,7 @@ class ParagraphWordsAtMost(Constraint):
         "Keep each paragraph to {count} words or fewer and write two or more paragraphs.",
     )
     claims = frozenset({"every paragraph", "longest paragraph"})
+    bans = frozenset({"blocks"})
     turn = 8
     examples = (Example({"count": 2}, "One two.\n\nThree.", "One two three.\n\nFour."),)
 

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from openzaya.envs.instruct.constraint import NEUTRAL, Constraint, Draw, Example, Pen
-from openzaya.envs.instruct.edit import joined, map_prose, paragraphs
+from openzaya.envs.instruct.edit import MAX_EDITS, grown, joined, map_prose, paragraphs, shrunk
 from openzaya.envs.instruct.reading import Reading, split_sentences, words
-
-MAX_EDITS = 60
-"""Most sentences that one turn of a writer adds or drops."""
 
 
 def _count(sentence: str) -> int:
@@ -44,12 +41,7 @@ class SentencesAtLeast(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Add sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.add(text, pen.sentence())
-        return text
+        return grown(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Make one long sentence of it."""
@@ -83,12 +75,7 @@ class SentencesAtMost(Constraint):
 
     def satisfy(self, pen: Pen) -> str:
         """Drop sentences."""
-        text = pen.text
-        for _ in range(MAX_EDITS):
-            if self.check(Reading(text)):
-                break
-            text = pen.drop(text)
-        return text
+        return shrunk(pen, self.check)
 
     def violate(self, text: str) -> str:
         """Add too many."""

@@ -31,9 +31,9 @@ class JsonReply(Constraint):
     claims = ALL
     bans = frozenset({
         "markdown", "blocks", "bare lines", "question", "exclamation", "semicolon", "parenthesis",
-        "bracket", "dash", "ellipsis", "unpunctuated", "comma", "colon",
+        "bracket", "dash", "ellipsis", "unpunctuated",
     })  # fmt: skip
-    needs = frozenset({"english", "quote", "brace"})
+    needs = frozenset({"english", "quote", "comma", "colon"})
     turn = 10
     examples = (
         Example({"keys": ["a", "b"]}, '{"b": "x y", "a": "z"}', '{"a": "x y", "b": 3}'),
