@@ -20,6 +20,7 @@ class WordsAtLeast(Constraint):
         "Use no fewer than {count} words.",
     )
     claims = frozenset({"words"})
+    needs = frozenset({"english", "long reply"})
     turn = 7
     examples = (Example({"count": 3}, "One, two, three.", "One two."),)
 
@@ -156,7 +157,7 @@ class CharactersAtLeast(Constraint):
         "Write {count} characters or more, counting spaces.",
     )
     claims = frozenset({"words"})
-    needs = NEUTRAL
+    needs = frozenset({"long reply"})
     turn = 7
     examples = (Example({"count": 5}, "12345", "1234   \n"),)
 

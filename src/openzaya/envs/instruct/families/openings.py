@@ -66,7 +66,6 @@ class FirstWord(Constraint):
         'Make "{word}" the very first word.',
     )
     claims = frozenset({"start"})
-    bans = frozenset({"long reply"})
     turn = 9
     examples = (Example({"word": "tea"}, "*Tea* is good.", "A tea is good."),)
 

@@ -61,7 +61,6 @@ class ParagraphsDivided(Constraint):
     )
     claims = frozenset({"paragraphs", "divider"})
     needs = frozenset({"english", "markdown", "blocks", "asterisk"})
-    bans = frozenset({"long reply"})
     turn = 8
     examples = (Example({"count": 2}, "One.\n\n***\n\nTwo.", "One *** Two."),)
 
