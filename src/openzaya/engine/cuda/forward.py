@@ -35,6 +35,7 @@ class CudaPass:
     includes the paper's set. Under TRITON_INTERPRET=1 the same code runs on a CPU, without graphs.
 
     Paper: II; IV-D.
+    Deviation: D-022.
     """
 
     def __init__(

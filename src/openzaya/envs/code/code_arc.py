@@ -6,7 +6,9 @@ the examples, there are at least MIN_HIDDEN, and they hold an input for each mut
 that kills it, so a program that is nearly right fails. Templates with several right outputs are
 left out: examples would not show the rule.
 
+Paper: IV-B5.
 Source: arXiv:2503.23145, without its interactive queries.
+Deviation: D-030.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,9 @@ Outputs that a constant would hit are not asked for: over the generator, the out
 least MIN_ENTROPY_BITS of entropy, and the one that is asked for must be rare, not trivial, and not
 be written in the input. An input is validated before anything runs, and only the sandbox runs it.
 
+Paper: IV-B5.
 Source: arXiv:2502.07316; both directions, with exact answers instead of a tolerance.
+Deviation: D-031.
 """
 
 import math

@@ -8,6 +8,9 @@ A reply's input must be legal. Then the candidate and all trusted solutions run 
 - trusted solutions that fail or disagree: wrong, the input is rejected
 - candidate fails otherwise than by time, or its output is not right: right
 - candidate is only late: wrong, with TIME_ONLY in the reason, unless the family accepts that
+
+Paper: IV-B5.
+Deviation: D-032.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,8 @@ A reply is right when it passes the gate and keeps every constraint, as strictly
 reward model, where there is one, multiplies that. Difficulty is number times rarity: at difficulty
 d the rarities (1 to 3) of at most five constraints add up to d + 1, and arguments grow with d.
 
-Paper: IV-C.
+Paper: IV-B7.
+Deviation: D-033.
 """
 
 from dataclasses import asdict
