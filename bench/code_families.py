@@ -1,6 +1,6 @@
 """Measure the code families: references accepted, wrong replies rejected, policies' mean rewards.
 
-    PYTHONPATH=src python bench/code_families.py --instances 500
+    python bench/code_families.py --instances 500 --backend zygote
 
 For every family: so many generated instances over difficulties 0 to 7; the reference and 20 wrong
 replies of each are scored, then the replies of policies that know nothing. Wrong replies are wrong
@@ -24,13 +24,16 @@ NUM_DIFFICULTIES = 8
 
 def main() -> None:
     """Run the measurement and print a table for each family."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--instances", type=int, default=50, help="instances of each family [50]")
     parser.add_argument("--mutants", type=int, default=20, help="wrong replies an instance [20]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--families", default="", help="names, separated by commas [all]")
+    parser.add_argument("--backend", default="bwrap", help="of the sandbox [bwrap]")
     options = parser.parse_args()
-    with Executor.default() as executor:
+    with Executor.default(options.backend) as executor:
         every = families(executor)
         chosen = options.families.split(",") if options.families else list(every)
         falsify = every["falsify"]

@@ -26,6 +26,8 @@ from openzaya.sandbox.executor import MIB, Executor
 NUM_SAMPLES = 3
 NUM_CANDIDATES = 10
 """Small inputs that the samples are chosen from."""
+NUM_SMALLEST = 6
+"""Inputs of size 1 that show which mutants a thoughtless answer exposes."""
 NUM_INPUTS = 48
 """Generated inputs, of all sizes, on which a mutant may be caught."""
 BATCH = 48
@@ -46,6 +48,8 @@ class Kept:
     operator: str
     killers: tuple[int, ...]
     """Which of the bank's inputs it fails, by a wrong output or a crash; never empty."""
+    fails_small: bool = False
+    """It also fails one of the smallest inputs: an answer without thinking may hit it."""
 
     def kill_rate(self) -> float:
         """Return the share of generated inputs on which it fails: the smaller, the harder."""
@@ -87,6 +91,7 @@ def build(template: Template, matrix: Matrix, enough: int = ENOUGH) -> Bank:
     """
     rng = stream(0, "mutants", template.name)
     small = distinct(template, rng, NUM_CANDIDATES, sizes=(1, 1, 2, 2, 3))
+    small += distinct(template, Random(0), NUM_SMALLEST, sizes=(1,))
     inputs = distinct(template, rng, NUM_INPUTS, sizes=(1, 2, 3, 4, 5, 6, 8, 12, 16, 24))
     trial = Trial(template, [*small, *inputs])
     todo = [mutant for source in template.solutions for mutant in mutants(source, rng, 4 * BATCH)]
@@ -98,7 +103,7 @@ def build(template: Template, matrix: Matrix, enough: int = ENOUGH) -> Bank:
         batch, todo = todo[:BATCH], todo[BATCH:]
         num_tried += len(batch)
         rows = trial.run(matrix, batch)
-        samples = samples or weakest(rows, len(small))
+        samples = samples or weakest(rows, NUM_CANDIDATES)
         kept += sift(batch, rows, samples, len(small))
         if not todo and len(kept) < FEW and num_tried < MOST_TRIED:
             todo = twice(kept, rng)
@@ -174,7 +179,8 @@ def sift(
         killers = tuple(i for i, state in enumerate(row[num_small:]) if state is State.WRONG)
         passes = all(row[i] is State.RIGHT for i in samples)
         if killers and passes and State.LATE not in row:
-            kept.append(Kept(mutant.source, mutant.operator, killers))
+            fails_small = State.WRONG in row[:num_small]
+            kept.append(Kept(mutant.source, mutant.operator, killers, fails_small))
     return kept
 
 

@@ -2,7 +2,8 @@
 
 The program is a mutant from the template's bank: it passes the samples and is wrong somewhere, and
 one killing input is stored as the reference. There is no correct program among the candidates, so
-answering that there is no such input is never right.
+answering that there is no such input is never right. Nor is it one that the smallest inputs, or
+many random ones, expose: guessing would be rewarded.
 
 A reply's input must be legal. Then the candidate and all trusted solutions run on it in one box:
 - trusted solutions that fail or disagree: wrong, the input is rejected
@@ -31,10 +32,10 @@ from openzaya.envs.code.template import Template
 
 TIME_ONLY = "time limit only"
 """In the reason of every verdict that rests on the candidate being late."""
-EASY_KILL_RATE = 0.4
+EASY_KILL_RATE = 0.25
 """At difficulty 0, the largest share of generated inputs that may kill a candidate."""
-HARD_KILL_RATE = 0.1
-RATE_STEP = 0.05
+HARD_KILL_RATE = 0.08
+RATE_STEP = 0.025
 MAX_TRIES = 200
 
 
@@ -72,7 +73,7 @@ class Falsify:
         for _ in range(MAX_TRIES):
             template = family.choose(rng, difficulty)
             bank = self.banks.get(template.name)
-            rare = [kept for kept in bank.kept if kept.kill_rate() <= most]
+            rare = [each for each in bank.kept if each.kill_rate() <= most and not each.fails_small]
             rng.shuffle(rare)
             for kept in rare[:1]:
                 killers = small_killers(template, bank, kept)
