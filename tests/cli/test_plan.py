@@ -8,7 +8,7 @@ from openzaya.cli import main as cli
 from openzaya.recipes.planned import planned
 from openzaya.recipes.planner.hardware import DEVICES
 from openzaya.recipes.planner.layout import Layout
-from openzaya.recipes.planner.planner import make_plan
+from openzaya.recipes.planner.planner import best_plan
 
 
 def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -21,7 +21,8 @@ def test_the_papers_run_is_printed_with_its_step_and_its_days(capsys):
     code, out, _ = plan(capsys, "zaya1_8b", "--on", "mi300x", "--ranks", "1024")
     assert code == 0
     assert "8,840,488,784 parameters, 753,608,528 active" in out
-    assert "utilization 4.4% of 1,307.4 TFLOP/s" in out
+    assert "utilization 4.4% of 1,307 TFLOP/s" in out
+    assert "2.5 s a step, 57.3 TFLOP/s a device, 4.4% of its rate; planned 2.59 s" in out
     first = next(line for line in out.splitlines() if line.startswith("pretrain1 "))
     assert first.split()[:4] == ["pretrain1", "8T", "4,096", "476,838"]
     assert "cp 8" in next(line for line in out.splitlines() if line.startswith("sft "))
@@ -36,7 +37,7 @@ def test_json_says_what_the_planner_says(capsys):
     assert found["refused"] == []
     config, works = planned("zaya1_8b", [], [])
     layout = Layout(ranks=64, shard=8, expert_parallel=4, context_parallel=8, checkpointing=True)
-    expected = make_plan(config, works[3], layout, DEVICES["h200"], 0.2)
+    expected = best_plan(config, works[3], [layout], DEVICES["h200"], 0.2)
     sft = found["phases"][3]
     assert sft["step_s"] == expected.step_s
     assert sft["memory"]["total"] == expected.memory.total
@@ -47,6 +48,7 @@ def test_json_says_what_the_planner_says(capsys):
 def test_nano_is_planned_on_this_kind_of_machine(capsys):
     code, out, _ = plan(capsys, "nano")
     assert code == 0
+    assert "known" not in out
     assert [line.split()[0] for line in out.splitlines()[4:7]] == ["pretrain", "midtrain", "sft"]
     assert "shard 1" in out
     assert "all-gather" not in out
@@ -87,6 +89,8 @@ def test_a_phase_that_cannot_be_laid_out_is_refused_after_those_that_can(capsys)
         (["nano", "--utilization", "0"], "choose it in (0, 1]"),
         (["nano", "--ranks", "4", "--shard", "3"], "shard is 3, which does not divide ranks = 4"),
         (["nano", "--ranks", "4", "--ep", "3"], "expert_parallel is 3"),
+        (["nano", "--serve", "--ranks", "4"], "takes no --ranks; leave it out"),
+        (["nano", "--serve", "--cp", "4", "--ep", "2"], "takes no --cp, --ep; leave it out"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_cure(capsys, words, message):

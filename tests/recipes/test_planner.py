@@ -21,15 +21,11 @@ from openzaya.recipes.planner.flops import (
     token_flops,
 )
 from openzaya.recipes.planner.hardware import DEVICES, device
+from openzaya.recipes.planner.known import BASE_RUN, achieved_flops
 from openzaya.recipes.planner.layout import Layout, Workload
 from openzaya.recipes.planner.memory import USABLE, activation_bytes, memory
 from openzaya.recipes.planner.parameters import parameters
-from openzaya.recipes.planner.planner import (
-    best_plan,
-    candidates,
-    implied_utilization,
-    make_plan,
-)
+from openzaya.recipes.planner.planner import Plan, best_plan, candidates
 from openzaya.recipes.planner.wire import traffic
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +44,10 @@ TINY = preset(
     router_hidden_size=4,
 )
 WORK = Workload(name="t", steps=3, tokens_per_step=64, context_tokens=4, micro_tokens=8)
+
+
+def make_plan(config, work, layout, on, utilization) -> Plan:
+    return best_plan(config, work, [layout], on, utilization)
 
 
 def received(work: Workload, layout: Layout) -> dict[str, float]:
@@ -159,14 +159,16 @@ def test_the_papers_base_run_is_planned_and_implies_a_plausible_utilization():
     """By hand: 6 x 1.29e9 + 3 x 4 x 1024 x 2048 x 40 is 8.75 GFLOP a token, 57 TFLOP/s a device."""
     work = PHASES[0]
     assert token_flops(ZAYA, 4096).train == pytest.approx(8.75e9, rel=0.01)
-    share = implied_utilization(ZAYA, work, MI300X, 1024, 2.5)
-    assert share == pytest.approx(57.3e12 / 1307.4e12, rel=0.01)
-    assert pytest.approx(share, rel=0.01) == MI300X.utilization
+    achieved = achieved_flops(ZAYA, work, BASE_RUN.ranks, BASE_RUN.step_s)
+    assert achieved == pytest.approx(57.3e12, rel=0.01)
+    assert pytest.approx(achieved / MI300X.flops_per_s, rel=0.01) == MI300X.utilization
     open_layouts = list(candidates(Layout(ranks=1024), None, "auto"))
     plan = best_plan(ZAYA, work, open_layouts, MI300X, MI300X.utilization)
     assert plan.step_s == pytest.approx(2.5, rel=0.1)
     assert plan.tokens_per_s / 1024 == pytest.approx(6_550, rel=0.1)
-    assert plan.wire_s < 2.5
+    assert plan.wire_s < BASE_RUN.step_s
+    assert BASE_RUN.is_of(ZAYA, plan)
+    assert not BASE_RUN.is_of(ZAYA, make_plan(ZAYA, work, Layout(ranks=512, shard=8), MI300X, 0.04))
     total = sum(
         best_plan(ZAYA, w, open_layouts, MI300X, MI300X.utilization).total_s for w in PHASES[:2]
     )

@@ -123,6 +123,11 @@ def serve(
     from openzaya.core.errors import ConfigError
     from openzaya.recipes.planner.serving import capacity
 
+    given = {f"--{name}": getattr(args, name) for name in ("shard", "cp", "utilization")}
+    idle = [flag for flag, value in given.items() if value is not None]
+    idle += [flag for flag, value in (("--ranks", args.ranks), ("--ep", args.ep)) if value != 1]
+    if idle:
+        raise ConfigError(f"--serve plans one device and takes no {', '.join(idle)}; leave it out")
     context = min(settings.serve.context_tokens, config.max_position_embeddings)
     found: list[Capacity] = []
     refused: list[str] = []

@@ -1,9 +1,11 @@
 """The tables of `openzaya plan`."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from openzaya.model.config import ZayaConfig
 from openzaya.recipes.planner.hardware import Device
+from openzaya.recipes.planner.known import KNOWN_RUNS, achieved_flops
 from openzaya.recipes.planner.memory import USABLE
 from openzaya.recipes.planner.planner import Plan
 from openzaya.recipes.planner.serving import Capacity
@@ -34,15 +36,32 @@ def show(config: ZayaConfig, plans: Sequence[Plan], share: float, from_hardware:
         f"{plans[0].layout.ranks} x {hardware.name}; {config.num_parameters():,} parameters, "
         f"{active:,} active and {config.num_active_parameters():,} with the head"
     )
+    rate = f"{hardware.flops_per_s / 1e12:,.4g}"
     why = hardware.utilization_source if from_hardware else "as asked"
-    print(f"utilization {share:.1%} of {hardware.flops_per_s / 1e12:,.1f} TFLOP/s ({why})\n")
+    print(f"utilization {share:.1%} of {rate} TFLOP/s ({why})\n")
     print(table([TABLE_TRAINING, *map(training_row, plans)]))
+    for line in known_lines(config, plans):
+        print(f"{line}\n")
     print(table([TABLE_FLOPS, *map(flops_row, plans)]))
     room = f"total of {hardware.memory_bytes * USABLE / UNIT:.1f}"
     print(table([(*TABLE_MEMORY, "logits", room), *map(memory_row, plans)]))
     rows = [row for plan in plans for row in wire_rows(plan)]
     if rows:
         print(table([TABLE_WIRE, *rows]))
+
+
+def known_lines(config: ZayaConfig, plans: Sequence[Plan]) -> list[str]:
+    """Return what published runs of just these plans took, and the rate that this amounts to."""
+    lines = []
+    for plan, run in product(plans, KNOWN_RUNS):
+        if run.is_of(config, plan):
+            rate = achieved_flops(config, plan.work, run.ranks, run.step_s)
+            lines.append(
+                f"known: {plan.work.name}, {run.source}: {run.step_s} s a step, "
+                f"{rate / 1e12:.1f} TFLOP/s a device, {rate / plan.device.flops_per_s:.1%} of its "
+                f"rate; planned {time_text(plan.step_s)}"
+            )
+    return lines
 
 
 def training_row(plan: Plan) -> tuple[str, ...]:

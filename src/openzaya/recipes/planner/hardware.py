@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openzaya.core.errors import ConfigError
 
@@ -34,7 +34,21 @@ class Device:
     """Where the share comes from."""
 
 
-_ASSUMED = "assumed: below what dense models reach, because experts of one layer are small products"
+_H100 = Device(
+    name="h100",
+    memory_bytes=80e9,
+    bytes_per_s=3.35e12,
+    flops_per_s=989.4e12,
+    value_bytes=2,
+    per_node=8,
+    node_bytes_per_s=450e9,
+    network_bytes_per_s=50e9,
+    utilization=0.2,
+    source="NVIDIA's data sheets, SXM: bf16 without sparsity; 900 GB/s of NVLink in both "
+    "directions; one 400 Gbit/s port a device assumed",
+    utilization_source="assumed: below what dense models reach, because a layer's experts are "
+    "small products",
+)
 
 DEVICES: Mapping[str, Device] = {
     device.name: device
@@ -53,34 +67,8 @@ DEVICES: Mapping[str, Device] = {
             "the paper's network: one 400 Gbit/s port a device",
             utilization_source="the paper's base run, appendix B: 16.8M tokens in 2.5 s on 1,024",
         ),
-        Device(
-            name="h100",
-            memory_bytes=80e9,
-            bytes_per_s=3.35e12,
-            flops_per_s=989.4e12,
-            value_bytes=2,
-            per_node=8,
-            node_bytes_per_s=450e9,
-            network_bytes_per_s=50e9,
-            utilization=0.2,
-            source="NVIDIA's data sheet, SXM: bf16 without sparsity; 900 GB/s of NVLink in both "
-            "directions; one 400 Gbit/s port a device assumed",
-            utilization_source=_ASSUMED,
-        ),
-        Device(
-            name="h200",
-            memory_bytes=141e9,
-            bytes_per_s=4.8e12,
-            flops_per_s=989.4e12,
-            value_bytes=2,
-            per_node=8,
-            node_bytes_per_s=450e9,
-            network_bytes_per_s=50e9,
-            utilization=0.2,
-            source="NVIDIA's data sheet, SXM: bf16 without sparsity; 900 GB/s of NVLink in both "
-            "directions; one 400 Gbit/s port a device assumed",
-            utilization_source=_ASSUMED,
-        ),
+        _H100,
+        replace(_H100, name="h200", memory_bytes=141e9, bytes_per_s=4.8e12),
         Device(
             name="cpu",
             memory_bytes=24e9,

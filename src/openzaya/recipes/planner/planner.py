@@ -65,19 +65,6 @@ class Plan:
         return self.work.tokens_per_step / self.step_s
 
 
-def make_plan(
-    config: ZayaConfig, work: Workload, layout: Layout, device: Device, utilization: float
-) -> Plan:
-    """Return the plan of a phase in a layout.
-
-    `utilization` is the share of the device's rate that forward and backward reach. Raises
-    ConfigError for an impossible layout and for one that does not fit in memory.
-    """
-    plan = _plan(config, work, layout, device, utilization)
-    _check_fits(plan)
-    return plan
-
-
 def _plan(
     config: ZayaConfig, work: Workload, layout: Layout, device: Device, utilization: float
 ) -> Plan:
@@ -131,7 +118,8 @@ def best_plan(
 ) -> Plan:
     """Return the fastest plan that fits; of those as fast, the one with the least traffic.
 
-    Raises ConfigError when none does, with what the one that needs least would need.
+    `utilization` is the share of the device's rate that forward and backward reach. Raises
+    ConfigError for an impossible layout, and when no plan fits, with what the smallest needs.
     """
     plans = [_plan(config, work, layout, device, utilization) for layout in layouts]
     room = device.memory_bytes * USABLE
@@ -158,14 +146,3 @@ def shard_sizes(layout: Layout) -> list[int]:
     limit = min(layout.ranks, MAX_SHARD)
     sizes = [n for n in range(1, limit + 1) if layout.ranks % n == 0]
     return [n for n in sizes if n % max(1, layout.expert_parallel) == 0] or [layout.ranks]
-
-
-def implied_utilization(
-    config: ZayaConfig, work: Workload, device: Device, ranks: int, step_s: float
-) -> float:
-    """Return the share of the devices' rate that a measured step amounts to.
-
-    Useful operations only: what checkpointing repeats is not counted, nor is the optimizer.
-    """
-    done = token_flops(config, work.context_tokens).train * work.tokens_per_step
-    return done / (ranks * device.flops_per_s * step_s)
