@@ -268,6 +268,25 @@ def test_checkpointing_trades_memory_for_time():
     assert plain.compute_s < kept.compute_s < 4 / 3 * plain.compute_s
 
 
+def test_muon_is_divided_among_ranks_until_each_has_one_matrix_of_a_stack():
+    dense, expert = muon_flops(ZAYA)
+    found = {
+        shard: make_plan(ZAYA, PHASES[0], Layout(ranks=64, shard=shard), MI300X, 0.2).muon_flops
+        for shard in (4, 16, 64)
+    }
+    assert found == {4: dense + expert / 4, 16: dense + expert / 16, 64: dense + expert / 16}
+
+
+def test_the_search_takes_the_least_traffic_among_plans_as_fast():
+    layouts = list(candidates(Layout(ranks=1024), None, "auto"))
+    plans = [make_plan(ZAYA, PHASES[0], x, MI300X, 0.0439) for x in layouts if x.shard > 1]
+    best = best_plan(ZAYA, PHASES[0], layouts, MI300X, 0.0439)
+    assert best.step_s <= 1.05 * min(plan.step_s for plan in plans)
+    rivals = [plan for plan in plans if plan.step_s <= 1.05 * min(p.step_s for p in plans)]
+    assert best.wire_s == min(plan.wire_s for plan in rivals)
+    assert best.layout.shard == 8
+
+
 def test_what_does_not_fit_says_by_how_much_and_how_to_cure_it():
     h100 = device("H100")
     with pytest.raises(ConfigError) as caught:

@@ -150,6 +150,7 @@ def head_json(config: "ZayaConfig", hardware: "Device", share: float) -> dict[st
     """Return what all phases have in common."""
     return {
         "hardware": hardware.name,
+        "hardware_source": hardware.source,
         "utilization": share,
         "parameters": config.num_parameters(),
         "active_parameters": config.num_active_parameters(),

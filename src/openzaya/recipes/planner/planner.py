@@ -74,8 +74,8 @@ def _plan(
     flops = token_flops(config, work.context_tokens)
     done = flops.train + (flops.recompute if layout.checkpointing else 0.0)
     dense, expert = muon_flops(config)
-    # Every rank of a shard group has its part of the stacks; other matrices it does whole.
-    muon = dense + expert / layout.shard
+    # A rank has its part of the stacks, at least one matrix of each; other matrices it does whole.
+    muon = dense + expert / min(layout.shard, config.num_experts)
     return Plan(
         work=work,
         layout=layout,
@@ -89,10 +89,8 @@ def _plan(
     )
 
 
-def _check_fits(plan: Plan) -> None:
-    room, need = plan.device.memory_bytes * USABLE, plan.memory.total
-    if need <= room:
-        return
+def _misfit(plan: Plan, room: float) -> ConfigError:
+    need = plan.memory.total
     cures = []
     if plan.layout.shard < plan.layout.ranks:
         cures.append("a larger --shard")
@@ -102,7 +100,7 @@ def _check_fits(plan: Plan) -> None:
         cures.append("--set layout.checkpointing=on")
     cures.append("a smaller micro_tokens")
     have, missing = plan.device.memory_bytes / 1e9, (need - room) / 1e9
-    raise ConfigError(
+    return ConfigError(
         f"{plan.work.name} does not fit: a rank needs {need / 1e9:.1f} GB, but plans fill at most "
         f"{room / 1e9:.1f} GB ({USABLE:.0%} of the {have:.0f} GB of {plan.device.name}); "
         f"{missing:.1f} GB are missing; try {', or '.join(cures)}"
@@ -124,12 +122,11 @@ def best_plan(
     plans = [_plan(config, work, layout, device, utilization) for layout in layouts]
     room = device.memory_bytes * USABLE
     fitting = [plan for plan in plans if plan.memory.total <= room]
-    if fitting:
-        limit = AS_FAST * min(plan.step_s for plan in fitting)
-        fast = [plan for plan in fitting if plan.step_s <= limit]
-        return min(fast, key=lambda plan: (plan.wire_s, plan.step_s))
-    _check_fits(min(plans, key=lambda plan: plan.memory.total))
-    raise AssertionError("the smallest of plans that do not fit does not fit")
+    if not fitting:
+        raise _misfit(min(plans, key=lambda plan: plan.memory.total), room)
+    limit = AS_FAST * min(plan.step_s for plan in fitting)
+    fast = [plan for plan in fitting if plan.step_s <= limit]
+    return min(fast, key=lambda plan: (plan.wire_s, plan.step_s))
 
 
 def candidates(layout: Layout, shard: int | None, checkpointing: Checkpointing) -> Iterator[Layout]:
