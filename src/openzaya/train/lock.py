@@ -17,8 +17,9 @@ LOCK = "LOCK"
 class RunLock:
     """Holds a folder for one trainer; the kernel lets go of it when the process ends, however.
 
-    The lock is `flock` on the file LOCK, which stays and says who held it last. Raises
-    CheckpointError for a folder that is held by another trainer or cannot be written.
+    The lock is `flock` on the file LOCK, which stays and says who held it last; processes forked
+    meanwhile hold it too. Raises CheckpointError for a folder that is held by another trainer or
+    cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,6 +41,11 @@ class RunLock:
         except OSError as error:
             holder = path.read_text(encoding="utf-8").strip() or "another process"
             os.close(self._descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise CheckpointError(
+                    f"{path} cannot be locked ({error}); choose a folder on a file "
+                    "system that has flock"
+                ) from error
             raise CheckpointError(
                 f"{self.folder} is in use by {holder}; wait for it, stop it or choose another "
                 "folder"
