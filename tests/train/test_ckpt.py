@@ -113,10 +113,12 @@ def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path):
 
 
 def test_single_bit_flips_in_the_manifest_are_all_detected(tmp_path):
-    """In white space and in its own digest too."""
-    path = ckpt.save(tmp_path, 1, tensors(1), {"note": 7}, META) / MANIFEST
+    """In its own digest too, and where another case is the same value: 1e-08 is 1E-08."""
+    meta = {"config": {"eps": 1e-8}}
+    path = ckpt.save(tmp_path, 1, tensors(1), {"note": 7}, meta) / MANIFEST
     raw = path.read_bytes()
-    for place in random.Random(0).sample(range(8 * len(raw)), 400):
+    case = 8 * raw.index(b"e-08") + 5
+    for place in [case, *random.Random(0).sample(range(8 * len(raw)), 400)]:
         flipped = bytearray(raw)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
