@@ -184,6 +184,30 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_identical(tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(("at_step", "saved"), [(4, 5), (8, 8)])
+def test_a_sigterm_at_any_moment_ends_the_stage_with_the_named_step_saved(
+    tmp_path, monkeypatch, at_step, saved
+):
+    """Here it comes when the loop has just looked for one."""
+    real = loop.Run.save
+
+    def is_due(_clock, step, _config):
+        if step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    def save(run, saver, *, is_last):
+        if run.state.step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(run, saver, is_last=is_last)
+
+    monkeypatch.setattr(loop.CheckpointClock, "is_due", is_due)
+    monkeypatch.setattr(loop.Run, "save", save)
+    with pytest.raises(TrainingStopped, match=f"after step {saved} of 8, which is saved"):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path)
+    assert ckpt.load_newest(tmp_path).step == saved
+
+
 def test_a_second_trainer_in_the_folder_is_refused(tmp_path):
     def intrude(_state, _report):
         with pytest.raises(CheckpointError, match="in use by pid"):

@@ -99,12 +99,15 @@ def run_stage(
             on_step(run.state, report)
             check_health(config, run.state)
             saver.poll()
-            is_last = stop.requested or run.state.step == config.steps
+            stopping = stop.requested  # Read once: a later signal is the next step's business.
+            is_last = stopping or run.state.step == config.steps
             if is_last or saver.wants_retry or clock.is_due(run.state.step, config):
                 run.save(saver, is_last=is_last)
                 clock.restart()
-            if stop.requested:
-                raise stopped(config, run.state, run_dir)
+            if stopping:
+                break
+        if stop.requested:
+            raise stopped(config, run.state, run_dir)
     return run.summary
 
 
