@@ -2,7 +2,7 @@
 
     python bench/checkpoints.py                       everything, about ten minutes on one core
     python bench/checkpoints.py kill --trials 20      SIGKILL at random moments, some inside a save
-    python bench/checkpoints.py term --trials 5       SIGTERM: exit code 0, the step is saved
+    python bench/checkpoints.py term --trials 20      SIGTERM, a quarter as often: exit code 0
     python bench/checkpoints.py flip --flips 100      one random bit of a checkpoint's files
     python bench/checkpoints.py disk                  a tmpfs that is full (needs user namespaces)
 
