@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from openzaya.cli import main as cli
-from openzaya.core.errors import CheckpointError, ConfigError, UpstreamError
+from openzaya.core.errors import CheckpointError, ConfigError, TrainingStopped, UpstreamError
 
 SRC = Path(__file__).parents[2] / "src"
 CLI = SRC / "openzaya" / "cli"
@@ -212,3 +212,9 @@ def test_a_reader_that_goes_away_is_no_traceback():
 def test_version_and_empty_command_line():
     assert openzaya("--version").stdout.startswith("openzaya 0.")
     assert "verbs:" in openzaya().stdout
+
+
+def test_an_end_that_was_asked_for_is_not_called_an_error(capsys):
+    stopped = TrainingStopped("pretrain was stopped by SIGTERM")
+    assert cli.fail(str(stopped), stopped.exit_code, debug=False) == 0
+    assert capsys.readouterr().err == "openzaya: pretrain was stopped by SIGTERM\n"

@@ -85,3 +85,10 @@ def test_missing_and_broken_files_are_explained(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(broken)
         with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
             TextTokenizer.load(tmp_path)
+
+
+def test_the_hash_survives_a_save_and_tells_vocabularies_apart(tmp_path):
+    FRAGMENTED.save(tmp_path)
+    assert TextTokenizer.load(tmp_path).sha256 == FRAGMENTED.sha256
+    assert TextTokenizer(backend(FRAGMENTS)).sha256 == FRAGMENTED.sha256
+    assert BARE.sha256 != FRAGMENTED.sha256

@@ -3,15 +3,20 @@
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from openzaya.core.errors import CheckpointError
+from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.train import ckpt
+from openzaya.train.manifest import MANIFEST, SCHEMA, DamagedCheckpoint, decode, digest_of, encode
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint_schema_1"
 META = {"config_hash": "abc", "config": {"lr": 1}}
 
 
@@ -38,7 +43,7 @@ def test_no_checkpoint_is_none(tmp_path):
     assert ckpt.load_newest(tmp_path / "absent") is None
 
 
-@pytest.mark.parametrize("name", [ckpt.TENSORS, ckpt.STATE, ckpt.MANIFEST])
+@pytest.mark.parametrize("name", [ckpt.TENSORS, ckpt.STATE, MANIFEST])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_any_damage_is_found_and_the_one_before_is_taken(tmp_path, caplog, name, damage):
     fill(tmp_path)
@@ -107,35 +112,31 @@ def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path):
         assert not list(tmp_path.glob("*.quarantined"))
 
 
-def test_a_hundred_single_bit_flips_in_the_manifest_change_nothing_unnoticed(tmp_path):
-    """Most break the digest; a flip inside the name of the digest's own key is harmless."""
-    path = ckpt.save(tmp_path, 1, tensors(1), {"note": 7}, META) / ckpt.MANIFEST
+def test_single_bit_flips_in_the_manifest_are_all_detected(tmp_path):
+    """In its own digest too, and where another case is the same value: 1e-08 is 1E-08."""
+    meta = {"config": {"eps": 1e-8}}
+    path = ckpt.save(tmp_path, 1, tensors(1), {"note": 7}, meta) / MANIFEST
     raw = path.read_bytes()
-    rng = random.Random(0)
-    detected = 0
-    for _ in range(100):
+    case = 8 * raw.index(b"e-08") + 5
+    for place in [case, *random.Random(0).sample(range(8 * len(raw)), 400)]:
         flipped = bytearray(raw)
-        flipped[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
-        try:
-            loaded = ckpt.load(path.parent)
-        except CheckpointError:
-            detected += 1
-        else:
-            assert (loaded.step, loaded.state, loaded.meta) == (1, {"note": 7}, META)
-    assert detected > 70
+        with pytest.raises(DamagedCheckpoint):
+            decode(path)
 
 
 def test_verify_compares_sha256_and_load_compares_crc32(tmp_path):
     """A manifest that lies about one of them is caught by the one that reads it."""
     path = ckpt.save(tmp_path, 1, tensors(1), {}, META)
     ckpt.verify(path)
-    manifest = json.loads((path / ckpt.MANIFEST).read_text())
+    manifest = json.loads((path / MANIFEST).read_text())
     del manifest["digest"]
     for kind, check in (("sha256", ckpt.verify), ("crc32", ckpt.load)):
         lying = json.loads(json.dumps(manifest))
         lying["files"][ckpt.TENSORS][kind] = "0" * len(lying["files"][ckpt.TENSORS][kind])
-        (path / ckpt.MANIFEST).write_text(json.dumps(lying))
+        lying["digest"] = digest_of(lying)
+        (path / MANIFEST).write_bytes(encode(lying))
         with pytest.raises(CheckpointError, match=f"{kind} is"):
             check(path)
 
@@ -180,5 +181,98 @@ def test_a_folder_that_cannot_be_written_is_a_checkpoint_error(tmp_path):
 
 def test_the_manifest_names_sizes_and_hashes(tmp_path):
     path = ckpt.save(tmp_path, 1, tensors(1), {}, META)
-    manifest = json.loads((path / ckpt.MANIFEST).read_text())
+    manifest = json.loads((path / MANIFEST).read_text())
     assert manifest["files"][ckpt.STATE]["bytes"] == (path / ckpt.STATE).stat().st_size
+
+
+def test_the_keep_policy_keeps_the_last_and_every_so_many_steps(tmp_path):
+    for step in range(1, 8):
+        keep = ckpt.Keep(last=2, every_steps=3)
+        ckpt.save(tmp_path, step, tensors(step), {}, META, keep)
+    assert [ckpt.step_of(path) for path in ckpt.checkpoints(tmp_path)] == [3, 6, 7]
+    with pytest.raises(ConfigError, match="at least 1"):
+        ckpt.Keep(last=0)
+
+
+def exchange(folder):
+    """Give two checkpoints each other's tensors."""
+    newest, older = folder / "step_00000003" / ckpt.TENSORS, folder / "step_00000002" / ckpt.TENSORS
+    kept = newest.read_bytes()
+    newest.write_bytes(older.read_bytes())
+    older.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda f: (f / "step_00000003" / "more.safetensors").write_text(""), "nobody wrote more"),
+        (lambda f: (f / "step_00000003" / "nested").mkdir(), "nobody wrote nested"),
+        (lambda f: (f / "step_00000003").rename(f / "step_00000009"), "is that of step 3"),
+    ],
+)
+def test_files_too_many_and_a_manifest_of_another_step_are_found(
+    tmp_path, caplog, damage, complaint
+):
+    fill(tmp_path)
+    damage(tmp_path)
+    assert ckpt.load_newest(tmp_path, META).step == 2
+    assert complaint in caplog.text
+
+
+def test_when_no_checkpoint_is_intact_training_does_not_start_over_silently(tmp_path):
+    fill(tmp_path)
+    exchange(tmp_path)
+    with pytest.raises(CheckpointError, match=r"all 2 checkpoints .* are damaged"):
+        ckpt.load_newest(tmp_path, META)
+    assert len(list(tmp_path.glob("*.quarantined"))) == 2
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_stays_where_it_is(tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "step_00000003" / MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["digest"]
+    manifest["schema"] = SCHEMA + 1
+    manifest["digest"] = digest_of(manifest)
+    path.write_bytes(encode(manifest))
+    with pytest.raises(CheckpointError, match=f"has schema {SCHEMA + 1}, this version reads"):
+        ckpt.load_newest(tmp_path, META)
+    assert path.exists()
+
+
+def test_a_checkpoint_of_schema_1_still_loads(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    loaded = ckpt.load_newest(tmp_path / "run", META)
+    assert (loaded.step, loaded.state, loaded.meta) == (3, {"tokens": 12}, META)
+    assert torch.equal(loaded.part("model")["a"], torch.arange(6.0).view(2, 3))
+
+
+def test_a_checkpoint_that_does_not_know_its_code_is_refused_unless_that_is_allowed(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "run")
+    wanted = {**META, "code": {"train/step.py": "0123"}}
+    with pytest.raises(CheckpointError, match="made with other code"):
+        ckpt.load_newest(tmp_path / "run", wanted)
+    assert ckpt.load_newest(tmp_path / "run", wanted, ("code",)).step == 3
+
+
+@pytest.mark.parametrize("allowed_bytes", [0, 10_000, 500_000, 799_999])
+def test_a_write_that_the_system_cuts_short_is_a_clear_error_and_loses_nothing(
+    tmp_path, allowed_bytes
+):
+    """A child may write files of so many bytes only: the kernel itself fails its write (EFBIG)."""
+    fill(tmp_path)
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed_bytes, allowed_bytes))
+        message = ""
+        try:
+            ckpt.save(tmp_path, 4, {"a": torch.zeros(200_000)}, {}, META)
+        except CheckpointError as error:
+            message = str(error)
+        os._exit(0 if "could not be written" in message and "intact" in message else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == [
+        "step_00000002",
+        "step_00000003",
+    ]
+    assert ckpt.load_newest(tmp_path, META).step == 3

@@ -2,15 +2,21 @@
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
 from tiny_training import stage, tiny_model, windows_of
 
-from openzaya.core.errors import CheckpointError, DataError, OpenZayaError
+from openzaya.core.errors import CheckpointError, DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.train import ckpt, loop
 from openzaya.train.loop import run_stage
+from openzaya.train.saver import Saving
+
+IN_STEP = Saving(in_background=False)
+"""Saves inside the step: failures come at a step that is known."""
 
 
 class Killed(Exception):
@@ -106,21 +112,21 @@ def test_three_broken_steps_in_a_row_stop_the_stage_with_good_weights(tmp_path):
 
 def failing_saves(monkeypatch, failures):
     """Let the saves of the given numbers, counted from 0, fail; return the list of attempts."""
-    real, attempts = ckpt.save, []
+    real, attempts = ckpt.write, []
 
-    def save(folder, step, *rest):
+    def write(folder, step, *rest):
         attempts.append(step)
         if len(attempts) - 1 in failures:
             raise CheckpointError("the disk is full")
         return real(folder, step, *rest)
 
-    monkeypatch.setattr(ckpt, "save", save)
+    monkeypatch.setattr(ckpt, "write", write)
     return attempts
 
 
 def test_a_failed_save_is_tried_again_at_the_next_step(tmp_path, monkeypatch, caplog):
     attempts = failing_saves(monkeypatch, {0, 1})
-    run_stage(tiny_model(), stage(), windows_of, tmp_path)
+    run_stage(tiny_model(), stage(), windows_of, tmp_path, saving=IN_STEP)
     assert attempts == [3, 4, 5, 6, 8]
     assert "the disk is full" in caplog.text
     assert ckpt.load_newest(tmp_path).step == 8
@@ -129,7 +135,7 @@ def test_a_failed_save_is_tried_again_at_the_next_step(tmp_path, monkeypatch, ca
 def test_training_stops_when_saving_keeps_failing_or_fails_at_the_end(tmp_path, monkeypatch):
     attempts = failing_saves(monkeypatch, {0, 1, 2})
     with pytest.raises(CheckpointError, match="disk is full"):
-        run_stage(tiny_model(), stage(), windows_of, tmp_path / "a")
+        run_stage(tiny_model(), stage(), windows_of, tmp_path / "a", saving=IN_STEP)
     assert attempts == [3, 4, 5]
     monkeypatch.undo()
     failing_saves(monkeypatch, {2})
@@ -152,3 +158,71 @@ def test_the_state_on_disk_is_json_without_tensors(tmp_path):
     state = json.loads((tmp_path / "step_00000008" / ckpt.STATE).read_text())
     assert state["tokens"] == 8 * 78
     assert len(state["guard"]["loss"]) == 8
+
+
+def test_saving_in_the_step_and_in_the_background_give_the_same_checkpoints(tmp_path):
+    for name, saving in (("a", IN_STEP), ("b", Saving())):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path / name, saving=saving)
+    for step in (6, 8):
+        one, two = (ckpt.load(tmp_path / name / ckpt.name_of(step)) for name in "ab")
+        assert one.state == two.state
+        assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+
+
+def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_identical(tmp_path):
+    def terminate(state, _report):
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped, match="after step 4 of 8, which is saved") as caught:
+        run_stage(tiny_model(), stage(), windows_of, tmp_path / "stopped", on_step=terminate)
+    assert caught.value.exit_code == 0
+    assert ckpt.load_newest(tmp_path / "stopped").step == 4
+    whole, _, _ = train(tmp_path / "whole")
+    resumed, later, _ = train(tmp_path / "stopped")
+    assert min(later) == 5
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("at_step", "saved"), [(4, 5), (8, 8)])
+def test_a_sigterm_at_any_moment_ends_the_stage_with_the_named_step_saved(
+    tmp_path, monkeypatch, at_step, saved
+):
+    """Here it comes when the loop has just looked for one."""
+    real = loop.Run.save
+
+    def is_due(_clock, step, _config):
+        if step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    def save(run, saver, *, is_last):
+        if run.state.step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(run, saver, is_last=is_last)
+
+    monkeypatch.setattr(loop.CheckpointClock, "is_due", is_due)
+    monkeypatch.setattr(loop.Run, "save", save)
+    with pytest.raises(TrainingStopped, match=f"after step {saved} of 8, which is saved"):
+        run_stage(tiny_model(), stage(), windows_of, tmp_path)
+    assert ckpt.load_newest(tmp_path).step == saved
+
+
+def test_a_second_trainer_in_the_folder_is_refused(tmp_path):
+    def intrude(_state, _report):
+        with pytest.raises(CheckpointError, match="in use by pid"):
+            train(tmp_path)
+
+    run_stage(tiny_model(), stage(steps=1, warmup_steps=0), windows_of, tmp_path, on_step=intrude)
+
+
+def test_another_tokenizer_is_refused_and_can_be_allowed(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path, die_at=5)
+    with pytest.raises(CheckpointError, match="tokenizer:  -> other"):
+        run_stage(
+            tiny_model(), stage(), windows_of, tmp_path, saving=Saving(tokenizer_hash="other")
+        )
+    saving = Saving(tokenizer_hash="other", allow_changed=("tokenizer",))
+    run_stage(tiny_model(), stage(), windows_of, tmp_path, saving=saving)
+    assert ckpt.load_newest(tmp_path).step == 8

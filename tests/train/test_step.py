@@ -131,6 +131,36 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_biases_nor_optimi
     assert not torch.equal(weights["norm.weight"], model.norm.weight)
 
 
+def test_a_spike_is_left_out_and_the_next_step_goes_on_with_the_next_data():
+    """Weights, optimizer and balancer stay; the step, and with it the data's position, does not."""
+    model = tiny_model()
+    optimizers, balancer = build_optimizer(model), RouterBalancer(model)
+    state = TrainState(SpikeGuard(6.0))
+    seen = []
+
+    def step():
+        seen.append(state.step)
+        return train_step(model, optimizers, balancer, windows_of(state.step), stage(), state)
+
+    assert step().applied
+    state.guard.load({"loss": [4.0] * MIN_HISTORY, "grad_norm": [1e-6] * MIN_HISTORY})
+    before = [
+        {name: t.clone() for name, t in part.state_dict().items()}
+        for part in (model, optimizers, balancer)
+    ]
+    report = step()
+    assert not report.applied
+    assert math.isfinite(report.loss)
+    assert math.isfinite(report.grad_norm)
+    assert (state.skipped, state.broken_in_a_row) == (1, 0)
+    for known, part in zip(before, (model, optimizers, balancer), strict=True):
+        assert all(torch.equal(known[name], t) for name, t in part.state_dict().items())
+    assert not bool(balancer.counts_LX.any())
+    state.guard.load({})
+    assert step().applied
+    assert (seen, state.step, state.tokens) == ([0, 1, 2], 3, 3 * 78)
+
+
 def test_a_step_moves_weights_and_balancing_biases_and_counts_tokens():
     model = tiny_model()
     before = [bias.clone() for bias in model.router_biases()]

@@ -156,6 +156,6 @@ def fail(message: str, exit_code: int, debug: bool) -> int:
     """Print an error to stderr, with the active traceback when `debug`, and return the code."""
     if debug:
         traceback.print_exc()
-    label = "" if exit_code == EXIT_INTERRUPTED else "error: "
+    label = "" if exit_code in (0, EXIT_INTERRUPTED) else "error: "
     print(f"openzaya: {label}{message}", file=sys.stderr)
     return exit_code

@@ -29,6 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change one setting"
     )
+    parser.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        choices=("code", "tokenizer"),
+        help="resume although this changed since the checkpoint was written",
+    )
     parser.epilog = EXAMPLES
 
 
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{time.monotonic() - begun:6.0f} s  {line}", flush=True)
 
     echo(f"{folder} on {config.device} with {threads} threads")
-    report = speedrun(folder, config, echo)
+    report = speedrun(folder, config, echo, tuple(args.allow_changed))
     if args.json:
         print(json.dumps(report))
     else:

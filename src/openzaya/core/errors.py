@@ -9,6 +9,7 @@
     +-- EngineError           exit code 1: generation failed on our side
     +-- RequestError          exit code 2: one request that cannot be served
     |   `-- ContextLengthError            the request is longer than the model's context
+    +-- TrainingStopped       exit code 0: SIGTERM came, and the run can be resumed
     `-- UpstreamError         exit code 4: another server failed or lied
 
 A message says what was found, what was expected and how to cure it. `assert` is for our own
@@ -62,6 +63,12 @@ class RequestError(OpenZayaError):
 
 class ContextLengthError(RequestError):
     """A request that is longer than the model's context."""
+
+
+class TrainingStopped(OpenZayaError):
+    """Training ended early because it was asked to; its last step is saved."""
+
+    exit_code = 0
 
 
 class UpstreamError(OpenZayaError):

@@ -1,5 +1,6 @@
 """The tokenizer: a folder's tokenizer.json through the `tokenizers` library, nothing more."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -70,6 +71,11 @@ class TextTokenizer:
         (target / "tokenizer.json").write_text(text, encoding="utf-8")
         body = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (target / "tokenizer_config.json").write_text(body, encoding="utf-8")
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of vocabulary, merges and markers: equal hashes give equal ids."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; markers become their single ids. For trusted text only."""

@@ -7,18 +7,15 @@
     LATEST                      name of the newest one, for people and scripts
 
 A checkpoint is written under a temporary name, synced, and renamed. Loading takes the newest that
-verifies and moves broken ones aside. One process writes to a folder at a time. Used by supervised
-stages and by RL.
+verifies and moves broken ones aside. One process writes to a folder at a time (`train/lock.py`).
+Used by supervised stages, through `train/saver.py`, and by RL.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +25,40 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openzaya.core.config import diff
-from openzaya.core.errors import CheckpointError
+from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.train.lineage import refuse_changes
+from openzaya.train.manifest import DamagedCheckpoint, read_manifest, sync, write_manifest
 
-SCHEMA = 1
-TENSORS, STATE, MANIFEST, LATEST = "tensors.safetensors", "state.json", "MANIFEST.json", "LATEST"
+TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "LATEST"
 FREE_SPACE_FACTOR = 1.2
-"""Free disk space wanted before writing, as a multiple of the tensors' size."""
-READ_BYTES = 1 << 20
-"""Bytes hashed at a time."""
+"""Free disk space wanted before writing, as a multiple of the data's size."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keep:
+    """Which checkpoints stay when a newer one is whole."""
+
+    last: int = 2
+    """The newest ones."""
+    every_steps: int = 0
+    """Those whose step is a multiple of this stay for good; 0 = none."""
+
+    def __post_init__(self) -> None:
+        """Refuse to keep nothing."""
+        if self.last < 1 or self.every_steps < 0:
+            raise ConfigError(
+                f"a run keeps its last {self.last} checkpoints and every {self.every_steps} steps; "
+                "choose at least 1 and at least 0"
+            )
+
+    def outdated(self, steps: Sequence[int]) -> list[int]:
+        """Return the steps to forget, of those in ascending order."""
+        return [s for s in steps[: -self.last] if not self.every_steps or s % self.every_steps]
+
+
+DEFAULT_KEEP = Keep()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,8 @@ class Loaded:
     state: dict[str, Any]
     meta: dict[str, Any]
     path: Path
+    digest: str
+    """The manifest's, which names this checkpoint among all that ever were."""
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the tensors saved as `name/...`, without that prefix."""
@@ -63,42 +85,61 @@ def save(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     meta: Mapping[str, Any],
-    keep_last: int = 2,
+    keep: Keep = DEFAULT_KEEP,
 ) -> Path:
-    """Write the checkpoint of `step` and forget all but the `keep_last` newest.
+    """Write the checkpoint of `step`, then forget those that `keep` does not want.
 
-    `meta` holds "config_hash" and "config"; a resume with another hash is refused. Raises
-    CheckpointError for tensors that are not finite, a full disk or a folder that cannot be
-    written; older checkpoints then stay as they were.
+    `meta` is the run's `lineage.identity`, or a part of it. Raises CheckpointError for tensors that
+    are not finite, a full disk or a folder that cannot be written; older checkpoints then stay as
+    they were.
     """
-    target = folder / f"step_{step:08d}"
+    write(folder, step, snapshot(tensors), json.dumps(dict(state)), meta, keep)
+    return folder / name_of(step)
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, each whole and on its own: later steps do not reach the copy."""
+    # Cloned: safetensors refuses tensors that share memory, and views of larger ones.
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def write(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state_text: str,
+    meta: Mapping[str, Any],
+    keep: Keep,
+) -> str:
+    """Do the disk's part of `save` with a `snapshot` and the state as JSON; return the digest.
+
+    Touches nothing but its arguments, so another thread may train meanwhile.
+    """
+    target = folder / name_of(step)
     work = folder / f"{target.name}.tmp-{uuid.uuid4().hex[:8]}"
-    state_text = json.dumps(dict(state))
-    _check_finite(tensors)
+    check_finite(tensors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        _check_space(folder, tensors)
+        remove_leftovers(folder)
+        check_space(folder, tensors, state_text)
         work.mkdir()
-        # Cloned: safetensors refuses tensors that share memory, and views of larger ones.
-        whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        save_file(whole, work / TENSORS)
+        save_file(dict(tensors), work / TENSORS)
         (work / STATE).write_text(state_text, encoding="utf-8")
-        _write_manifest(work, step, meta)
+        digest = write_manifest(work, step, meta)
         if target.exists():
-            _remove(target)
+            remove(target)
         work.rename(target)
-        _sync(folder)
-        _point_latest(folder, target.name)
-        for old in checkpoints(folder)[: -max(1, keep_last)]:
-            _remove(old)
+        sync(folder)
+        point_latest(folder, target.name)
+        for old in keep.outdated([step_of(path) for path in checkpoints(folder)]):
+            remove(folder / name_of(old))
     except (OSError, SafetensorError) as error:
         shutil.rmtree(work, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint {target} could not be written ({error}); the older ones are intact: make "
             "room or choose another folder"
         ) from error
-    return target
+    return digest
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -106,30 +147,36 @@ def checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [p for p in folder.glob("step_*") if p.is_dir() and p.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=step_of)
 
 
-def load_newest(folder: Path, meta: Mapping[str, Any] | None = None) -> Loaded | None:
-    """Return the newest checkpoint that verifies, None when there is none.
+def load_newest(
+    folder: Path, meta: Mapping[str, Any] | None = None, allowed: Sequence[str] = ()
+) -> Loaded | None:
+    """Return the newest checkpoint that verifies, None when there never was one.
 
-    Broken ones are renamed to *.quarantined with a message. With `meta`, raises CheckpointError
-    when the checkpoint was made with another configuration, and says what differs.
+    Damaged ones are renamed to *.quarantined with a message. Raises CheckpointError when all are
+    damaged, when one cannot be read for another reason (schema, permissions: it may be whole), and,
+    with `meta`, when the checkpoint's run had other settings, another tokenizer or other code than
+    `meta` says; the message names the differences. `allowed` names parts that may differ.
     """
+    damaged = []
     for path in reversed(checkpoints(folder)):
         try:
             loaded = load(path)
-        except CheckpointError as error:
-            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.quarantined")
-            path.rename(aside)
-            log.warning("%s; moved to %s, trying the one before", error, aside.name)
+        except DamagedCheckpoint as error:
+            damaged.append(quarantine(path))
+            log.warning("%s; moved to %s, trying the one before", error, damaged[-1].name)
             continue
-        if meta is not None and loaded.meta.get("config_hash") != meta.get("config_hash"):
-            changed = diff(loaded.meta.get("config", {}), meta.get("config", {}))
-            raise CheckpointError(
-                f"{path} was made with other settings ({'; '.join(changed[:5])}); resume with the "
-                "same settings or start in another folder"
-            )
+        if meta is not None:
+            refuse_changes(path, loaded.meta, meta, allowed)
         return loaded
+    if damaged:
+        raise CheckpointError(
+            f"all {len(damaged)} checkpoints in {folder} are damaged and were moved aside "
+            f"({damaged[0].name}); put back an intact copy, or start again to train from the "
+            "beginning"
+        )
     return None
 
 
@@ -138,7 +185,7 @@ def load(path: Path) -> Loaded:
 
     Checksums are crc32, three times as fast as sha256; `verify` compares sha256.
     """
-    manifest = _check_files(path, "crc32")
+    manifest = read_manifest(path, "crc32")
     try:
         return Loaded(
             step=int(manifest["step"]),
@@ -146,6 +193,7 @@ def load(path: Path) -> Loaded:
             state=json.loads((path / STATE).read_text(encoding="utf-8")),
             meta=manifest["meta"],
             path=path,
+            digest=manifest["digest"],
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
@@ -155,64 +203,42 @@ def load(path: Path) -> Loaded:
 
 def verify(path: Path) -> None:
     """Raise CheckpointError unless every file has the sha256 that was written down."""
-    _check_files(path, "sha256")
+    read_manifest(path, "sha256")
 
 
-def _check_files(path: Path, kind: str) -> dict[str, Any]:
-    """Return the manifest when it is intact and the files match it."""
+def name_of(step: int) -> str:
+    """Return the name of a step's folder."""
+    return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint's folder is named after."""
+    return int(path.name[5:])
+
+
+def quarantine(path: Path) -> Path:
+    """Move a damaged checkpoint aside, for people to look at; return where it is."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.quarantined")
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        digest = manifest.pop("digest", None)
-        if digest is not None and digest != _digest(manifest):
-            raise CheckpointError(f"{path / MANIFEST} is damaged: it does not match its digest")
-        if manifest["schema"] != SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {manifest['schema']}, this version reads {SCHEMA}; "
-                "resume with the version that wrote it"
-            )
-        for name in (TENSORS, STATE):
-            _check_file(path / name, manifest["files"][name], kind)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        path.rename(aside)
+    except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); resume from an older one"
+            f"{path} is damaged and cannot be moved aside ({error}); remove it, then resume"
         ) from error
-    return manifest
+    return aside
 
 
-def _check_file(path: Path, known: Mapping[str, Any], kind: str) -> None:
-    if path.stat().st_size != known["bytes"]:
-        raise CheckpointError(
-            f"{path} is damaged: it has {path.stat().st_size} bytes, expected {known['bytes']}"
-        )
-    kind = kind if kind in known else "sha256"
-    found = _describe(path)[kind] if kind == "sha256" else _crc32(path)
-    if found != known[kind]:
-        raise CheckpointError(f"{path} is damaged: {kind} is {found}, expected {known[kind]}")
-
-
-def _write_manifest(work: Path, step: int, meta: Mapping[str, Any]) -> None:
-    """Sync the files, then write and sync the manifest: it vouches for what is on the disk."""
-    for name in (TENSORS, STATE):
-        _sync(work / name)
-    files = {name: _describe(work / name) for name in (TENSORS, STATE)}
-    manifest = {"schema": SCHEMA, "step": step, "files": files, "meta": dict(meta)}
-    # As it will be read back: JSON turns tuples into lists and number keys into text.
-    manifest = json.loads(json.dumps(manifest))
-    manifest["digest"] = _digest(manifest)
-    (work / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(work / MANIFEST)
-    _sync(work)
-
-
-def _point_latest(folder: Path, name: str) -> None:
+def point_latest(folder: Path, name: str) -> None:
+    """Let LATEST name a checkpoint."""
     work = folder / f"{LATEST}.tmp"
     work.write_text(name + "\n", encoding="utf-8")
-    _sync(work)
+    sync(work)
     work.replace(folder / LATEST)
-    _sync(folder)
+    sync(folder)
 
 
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for a tensor with nan or inf."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
@@ -221,8 +247,10 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _check_space(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    needed = int(FREE_SPACE_FACTOR * sum(t.numel() * t.element_size() for t in tensors.values()))
+def check_space(folder: Path, tensors: Mapping[str, Tensor], state_text: str) -> None:
+    """Raise CheckpointError when the disk is too full for a checkpoint."""
+    size = len(state_text) + sum(t.numel() * t.element_size() for t in tensors.values())
+    needed = int(FREE_SPACE_FACTOR * size)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(
@@ -231,40 +259,14 @@ def _check_space(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Delete a checkpoint; killed halfway, it is a leftover and not a damaged checkpoint."""
     doomed = path.with_name(f"{path.name}.tmp-old-{uuid.uuid4().hex[:8]}")
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left behind."""
     for leftover in folder.glob("step_*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _crc32(path: Path) -> str:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "crc32": _crc32(path), "bytes": path.stat().st_size}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,19 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from openzaya.core.config import config_hash, to_mapping
-from openzaya.core.errors import CheckpointError, DataError, OpenZayaError
+from openzaya.core.errors import DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.zaya import Zaya
-from openzaya.optim import Optimizers, build_optimizer
-from openzaya.train import ckpt
+from openzaya.optim import build_optimizer
+from openzaya.train.lineage import identity
+from openzaya.train.lock import StopSignal
+from openzaya.train.saver import DEFAULT_SAVING, Saver, Saving
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import SpikeGuard, TrainState
 from openzaya.train.step import StepReport, train_step
@@ -28,8 +28,6 @@ REPORT_STEPS = 20
 """Last steps that a stage's summary averages over."""
 CHECKPOINT_EVERY_S = 900.0
 """Longest time between two checkpoints, whatever the number of steps."""
-MAX_SAVE_FAILURES = 3
-"""Saves that may fail in a row before training stops."""
 MAX_BROKEN_IN_A_ROW = 3
 """Steps that may be not finite in a row before training stops."""
 
@@ -77,36 +75,108 @@ def run_stage(
     *,
     on_step: OnStep = lambda _state, _report: None,
     writer: MetricWriter | None = None,
+    saving: Saving = DEFAULT_SAVING,
 ) -> StageSummary:
     """Train `model` in place until the stage's last step; resume from `run_dir` if it can.
 
     The optimizer starts fresh with the stage. A resumed run is bit-identical to one that was
-    never stopped. Raises CheckpointError when `run_dir` holds another stage's settings.
+    never stopped. Raises CheckpointError when `run_dir` holds another stage's settings, tokenizer
+    or code, or is in use, and TrainingStopped, with the step saved, after SIGTERM.
     """
     model.set_rope_theta({"hybrid": config.rope_theta})
     model.train()
-    optimizers = build_optimizer(model, config.optim)
-    balancer = RouterBalancer(model, config.balance)
-    state = TrainState(SpikeGuard(config.spike_sigmas))
-    summary = StageSummary()
+    run = Run(config, model)
     clock = CheckpointClock()
-    resume(run_dir, config, model, optimizers, balancer, state, summary)
-    if writer is not None:
-        writer.truncate_after(state.step, config.name)
-    while state.step < config.steps:
-        windows = next_windows(state.step)
-        if not windows:
-            raise DataError(f"step {state.step} of {config.name} has no data; check the mixture")
-        report = train_step(model, optimizers, balancer, windows, config, state)
-        summary.add(report)
+    start = identity(config, saving.tokenizer_hash)
+    with Saver(run_dir, start, saving) as saver, StopSignal() as stop:
+        run.resume(saver)
         if writer is not None:
-            writer.write(state.step, config.name, report.metrics(state))
-        on_step(state, report)
-        check_health(config, state)
-        if clock.is_due(state.step, config):
-            work = partial(save, run_dir, config, model, optimizers, balancer, state, summary)
-            clock.attempt(work, is_last=state.step == config.steps)
-    return summary
+            writer.truncate_after(run.state.step, config.name)
+        while run.state.step < config.steps:
+            report = run.step(next_windows)
+            if writer is not None:
+                writer.write(run.state.step, config.name, report.metrics(run.state))
+            on_step(run.state, report)
+            check_health(config, run.state)
+            saver.poll()
+            stopping = stop.requested  # Read once: a later signal is the next step's business.
+            is_last = stopping or run.state.step == config.steps
+            if is_last or saver.wants_retry or clock.is_due(run.state.step, config):
+                run.save(saver, is_last=is_last)
+                clock.restart()
+            if stopping:
+                break
+        if stop.requested:
+            raise stopped(config, run.state, run_dir)
+    return run.summary
+
+
+class Run:
+    """All that a stage's next step depends on."""
+
+    def __init__(self, config: StageConfig, model: Zaya) -> None:
+        self.config = config
+        self.model = model
+        self.optimizers = build_optimizer(model, config.optim)
+        self.balancer = RouterBalancer(model, config.balance)
+        self.state = TrainState(SpikeGuard(config.spike_sigmas))
+        self.summary = StageSummary()
+
+    def step(self, next_windows: NextWindows) -> StepReport:
+        """Do one step on its windows."""
+        windows = next_windows(self.state.step)
+        if not windows:
+            raise DataError(
+                f"step {self.state.step} of {self.config.name} has no data; check the mixture"
+            )
+        report = train_step(
+            self.model, self.optimizers, self.balancer, windows, self.config, self.state
+        )
+        self.summary.add(report)
+        return report
+
+    def save(self, saver: Saver, *, is_last: bool) -> None:
+        """Hand everything to the saver.
+
+        The data's position is the step, and every random stream is named by it: no more to save.
+        """
+        parts = {
+            "model": self.model.state_dict(),
+            "optim": self.optimizers.state_dict(),
+            "balance": self.balancer.state_dict(),
+        }
+        tensors = {
+            f"{part}/{name}": t for part, named in parts.items() for name, t in named.items()
+        }
+        state = {
+            "tokens": self.state.tokens,
+            "skipped": self.state.skipped,
+            "guard": self.state.guard.to_json(),
+            "recent": self.summary.recent,
+        }
+        saver.save(self.state.step, tensors, state, is_last=is_last)
+
+    def resume(self, saver: Saver) -> None:
+        """Load the newest checkpoint that verifies, if there is one."""
+        loaded = saver.load()
+        if loaded is None:
+            return
+        self.model.load_state_dict(loaded.part("model"))
+        self.optimizers.load_state_dict(loaded.part("optim"))
+        self.balancer.load_state_dict(loaded.part("balance"))
+        self.state.step = loaded.step
+        self.state.tokens = loaded.state["tokens"]
+        self.state.skipped = loaded.state["skipped"]
+        self.state.guard.load(loaded.state["guard"])
+        self.summary.recent = loaded.state["recent"]
+
+
+def stopped(config: StageConfig, state: TrainState, run_dir: Path) -> TrainingStopped:
+    """Return the end that SIGTERM asked for."""
+    return TrainingStopped(
+        f"{config.name} was stopped by SIGTERM after step {state.step} of {config.steps}, which is "
+        f"saved in {run_dir}; run the same command to go on"
+    )
 
 
 def check_health(config: StageConfig, state: TrainState) -> None:
@@ -123,82 +193,18 @@ def check_health(config: StageConfig, state: TrainState) -> None:
 
 
 class CheckpointClock:
-    """Decides when to save; a save that fails is tried again, but not for ever."""
+    """Decides when to save."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
         self.last_s = monotonic()
-        self.failures = 0
 
     def is_due(self, step: int, config: StageConfig) -> bool:
-        """Say whether to save now: by steps, by wall time, at the end, or after a failure."""
+        """Say whether to save now, by steps or by wall time."""
         return (
             step % config.checkpoint_every_steps == 0
-            or step == config.steps
-            or self.failures > 0
             or monotonic() - self.last_s > CHECKPOINT_EVERY_S
         )
-
-    def attempt(self, work: Callable[[], None], *, is_last: bool) -> None:
-        """Save; let CheckpointError through at the last step and when it failed too often."""
-        try:
-            work()
-        except CheckpointError as error:
-            self.failures += 1
-            if is_last or self.failures >= MAX_SAVE_FAILURES:
-                raise
-            log.warning("%s; training goes on, failure %d", error, self.failures)
-            return
-        self.failures = 0
-        self.last_s = monotonic()
-
-
-def save(
-    run_dir: Path,
-    config: StageConfig,
-    model: Zaya,
-    optimizers: Optimizers,
-    balancer: RouterBalancer,
-    state: TrainState,
-    summary: StageSummary,
-) -> None:
-    """Write everything that the next step depends on."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"optim/{name}": tensor for name, tensor in optimizers.state_dict().items()}
-    tensors |= {f"balance/{name}": tensor for name, tensor in balancer.state_dict().items()}
-    ckpt.save(
-        run_dir,
-        state.step,
-        tensors,
-        {
-            "tokens": state.tokens,
-            "skipped": state.skipped,
-            "guard": state.guard.to_json(),
-            "recent": summary.recent,
-        },
-        {"config_hash": config_hash(config), "config": to_mapping(config)},
-    )
-
-
-def resume(
-    run_dir: Path,
-    config: StageConfig,
-    model: Zaya,
-    optimizers: Optimizers,
-    balancer: RouterBalancer,
-    state: TrainState,
-    summary: StageSummary,
-) -> None:
-    """Load the newest checkpoint that verifies, if there is one."""
-    loaded = ckpt.load_newest(
-        run_dir, {"config_hash": config_hash(config), "config": to_mapping(config)}
-    )
-    if loaded is None:
-        return
-    model.load_state_dict(loaded.part("model"))
-    optimizers.load_state_dict(loaded.part("optim"))
-    balancer.load_state_dict(loaded.part("balance"))
-    state.step = loaded.step
-    state.tokens = loaded.state["tokens"]
-    state.skipped = loaded.state["skipped"]
-    state.guard.load(loaded.state["guard"])
-    summary.recent = loaded.state["recent"]

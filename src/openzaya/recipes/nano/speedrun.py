@@ -34,6 +34,7 @@ from openzaya.rl.stages import RLStage, StepOutcome, run_rl
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.document import Document
 from openzaya.train.loop import run_stage
+from openzaya.train.saver import Saving
 from openzaya.train.state import TrainState
 from openzaya.train.step import StepReport
 from openzaya.ttc.strategies import NANO, MarkovianRSAConfig
@@ -73,14 +74,17 @@ def nano_codec() -> Codec:
     return Codec(build_tokenizer(), ChatTemplate.pinned())
 
 
-def speedrun(run_dir: Path, config: SpeedrunConfig, echo: Echo = print) -> dict[str, Any]:
+def speedrun(
+    run_dir: Path, config: SpeedrunConfig, echo: Echo = print, allow_changed: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Run or resume all stages in `run_dir`; return the report that was written there.
 
-    Raises ConfigError when `run_dir` belongs to a run with other settings.
+    `allow_changed` is that of `train.saver.Saving`. Raises ConfigError when `run_dir` belongs to a
+    run with other settings.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     claim(run_dir, config)
-    run = Speedrun(run_dir, config, echo)
+    run = Speedrun(run_dir, config, echo, allow_changed)
     model = run.fresh_model()
     for name in ("pretrain", "midtrain", "sft"):
         model = run.finish(name, model, run.supervise)
@@ -106,12 +110,17 @@ def claim(run_dir: Path, config: SpeedrunConfig) -> None:
 class Speedrun:
     """One run: its folder, its settings, and the results of finished stages."""
 
-    def __init__(self, run_dir: Path, config: SpeedrunConfig, echo: Echo) -> None:
+    def __init__(
+        self, run_dir: Path, config: SpeedrunConfig, echo: Echo, allow_changed: tuple[str, ...] = ()
+    ) -> None:
         """Prepare the metrics file and the codec."""
         self.run_dir = run_dir
         self.config = config
         self.echo = echo
         self.codec = nano_codec()
+        self.saving = Saving(
+            tokenizer_hash=self.codec.tokenizer.sha256, allow_changed=allow_changed
+        )
         self.writer = MetricWriter(run_dir / "metrics.jsonl")
         self.results: dict[str, dict[str, Any]] = {}
 
@@ -166,6 +175,7 @@ class Speedrun:
             self.run_dir / name / "checkpoints",
             on_step=report,
             writer=self.writer,
+            saving=self.saving,
         )
         return {
             "corpus": card,

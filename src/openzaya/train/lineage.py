@@ -1,0 +1,89 @@
+"""Where a checkpoint comes from: run, parent, settings, tokenizer, code; and what a resume refuses.
+
+`identity` describes the run that is about to start, `refuse_changes` compares it with what a
+checkpoint recorded. The code is compared file by file, so that the refusal can name the files.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import openzaya
+from openzaya.core.config import config_hash, diff, to_mapping
+from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.train.manifest import sha256
+
+REFUSED = ("config", "tokenizer", "code")
+"""Parts of an identity in which a resume may not differ unless it says so."""
+TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
+"""Packages whose code decides the numbers of a supervised stage."""
+SHOWN = 8
+"""Most differences named in an error."""
+
+log = logging.getLogger(__name__)
+
+
+def identity(
+    config: object, tokenizer_hash: str = "", packages: Sequence[str] = TRAINING_CODE
+) -> dict[str, Any]:
+    """Return what a checkpoint records of its run; every value survives JSON."""
+    return {
+        "config_hash": config_hash(config),
+        "config": to_mapping(config),
+        "tokenizer": tokenizer_hash,
+        "code": code_revision(tuple(packages)),
+        "machine": {"torch threads": torch.get_num_threads()},
+    }
+
+
+@cache
+def code_revision(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return {file: first 12 hex digits of its SHA-256} of our packages, and torch's version.
+
+    Files rather than a git revision: it also holds for an installed package and for edits that
+    nobody committed.
+    """
+    root = Path(openzaya.__file__).parent
+    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    code = {path.relative_to(root).as_posix(): sha256(path)[:12] for path in files}
+    return code | {"torch": torch.__version__}
+
+
+def refuse_changes(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allowed: Sequence[str]
+) -> None:
+    """Raise CheckpointError when a checkpoint's run differs from the one that would resume it.
+
+    `allowed` names parts that may differ; the log then says how. What `wanted` does not hold is
+    not compared.
+    """
+    unknown = sorted(set(allowed) - set(REFUSED))
+    if unknown:
+        raise ConfigError(f"cannot allow changes of {unknown[0]!r}; choose of {', '.join(REFUSED)}")
+    refused: list[str] = []
+    changed_parts: list[str] = []
+    for part in REFUSED:
+        changed = diff({part: found.get(part)}, {part: wanted[part]}) if part in wanted else []
+        if changed and part in allowed:
+            log.warning("%s is resumed although it changed: %s", path, listed(changed))
+        elif changed:
+            refused += changed
+            changed_parts.append(part)
+    if refused:
+        raise CheckpointError(
+            f"{path} was made with other {' and '.join(changed_parts)} ({listed(refused)}); resume "
+            "with the same, start in another folder, or allow the change by name "
+            f"(allow_changed = {', '.join(changed_parts)})"
+        )
+    for line in diff({"machine": found.get("machine")}, {"machine": wanted.get("machine")}):
+        log.warning("%s: the resumed run is right but need not be bit-identical (%s)", path, line)
+
+
+def listed(changes: Sequence[str]) -> str:
+    """Return the first changes in one line, and how many more there are."""
+    more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    return "; ".join(changes[:SHOWN]) + more
