@@ -127,10 +127,8 @@ struct Layout {
   void split(const float* x, float* to) const {
     for (int64_t k = 0; k < cols; k += STEP) {
       v16 a = load(x + k), b = load(x + k + LANES);
-      store(to + k, __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
-                                            26, 28, 30));
-      store(to + k + LANES, __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
-                                                    25, 27, 29, 31));
+      store(to + k, EVENS(a, b));
+      store(to + k + LANES, ODDS(a, b));
     }
   }
 

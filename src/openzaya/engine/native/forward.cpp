@@ -194,11 +194,15 @@ class Pass {
     each_token(channels_ * 2, [&](int64_t t) {
       const float *now = before(t, 0, index), *one = before(t, 1, index), *two = before(t, 2, index);
       float* to = pairs + t * channels_ * 2;
-      for (int64_t c = 0; c < channels_; ++c) {
-        float older = layer.depthwise[2 * c], newer = layer.depthwise[2 * c + 1];
-        float bias = layer.depthwise_bias[c];
-        to[2 * c] = older * two[c] + newer * one[c] + bias;
-        to[2 * c + 1] = older * one[c] + newer * now[c] + bias;
+      for (int64_t c = 0; c < channels_; c += LANES) {
+        v16 low = load(layer.depthwise + 2 * c), high = load(layer.depthwise + 2 * c + LANES);
+        v16 older = EVENS(low, high), newer = ODDS(low, high), bias = load(layer.depthwise_bias + c);
+        v16 before = older * load(two + c) + newer * load(one + c) + bias;
+        v16 current = older * load(one + c) + newer * load(now + c) + bias;
+        store(to + 2 * c, __builtin_shufflevector(before, current, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20,
+                                                  5, 21, 6, 22, 7, 23));
+        store(to + 2 * c + LANES, __builtin_shufflevector(before, current, 8, 24, 9, 25, 10, 26, 11,
+                                                          27, 12, 28, 13, 29, 14, 30, 15, 31));
       }
     });
     float* mixed = s_.mixed.take(tokens_ * channels_);

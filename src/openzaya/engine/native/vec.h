@@ -23,6 +23,10 @@ typedef float v4u __attribute__((vector_size(16), aligned(4)));
 
 #define INLINE inline __attribute__((always_inline))
 
+#define EVENS(a, b) \
+  __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define ODDS(a, b) \
+  __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)
 INLINE v16 splat(float x) { return x - v16{}; }
 INLINE v16 load(const float* p) { return *reinterpret_cast<const v16*>(p); }
 INLINE void store(float* p, v16 x) { *reinterpret_cast<v16*>(p) = x; }
