@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
     "serve": "Serve a model through the OpenAI API on our own engine, or the sandbox.",
     "eval": "Explain how an answer is judged: grade one reply in mathematics.",
+    "data": "Prepare your own data for training: tokenize it once, and see what will be trained.",
     "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
     "doctor": "Say what this machine can do and what openzaya will choose on it.",
 }
@@ -38,6 +39,8 @@ EXTRAS = {
     **dict.fromkeys(("aiohttp", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
     "transformers": "hf",
     "math_verify": "rl",
+    "pyarrow": "data",
+    "fsspec": "data",
 }
 """Optional distributions by the extra that brings them."""
 
