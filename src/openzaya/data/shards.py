@@ -130,7 +130,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     for file in part.iterdir():
         _sync(file)
     _sync(part)
-    part.rename(path)
+    try:
+        part.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        shutil.rmtree(part)  # a worker of a killed run was faster; it wrote the same
     _sync(path.parent)
 
 
