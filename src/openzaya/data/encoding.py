@@ -8,13 +8,12 @@ from typing import Literal
 from openzaya.core.errors import DataError
 from openzaya.data.recognize import Conversation, recognize
 from openzaya.data.sources import Fault, Row
+from openzaya.text.bulk import BulkTokenizer
 from openzaya.text.chat import ChatTemplate, encoded_parts
 from openzaya.text.document import Document, DocumentBuilder, Kind, SegmentRole
 from openzaya.text.tokenizer import TextTokenizer
 
 _BATCH_CHARS = 1 << 21
-_CACHED_CHARS = 64
-_CACHED_TEXTS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Encoder:
         self._chat = chat
         self._loss = loss
         self._most_tokens = most_tokens
-        self._cache: dict[str, list[int]] = {}
+        self._bulk = BulkTokenizer(tokenizer)
         self.bad: list[BadRecord] = []
         """What was left out so far, in order."""
 
@@ -107,19 +106,14 @@ class Encoder:
         ]
 
     def _encode(self, drafts: list[_Draft], source: str) -> Iterator[Document]:
-        """Tokenize what the cache does not hold, in one call, and put the documents together."""
-        if len(self._cache) > _CACHED_TEXTS:
-            self._cache.clear()
-        wanted = {text for d in drafts for part in d.parts for text in part.texts}
-        missing = sorted(wanted.difference(self._cache), key=len)
-        ids = dict(zip(missing, self._tokenizer.encode_batch(missing), strict=True))
-        self._cache.update({t: ids[t] for t in missing if len(t) <= _CACHED_CHARS})
+        """Tokenize all texts in one call, equal ones once, and put the documents together."""
+        texts = list({text: 0 for d in drafts for part in d.parts for text in part.texts})
+        ids = dict(zip(texts, self._bulk.encode_batch(texts), strict=True))
         for draft in drafts:
             builder = DocumentBuilder(source)
             for part in draft.parts:
                 for text in part.texts:
-                    found = self._cache[text] if text in self._cache else ids[text]
-                    builder.add(found, part.kind, part.role, loss=part.trained)
+                    builder.add(ids[text], part.kind, part.role, loss=part.trained)
             document = builder.build()
             if len(document) > self._most_tokens:
                 self._leave_out(draft.row, "too many tokens")

@@ -95,6 +95,11 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def definition(self) -> dict[str, Any]:
+        """Return the tokenizer.json as a table."""
+        found: dict[str, Any] = json.loads(self._backend.to_str())
+        return found
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Return the text of `ids`, special tokens included unless `skip_special`."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special))
