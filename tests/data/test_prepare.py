@@ -214,7 +214,7 @@ def test_other_settings_a_changed_source_and_a_second_run_are_refused(tmp_path, 
     Path(sources["web"]).write_text('{"text": "other"}\n')
     with pytest.raises(DataError, match="begun with other chunks"):
         prepare(out, sources, model, SMALL)
-    code = f"import fcntl; file = open({str(out / '.lock')!r}); fcntl.flock(file, 2)\n"
+    code = f"import fcntl; file = open({str(out / '.lock')!r}); fcntl.flock(file, 1)\n"
     code += "print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -46,7 +46,20 @@ def learnt(pattern=None, tokens=()):
 TOKENIZERS = [learnt(), *(learnt(pattern) for pattern in PATTERNS)]
 WHITE = [" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\x85", "\x1c", "\u2028", "\u3000", "\n    "]
 MARKS = ["!", "...", "'s", "'", "(", "_", "\u3002", "\u0301", "\x00", "<think>", "\U0001f600"]
-WORDS = ["a", "the", "cat", "A", "1", "2345", "\u00e9", "e\u0301", "\u4e2d", "\u0663", "\u00b2"]
+WORDS = [
+    "a",
+    "the",
+    "caf",
+    "cat",
+    "A",
+    "1",
+    "2345",
+    "\u00e9",
+    "e\u0301",
+    "\u4e2d",
+    "\u0663",
+    "\u00b2",
+]
 letters = st.sampled_from([*WHITE, *MARKS, *WORDS])
 texts = st.lists(letters, max_size=14).map("".join)
 

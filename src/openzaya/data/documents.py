@@ -6,6 +6,7 @@ once and never copied.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "Mask",
     "Segment",
     "SegmentRole",
+    "StoredDocuments",
     "Tokens",
     "load_corpus",
     "save_corpus",
@@ -48,8 +50,37 @@ _FILES = ("tokens.npy", "segments.npy", "documents.npy")
 _COLUMNS = 4  # kind, role, length, loss
 
 
+class StoredDocuments(Sequence[Document], ABC):
+    """Documents on disk, by number or slice; a subclass says how many and reads one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def document(self, number: int) -> Document:
+        """Return one document; `number` counts from 0 and is in range."""
+
+    @overload
+    def __getitem__(self, key: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Document]: ...
+
+    def __getitem__(self, key: int | slice) -> Document | list[Document]:
+        """Return one document or a list of them."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        number = key + len(self) if key < 0 else key
+        if not 0 <= number < len(self):
+            raise IndexError(key)
+        return self.document(number)
+
+    def __iter__(self) -> Iterator[Document]:
+        """Go through all documents in order."""
+        return map(self.document, range(len(self)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Corpus(Sequence[Document]):
+class Corpus(StoredDocuments):
     """Documents of a folder, read on demand."""
 
     tokens: NDArray[np.int32] | NDArray[np.uint16]
@@ -69,19 +100,8 @@ class Corpus(Sequence[Document]):
         """Return the number of documents."""
         return len(self.places) - 1
 
-    @overload
-    def __getitem__(self, key: int) -> Document: ...
-
-    @overload
-    def __getitem__(self, key: slice) -> list[Document]: ...
-
-    def __getitem__(self, key: int | slice) -> Document | list[Document]:
-        """Return one document (a view into an int32 file) or a list of them."""
-        if isinstance(key, slice):
-            return [self[i] for i in range(*key.indices(len(self)))]
-        number = key + len(self) if key < 0 else key
-        if not 0 <= number < len(self):
-            raise IndexError(key)
+    def document(self, number: int) -> Document:
+        """Return one document, a view into an int32 file; `number` counts from 0."""
         (first, row), (end, row_end) = (
             self.places[number].tolist(),
             self.places[number + 1].tolist(),
@@ -94,10 +114,6 @@ class Corpus(Sequence[Document]):
         source = self.sources[int(self.source_of[number])]
         tokens = np.asarray(self.tokens[first:end], dtype=np.int32)
         return Document(tokens, tuple(segments), source)
-
-    def __iter__(self) -> Iterator[Document]:
-        """Go through all documents in order."""
-        return (self[i] for i in range(len(self)))
 
 
 def token_dtype(vocab_size: int) -> Literal["<u2", "<i4"]:

@@ -21,16 +21,16 @@ import json
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
-from openzaya.data.documents import Corpus, load_corpus
+from openzaya.data.documents import Corpus, StoredDocuments, load_corpus
 from openzaya.text.document import Document
 
 FORMAT = 1
@@ -38,7 +38,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PreparedData(Sequence[Document]):
+class PreparedData(StoredDocuments):
     """The documents of a prepared folder in the order of their sources, read on demand."""
 
     shards: tuple[Corpus, ...]
@@ -52,26 +52,11 @@ class PreparedData(Sequence[Document]):
         """Return the number of documents."""
         return self.ends[-1]
 
-    @overload
-    def __getitem__(self, key: int) -> Document: ...
-
-    @overload
-    def __getitem__(self, key: slice) -> list[Document]: ...
-
-    def __getitem__(self, key: int | slice) -> Document | list[Document]:
-        """Return one document or a list of them."""
-        if isinstance(key, slice):
-            return [self[i] for i in range(*key.indices(len(self)))]
-        number = key + len(self) if key < 0 else key
-        if not 0 <= number < len(self):
-            raise IndexError(key)
+    def document(self, number: int) -> Document:
+        """Return one document; `number` counts from 0."""
         shard = bisect_right(self.ends, number)
         before = self.ends[shard - 1] if shard else 0
-        return self.shards[shard][number - before]
-
-    def __iter__(self) -> Iterator[Document]:
-        """Go through all documents in order."""
-        return (document for shard in self.shards for document in shard)
+        return self.shards[shard].document(number - before)
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the tokens of every document, from the tables alone."""
