@@ -38,7 +38,8 @@ def learnt(pattern=None, tokens=()):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     glued = ["!\n\n", ".\n \n", "a!\n", " !\n", "  \n", "\n  ", " \n\n", "\x1c!", "!\x1c", "a\x85 "]
-    backend.train_from_iterator(TRAINING + [f"x{g}y{g}" * 3 for g in glued], trainer)
+    glued += ["\u3002\n", "\u3002\n\n", "f\u00e9", "1\u0663", "!\n \n"]
+    backend.train_from_iterator(TRAINING + [f"x{g}y{g}" * 99 for g in glued], trainer)
     backend.add_tokens(list(tokens))
     return TextTokenizer(backend)
 
@@ -49,7 +50,7 @@ MARKS = ["!", "...", "'s", "'", "(", "_", "\u3002", "\u0301", "\x00", "<think>",
 WORDS = [
     "a",
     "the",
-    "caf",
+    " caf\u00e9",
     "cat",
     "A",
     "1",
