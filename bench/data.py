@@ -41,7 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prepare", action="store_true")
-    parser.add_argument("--megabytes", type=int, default=16)
+    parser.add_argument("--megabytes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=100_000)
     args = parser.parse_args()
@@ -95,8 +95,7 @@ def source_files(size_bytes: int) -> list[str]:
     while size < size_bytes:
         for path in paths:
             text = path.read_text(encoding="utf-8", errors="ignore")
-            # Tests of the tokenizer's own markers and of encodings are not what people train on.
-            if text.strip() and text.isprintable() is False and size < size_bytes:
+            if text.strip() and size < size_bytes:
                 texts.append(f"# {len(texts)}\n{text}")
                 size += len(text)
     return texts
