@@ -44,6 +44,24 @@ def test_log_normal_lengths_pack_within_a_thousandth_of_the_bound(window):
     assert bound <= len(pack(lengths, window)) <= bound * 1.001 + 1
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    window=st.integers(1, 40),
+    runs=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), max_size=8),
+    rng=st.randoms(use_true_random=False),
+)
+def test_runs_of_equal_lengths_fill_windows_as_one_by_one(window, runs, rng):
+    lengths = [min(length, window) for length, count in runs for _ in range(count)]
+    rng.shuffle(lengths)
+    windows = pack(lengths, window)
+    assert sorted(i for chosen in windows for i in chosen) == list(range(len(lengths)))
+    free = [window - sum(lengths[i] for i in chosen) for chosen in windows]
+    assert sorted(free) == plain_best_fit_decreasing(lengths, window)
+    for chosen in windows:  # longest first, equal ones in the order given
+        keys = [(-lengths[i], i) for i in chosen]
+        assert keys == sorted(keys)
+
+
 def test_the_same_lengths_give_the_same_windows_and_equal_ones_keep_their_order():
     assert pack([2, 2, 2, 2], 4) == [[0, 1], [2, 3]]
     assert pack([1, 3, 2, 4], 5) == [[3, 0], [1, 2]]

@@ -6,10 +6,11 @@ once and never copied.
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,12 @@ __all__ = [
     "Mask",
     "Segment",
     "SegmentRole",
+    "StoredDocuments",
     "Tokens",
     "load_corpus",
     "save_corpus",
     "text_document",
+    "token_dtype",
 ]
 
 _FORMAT = 1
@@ -47,11 +50,40 @@ _FILES = ("tokens.npy", "segments.npy", "documents.npy")
 _COLUMNS = 4  # kind, role, length, loss
 
 
+class StoredDocuments(Sequence[Document], ABC):
+    """Documents on disk, by number or slice; a subclass says how many and reads one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def document(self, number: int) -> Document:
+        """Return one document; `number` counts from 0 and is in range."""
+
+    @overload
+    def __getitem__(self, key: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Document]: ...
+
+    def __getitem__(self, key: int | slice) -> Document | list[Document]:
+        """Return one document or a list of them."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        number = key + len(self) if key < 0 else key
+        if not 0 <= number < len(self):
+            raise IndexError(key)
+        return self.document(number)
+
+    def __iter__(self) -> Iterator[Document]:
+        """Go through all documents in order."""
+        return map(self.document, range(len(self)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Corpus(Sequence[Document]):
+class Corpus(StoredDocuments):
     """Documents of a folder, read on demand."""
 
-    tokens: Tokens
+    tokens: NDArray[np.int32] | NDArray[np.uint16]
     """All tokens, memory-mapped."""
     table: NDArray[np.int32]
     """[segments, 4]: kind, role, length, loss."""
@@ -68,19 +100,8 @@ class Corpus(Sequence[Document]):
         """Return the number of documents."""
         return len(self.places) - 1
 
-    @overload
-    def __getitem__(self, key: int) -> Document: ...
-
-    @overload
-    def __getitem__(self, key: slice) -> list[Document]: ...
-
-    def __getitem__(self, key: int | slice) -> Document | list[Document]:
-        """Return one document (a view into the file) or a list of them."""
-        if isinstance(key, slice):
-            return [self[i] for i in range(*key.indices(len(self)))]
-        number = key + len(self) if key < 0 else key
-        if not 0 <= number < len(self):
-            raise IndexError(key)
+    def document(self, number: int) -> Document:
+        """Return one document, a view into an int32 file; `number` counts from 0."""
         (first, row), (end, row_end) = (
             self.places[number].tolist(),
             self.places[number + 1].tolist(),
@@ -91,15 +112,19 @@ class Corpus(Sequence[Document]):
             segments.append(Segment(KINDS[kind], ROLES[role], start, length, bool(loss)))
             start += length
         source = self.sources[int(self.source_of[number])]
-        return Document(self.tokens[first:end], tuple(segments), source)
-
-    def __iter__(self) -> Iterator[Document]:
-        """Go through all documents in order."""
-        return (self[i] for i in range(len(self)))
+        tokens = np.asarray(self.tokens[first:end], dtype=np.int32)
+        return Document(tokens, tuple(segments), source)
 
 
-def save_corpus(folder: str | Path, documents: Iterable[Document]) -> str:
-    """Write documents into a folder and return the fingerprint.
+def token_dtype(vocab_size: int) -> Literal["<u2", "<i4"]:
+    """Return the smallest type on disk that holds every id of a vocabulary."""
+    return "<u2" if vocab_size <= 1 << 16 else "<i4"
+
+
+def save_corpus(
+    folder: str | Path, documents: Iterable[Document], dtype: Literal["<u2", "<i4"] = "<i4"
+) -> str:
+    """Write documents into a folder and return the fingerprint; ids are stored as `dtype`.
 
     The token file is streamed, so memory holds the table only. Raises DataError when the folder
     already holds a corpus or there is no document.
@@ -116,7 +141,7 @@ def save_corpus(folder: str | Path, documents: Iterable[Document]) -> str:
     raw = root / "tokens.tmp"
     with raw.open("wb") as file:
         for document in documents:
-            file.write(np.ascontiguousarray(document.tokens, dtype="<i4").tobytes())
+            file.write(np.ascontiguousarray(document.tokens, dtype=dtype).tobytes())
             total += len(document)
             for part in document.segments:
                 kind, role = KINDS.index(part.kind), ROLES.index(part.role)
@@ -126,7 +151,7 @@ def save_corpus(folder: str | Path, documents: Iterable[Document]) -> str:
     if not total:
         raw.unlink()
         raise DataError(f"no documents for {root}, expected at least one; check the reader")
-    tokens = np.memmap(raw, dtype="<i4", mode="r", shape=(total,))
+    tokens = np.memmap(raw, dtype=dtype, mode="r", shape=(total,))
     np.save(root / "tokens.npy", tokens)
     del tokens
     raw.unlink()

@@ -32,16 +32,24 @@ def count_trained_tokens(documents: Iterable[Document]) -> dict[str, TokenCount]
     return counts
 
 
-def colored(document: Document, tokenizer: TextTokenizer) -> str:
+def colored(document: Document, tokenizer: TextTokenizer, most_tokens: int | None = None) -> str:
     """Return the document's text as markup for `rich`: trained parts green, the rest dim.
 
-    A character whose bytes lie in two differently trained segments shows as two replacements.
+    Of segments with more than `most_tokens` only both ends are shown. A character whose bytes lie
+    in two differently trained segments shows as two replacements; control characters, which a
+    terminal would obey, as one.
     """
     parts: list[str] = []
     for segment in document.segments:
         ids = document.tokens[segment.start : segment.end].tolist()
         style = _TRAINED if segment.loss else _CONTEXT
-        parts.append(f"[{style}]{_escape(tokenizer.decode(ids))}[/{style}]")
+        if most_tokens is not None and len(ids) > most_tokens:
+            half = max(1, most_tokens // 2)
+            note = f"\n[... {len(ids) - 2 * half:,} tokens ...]\n"
+            text = f"{tokenizer.decode(ids[:half])}{note}{tokenizer.decode(ids[-half:])}"
+        else:
+            text = tokenizer.decode(ids)
+        parts.append(f"[{style}]{_escape(text)}[/{style}]")
     return "".join(parts)
 
 
@@ -49,6 +57,7 @@ def _escape(text: str) -> str:
     """Keep brackets in the text from being read as markup."""
     from rich.markup import escape
 
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
     # Backslashes directly before our closing tag would escape it; doubled, they stand for one.
-    body = text.rstrip("\\")
-    return escape(body) + "\\\\" * (len(text) - len(body))
+    body = shown.rstrip("\\")
+    return escape(body) + "\\\\" * (len(shown) - len(body))

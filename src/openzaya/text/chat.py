@@ -137,6 +137,22 @@ class ChatTemplate:
         newline after the final stop token is left out: the stop token ends a document. Its text
         is otherwise what `render` returns.
         """
+        builder = DocumentBuilder(source)
+        for piece, trained in self.document_pieces(messages, loss, tools):
+            builder.add(_encode(piece, tokenizer), piece.kind, piece.role, loss=trained)
+        return builder.build()
+
+    def document_pieces(
+        self,
+        messages: Sequence[ChatMessage],
+        loss: Literal["all", "last"] = "all",
+        tools: Tools | None = None,
+    ) -> list[tuple[Piece, bool]]:
+        """Return the pieces of `encode_turns` before they are tokenized, each with its loss flag.
+
+        For those who tokenize many documents at once: a piece's ids are those of its
+        `encoded_parts`, joined.
+        """
         turns = [as_mapping(message) for message in messages]
         pieces = self._pieces(turns, tools, add_generation_prompt=False, thinking=True)
         if pieces is None:
@@ -148,11 +164,7 @@ class ChatTemplate:
         if loss == "last":
             assistants = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
             first = max(assistants, default=0)
-        builder = DocumentBuilder(source)
-        for piece in pieces:
-            trained = piece.generated and piece.message >= first
-            builder.add(_encode(piece, tokenizer), piece.kind, piece.role, loss=trained)
-        return builder.build()
+        return [(piece, piece.generated and piece.message >= first) for piece in pieces]
 
     def _render(
         self, turns: list[dict[str, Any]], generate: bool, thinking: bool, tools: Tools | None
@@ -231,8 +243,12 @@ def _after_assistant(text: str, before: Content) -> tuple[list[Piece], str]:
     return [Piece(t, kind, "assistant", True, before.message) for t, kind in parts if t], rest
 
 
-def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:
+def encoded_parts(piece: Piece, tokenizer: TextTokenizer) -> list[str]:
+    """Return the texts whose ids, joined, are the piece's ids: no part lets a marker in."""
     if piece.kind == "markup":
-        return tokenizer.encode(piece.text)
-    allow = TOOL_MARKERS if piece.role == "assistant" else ()
-    return tokenizer.encode_plain(piece.text, allow)
+        return [piece.text]
+    return tokenizer.plain_parts(piece.text, TOOL_MARKERS if piece.role == "assistant" else ())
+
+
+def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:
+    return [token for part in encoded_parts(piece, tokenizer) for token in tokenizer.encode(part)]

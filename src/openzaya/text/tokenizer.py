@@ -86,14 +86,25 @@ class TextTokenizer:
 
         Markers named in `allow` still become single ids.
         """
+        return [token for part in self.plain_parts(text, allow) for token in self.encode(part)]
+
+    def plain_parts(self, text: str, allow: Iterable[str] = ()) -> list[str]:
+        """Return `text` cut inside its markers; the ids of `encode_plain` are the parts' ids."""
         pattern = self._splitter(self._dangerous.difference(allow))
         cuts = [match.start() + 1 for match in pattern.finditer(text)]
         if not cuts:
-            return self.encode(text)
-        ids: list[int] = []
-        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
-            ids.extend(self.encode(text[start:end]))
-        return ids
+            return [text]
+        return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return what `encode` returns for each text, computed on all cores of the process."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def definition(self) -> dict[str, Any]:
+        """Return the tokenizer.json as a table."""
+        found: dict[str, Any] = json.loads(self._backend.to_str())
+        return found
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Return the text of `ids`, special tokens included unless `skip_special`."""

@@ -1,0 +1,297 @@
+"""Preparing data: sources in, shards out; once, in parallel, restartable at every chunk.
+
+What a chunk becomes depends on the chunk and the settings alone, so the number of processes and a
+kill at any moment change nothing in the result.
+"""
+
+import fcntl
+import json
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal
+
+from openzaya.core.errors import ConfigError, DataError
+from openzaya.data.card import shard_counts, write_card
+from openzaya.data.documents import save_corpus, token_dtype
+from openzaya.data.encoding import BadRecord, Encoder
+from openzaya.data.shards import (
+    FORMAT,
+    read_table,
+    remove_leftovers,
+    write_folder,
+    write_manifest,
+    write_whole,
+)
+from openzaya.data.sources import Chunk, chunks_of, file_hash, rows_of
+from openzaya.text.chat import ChatTemplate
+from openzaya.text.tokenizer import TextTokenizer
+
+Shard = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareConfig:
+    """What the result depends on, besides the sources and the tokenizer."""
+
+    loss: Literal["all", "last"] = "all"
+    """Which assistant turns are trained: all, or only the last of a conversation."""
+    max_tokens: int = 1 << 20
+    """Longer documents are left out and counted."""
+    max_line_bytes: int = 1 << 26
+    """Longer lines are left out without being held in memory."""
+    chunk_bytes: int = 1 << 25
+    """About how much of a source one process reads in one go; one chunk gives one shard."""
+    bad_allowed: int = 20
+    """So many bad records never stop a run."""
+    max_bad_share: float = 0.01
+    """Beyond that, a larger share of bad records stops the run."""
+    contexts: tuple[int, ...] = (4_096, 32_768, 131_072)
+    """Context lengths for which the data card says what trimming does."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        small = [self.max_tokens, self.max_line_bytes, self.chunk_bytes, *self.contexts]
+        if min(small) < 1 or self.bad_allowed < 0 or not 0 <= self.max_bad_share <= 1:
+            raise ConfigError(
+                f"the settings {asdict(self)} hold a size below 1, a negative bad_allowed or a "
+                "share outside 0 to 1; correct it"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    done_bytes: int
+    """Of the sources, as they lie on disk."""
+    total_bytes: int
+    """All of them."""
+    documents: int
+    """Made so far."""
+    tokens: int
+    """Made so far."""
+    bad: int
+    """Records left out so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What every worker knows."""
+
+    root: Path
+    config: PrepareConfig
+    batch_threads: bool
+    """True when one process may use all cores for its batches."""
+
+
+def prepare(
+    out: str | Path,
+    sources: Mapping[str, str],
+    tokenizer_folder: str | Path,
+    config: PrepareConfig | None = None,
+    *,
+    workers: int = 1,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Tokenize sources (name to path or URL) into the folder `out` and return its data card.
+
+    Run it again after a kill: finished chunks are kept. Raises DataError when a source changed
+    meanwhile, the folder was begun with other settings, or too many records are bad.
+    """
+    settings = config or PrepareConfig()
+    root = Path(out)
+    (root / "shards").mkdir(parents=True, exist_ok=True)
+    with _locked(root):
+        remove_leftovers(root)
+        remove_leftovers(root / "shards")
+        chunks = _plan(root, sources, Path(tokenizer_folder), settings)
+        job = _Job(root=root, config=settings, batch_threads=workers == 1)
+        shards: list[Shard] = []
+        progress = Progress(0, sum(chunk.weight_bytes for chunk in chunks), 0, 0, 0)
+        for chunk, shard in zip(chunks, _run(job, chunks, workers), strict=True):
+            shards.append(shard)
+            progress = _after(progress, chunk, shard)
+            report(progress)
+            _check_bad(root, shards, progress, settings)
+        if not any(shard["documents"] for shard in shards):
+            raise DataError(
+                f"no documents for {root}, expected at least one; see shards/*/bad.jsonl"
+            )
+        manifest = write_manifest(root, shards)
+        quarantine = [
+            (root / "shards" / shard["name"] / "bad.jsonl").read_text(encoding="utf-8")
+            for shard in shards
+        ]
+        write_whole(root / "quarantine.jsonl", "".join(quarantine))
+        return write_card(root, manifest, shards)
+
+
+def _plan(
+    root: Path, sources: Mapping[str, str], tokenizer_folder: Path, settings: PrepareConfig
+) -> list[Chunk]:
+    """Return the chunks; the first run writes them down, later ones must find the same."""
+    tokenizer = TextTokenizer.load(tokenizer_folder)
+    chat = ChatTemplate.load(tokenizer_folder)
+    chunks = [
+        chunk
+        for name, place in sources.items()
+        for chunk in chunks_of(name, place, settings.chunk_bytes)
+    ]
+    own = root / "tokenizer"
+    if not (root / "plan.json").exists():
+        tokenizer.save(own)
+        chat.save(own)
+    plan = {
+        "format": FORMAT,
+        "settings": _result_settings(settings),
+        "tokenizer": file_hash(str(tokenizer_folder / "tokenizer.json")),
+        "template": chat.sha256,
+        "bos_token": chat.bos_token,
+        "chunks": [asdict(chunk) for chunk in chunks],
+    }
+    if not (root / "plan.json").exists():
+        write_whole(root / "plan.json", json.dumps(plan, indent=1) + "\n")
+    before = read_table(root / "plan.json")
+    changed = [key for key in plan if before.get(key) != plan[key]]
+    if changed:
+        raise DataError(
+            f"{root} was begun with other {', '.join(changed)}; use what it was begun with "
+            "(plan.json), choose an empty folder or delete this one"
+        )
+    return chunks
+
+
+def _result_settings(settings: PrepareConfig) -> dict[str, Any]:
+    """Return the settings that shards depend on; when to stop is not one of them."""
+    named = {**asdict(settings), "contexts": list(settings.contexts)}
+    return {key: value for key, value in named.items() if "bad" not in key}
+
+
+def _run(job: _Job, chunks: Sequence[Chunk], workers: int) -> Iterator[Shard]:
+    """Go through the shards in order; those on disk are not made again."""
+    names = [f"{number:05d}" for number in range(len(chunks))]
+    if workers == 1:
+        yield from map(partial(_shard, job), names, chunks)
+        return
+    # A spawned process has no threads of ours; it ends by itself when we are killed.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    try:
+        yield from pool.map(partial(_shard, job), names, chunks)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process was killed, most likely for lack of memory; run the command again, "
+            "it continues: with fewer workers or a smaller chunk_bytes in a new folder"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let the process end when its parent does, however that ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_encoders: dict[Path, tuple[TextTokenizer, ChatTemplate]] = {}
+
+
+def _shard(job: _Job, name: str, chunk: Chunk) -> Shard:
+    """Make one shard unless it is there, and return its record."""
+    folder = job.root / "shards" / name
+    if not folder.exists():
+        if not job.batch_threads:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        write_folder(folder, lambda part: _fill(part, name, job, chunk))
+    return read_table(folder / "shard.json")
+
+
+def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
+    """Write the files of one shard."""
+    settings = job.config
+    own = job.root / "tokenizer"
+    if own not in _encoders:
+        _encoders[own] = (TextTokenizer.load(own), ChatTemplate.load(own))
+    tokenizer, chat = _encoders[own]
+    encoder = Encoder(tokenizer, chat, loss=settings.loss, most_tokens=settings.max_tokens)
+    rows = rows_of(chunk, settings.max_line_bytes)
+    documents = list(encoder.documents(rows, chunk.source))
+    fingerprint = ""
+    if documents:
+        fingerprint = save_corpus(part, documents, token_dtype(tokenizer.vocab_size))
+    shard = {
+        "name": name,
+        "source": chunk.source,
+        "file": chunk.file,
+        "range": [chunk.start, chunk.end],
+        "file_sha256": file_hash(chunk.file) if chunk.start == 0 else None,
+        "fingerprint": fingerprint,
+        "bad": encoder.reasons(),
+        **shard_counts(documents, settings.contexts),
+    }
+    bad = [_bad_line(chunk, record) for record in sorted(encoder.bad, key=lambda r: r.place)]
+    (part / "bad.jsonl").write_text("".join(bad), encoding="utf-8")
+    (part / "shard.json").write_text(json.dumps(shard) + "\n", encoding="utf-8")
+
+
+def _bad_line(chunk: Chunk, record: BadRecord) -> str:
+    return json.dumps({"source": chunk.source, "file": chunk.file, **asdict(record)}) + "\n"
+
+
+def _after(before: Progress, chunk: Chunk, shard: Shard) -> Progress:
+    return Progress(
+        done_bytes=before.done_bytes + chunk.weight_bytes,
+        total_bytes=before.total_bytes,
+        documents=before.documents + shard["documents"],
+        tokens=before.tokens + shard["tokens"],
+        bad=before.bad + sum(shard["bad"].values()),
+    )
+
+
+def _check_bad(
+    root: Path, shards: Sequence[Shard], progress: Progress, settings: PrepareConfig
+) -> None:
+    """Halt when more records are bad than the settings allow."""
+    seen = progress.bad + progress.documents
+    allowed = max(settings.bad_allowed, int(settings.max_bad_share * seen))
+    if progress.bad <= allowed:
+        return
+    reasons: Counter[str] = Counter()
+    for shard in shards:
+        reasons.update(shard["bad"])
+    worst = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    raise DataError(
+        f"{progress.bad} of {seen} records are bad, expected at most {allowed}: {worst}. They are "
+        f"listed in {root}/shards/*/bad.jsonl; mend the source and start a new folder, or raise "
+        "max_bad_share or bad_allowed and run it again: what is done is kept"
+    )
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the lock goes with the process."""
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(
+                f"another run is writing to {root}; wait for it or choose another folder"
+            ) from error
+        yield

@@ -1,0 +1,160 @@
+"""Prepared data on disk: shards that appear whole or not at all, and a manifest of their hashes.
+
+    OUT/plan.json             what was asked for and the chunks of the sources; written first
+    OUT/shards/00000/         one chunk's documents, a folder that is renamed into place
+        tokens.npy            <u2 (vocabulary up to 65,536) or <i4, one dimension, memory-mapped
+        segments.npy          <i4 [segments, 4]: kind, role, length, loss (as in `Corpus`)
+        documents.npy         <i8 [documents + 1, 3]: first token, first segment, source (0)
+        corpus.json           format, source names, SHA-256 fingerprint of the three arrays
+        bad.jsonl             records left out: file, place, reason, excerpt
+        shard.json            counts, reasons, what trimming would do, hash of the source file
+    OUT/tokenizer/            tokenizer and chat template that the ids belong to
+    OUT/manifest.json         written last: every shard with its fingerprint, and one of them all
+    OUT/card.json, DATA_CARD.md, quarantine.jsonl
+
+A shard whose records were all left out has no arrays. Kind and role are positions in `KINDS` and
+`ROLES` of text/document.py. All numbers are little-endian.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openzaya.core.errors import DataError
+from openzaya.data.documents import Corpus, StoredDocuments, load_corpus
+from openzaya.text.document import Document
+
+FORMAT = 1
+"""Of plan.json, shard.json and manifest.json."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedData(StoredDocuments):
+    """The documents of a prepared folder in the order of their sources, read on demand."""
+
+    shards: tuple[Corpus, ...]
+    """Those with documents."""
+    ends: list[int]
+    """Documents up to the end of each shard."""
+    fingerprint: str
+    """Hash of all contents; the same sources and settings always give the same one."""
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return self.ends[-1]
+
+    def document(self, number: int) -> Document:
+        """Return one document; `number` counts from 0."""
+        shard = bisect_right(self.ends, number)
+        before = self.ends[shard - 1] if shard else 0
+        return self.shards[shard].document(number - before)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every document, from the tables alone."""
+        return np.concatenate([np.diff(shard.places[:, 0]) for shard in self.shards])
+
+
+def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedData:
+    """Open a prepared folder without reading its tokens; `verify` hashes every shard first.
+
+    Raises DataError when it is not finished, damaged or of another format.
+    """
+    root = Path(folder)
+    manifest = read_table(root / "manifest.json")
+    _check_format(root, manifest)
+    shards: list[Corpus] = []
+    ends: list[int] = []
+    for entry in manifest["shards"]:
+        if not entry["documents"]:
+            continue
+        corpus = load_corpus(root / "shards" / entry["name"], verify=verify)
+        if (corpus.fingerprint, len(corpus)) != (entry["fingerprint"], entry["documents"]):
+            raise DataError(
+                f"shard {entry['name']} of {root} is not the one in the manifest; prepare the "
+                "data again"
+            )
+        shards.append(corpus)
+        ends.append((ends[-1] if ends else 0) + len(corpus))
+    return PreparedData(tuple(shards), ends, manifest["fingerprint"])
+
+
+def write_manifest(root: Path, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write the manifest of finished shards and return it."""
+    names = ("name", "source", "documents", "tokens", "fingerprint")
+    entries = [{name: shard[name] for name in names} for shard in shards]
+    digest = hashlib.sha256(json.dumps([FORMAT, entries]).encode()).hexdigest()
+    manifest = {"format": FORMAT, "fingerprint": digest, "shards": entries}
+    write_whole(root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all, also when the power fails."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    _sync(part)
+    part.rename(path)
+    _sync(path.parent)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a new folder that appears complete or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    fill(part)
+    for file in part.iterdir():
+        _sync(file)
+    _sync(part)
+    try:
+        part.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        shutil.rmtree(part)  # a worker of a killed run was faster; it wrote the same
+    _sync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed had begun."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the table in one of our JSON files. Raises DataError when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); expected a folder that `openzaya data prepare` "
+            "finished: run it again, it continues where it stopped"
+        ) from error
+    return dict(value)
+
+
+def _check_format(root: Path, table: dict[str, Any]) -> None:
+    if table.get("format") != FORMAT:
+        raise DataError(
+            f"{root} has format {table.get('format')}, expected {FORMAT}; prepare the data again"
+        )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,254 @@
+"""Sources of records: JSON lines, parquet and Hugging Face data-set folders, in chunks.
+
+A chunk is what one process reads in one go and what is never done twice: a byte range of a JSON
+lines file, row groups of a parquet file, or a whole compressed or arrow file. A place may be a
+local path or, with fsspec installed, any URL it knows (`s3://...`, `hf://datasets/owner/name`).
+"""
+
+import gzip
+import hashlib
+import importlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from openzaya.core.errors import DataError
+
+SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".arrow")
+"""What a folder is searched for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A stretch of one file."""
+
+    source: str
+    """Name of the data set."""
+    file: str
+    """Path or URL."""
+    size_bytes: int
+    """Size of the whole file when the plan was made."""
+    modified_ns: int
+    """When a local file was last written; 0 for a URL."""
+    start: int
+    """First byte (JSON lines) or first row group (parquet); 0 for whole files."""
+    end: int
+    """Byte or row group behind the last one."""
+    weight_bytes: int
+    """About how much of the file this is, for progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record that cannot be read."""
+
+    reason: str
+    """Short, without values, so that equal faults can be counted."""
+    excerpt: str
+    """The beginning of what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a chunk."""
+
+    place: int
+    """Byte offset of its line, or number of its row in the file."""
+    value: object
+    """The decoded record, or a Fault."""
+
+
+def chunks_of(name: str, place: str, chunk_bytes: int) -> list[Chunk]:
+    """Return the chunks of a file or folder in a fixed order.
+
+    Raises DataError when there is nothing to read or a package for the format is missing.
+    """
+    found: list[Chunk] = []
+    for file in _files(place):
+        size, modified = _state(file)
+        whole: dict[str, Any] = {
+            "source": name,
+            "file": file,
+            "size_bytes": size,
+            "modified_ns": modified,
+        }
+        if file.endswith(".parquet"):
+            found.extend(_row_groups(whole, chunk_bytes))
+        elif file.endswith((".gz", ".arrow")):
+            found.append(Chunk(**whole, start=0, end=size, weight_bytes=size))
+        else:
+            for start in range(0, size, chunk_bytes):
+                end = min(start + chunk_bytes, size)
+                found.append(Chunk(**whole, start=start, end=end, weight_bytes=end - start))
+    return found
+
+
+def rows_of(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
+    """Go through the records of a chunk; lines longer than `most_bytes` come as faults.
+
+    Raises DataError when the file changed since the plan or is damaged as a whole.
+    """
+    if _state(chunk.file) != (chunk.size_bytes, chunk.modified_ns):
+        raise DataError(
+            f"{chunk.file} changed since the plan was made (then {chunk.size_bytes} bytes, now "
+            f"{_state(chunk.file)[0]}); prepare it into a new folder"
+        )
+    try:
+        if chunk.file.endswith((".parquet", ".arrow")):
+            yield from _table_rows(chunk)
+        else:
+            yield from _lines(chunk, most_bytes)
+    # pyarrow's errors are ValueErrors and OSErrors; a cut gzip stream is an EOFError.
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{chunk.file} is damaged ({error}); fetch it again, or leave it out"
+        ) from error
+
+
+def file_hash(file: str) -> str:
+    """Return the SHA-256 of a file."""
+    with _open(file) as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(place: str) -> list[str]:
+    if "://" in place:
+        files = _remote_files(place)
+    elif Path(place).is_dir():
+        files = [str(path) for path in Path(place).rglob("*") if path.name.endswith(SUFFIXES)]
+        # The cache of `datasets` beside the data holds the same rows once more.
+        files = [file for file in files if not Path(file).name.startswith(("cache-", "."))]
+    else:
+        files = [place] if Path(place).is_file() else []
+    if not files:
+        raise DataError(
+            f"{place} has nothing to read; expected a file or folder of {', '.join(SUFFIXES)}"
+        )
+    if wrong := [file for file in files if not file.endswith(SUFFIXES)]:
+        raise DataError(f"{wrong[0]} has no known format; expected one of {', '.join(SUFFIXES)}")
+    return sorted(files)
+
+
+def _remote_files(place: str) -> list[str]:
+    system, path = _package("fsspec.core").url_to_fs(place)
+    paths = system.find(path) if system.isdir(path) else system.glob(path)
+    named = [str(item) for item in paths if str(item).endswith(SUFFIXES)]
+    return [str(system.unstrip_protocol(item)) for item in named]
+
+
+def _open(file: str) -> IO[bytes]:
+    if "://" in file:
+        return cast(IO[bytes], _package("fsspec").open(file, "rb").open())
+    return Path(file).open("rb")
+
+
+def _state(file: str) -> tuple[int, int]:
+    """Return the size of a file and when it was last written."""
+    if "://" in file:
+        system, path = _package("fsspec.core").url_to_fs(file)
+        return int(system.size(path)), 0
+    state = Path(file).stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _row_groups(whole: dict[str, Any], chunk_bytes: int) -> Iterator[Chunk]:
+    """Join neighboring row groups until they are about `chunk_bytes` together."""
+    try:
+        with _open(whole["file"]) as stream:
+            meta = _package("pyarrow.parquet").ParquetFile(stream).metadata
+            sizes = [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{whole['file']} is no readable parquet file ({error}); fetch it again"
+        ) from error
+    start = weight = 0
+    for group, size in enumerate(sizes):
+        weight += size
+        if weight >= chunk_bytes or group == len(sizes) - 1:
+            yield Chunk(**whole, start=start, end=group + 1, weight_bytes=weight)
+            start, weight = group + 1, 0
+
+
+def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
+    """Go through the lines that begin inside the chunk."""
+    with _open(chunk.file) as raw:
+        stream: IO[bytes] = raw
+        end = chunk.end
+        if chunk.file.endswith(".gz"):
+            stream, end = cast(IO[bytes], gzip.GzipFile(fileobj=raw)), 1 << 62
+        place = chunk.start
+        if place:
+            stream.seek(place - 1)
+            place += _skip_line(stream) - 1
+        while place < end and (line := stream.readline(most_bytes + 1)):
+            begun = place
+            place += len(line)
+            if len(line) > most_bytes and not line.endswith(b"\n"):
+                place += _skip_line(stream)
+                yield Row(begun, _fault("line too long", line))
+            elif line.strip():
+                yield Row(begun, _decode(line))
+
+
+def _skip_line(stream: IO[bytes]) -> int:
+    """Go behind the end of the line without holding it; return the bytes passed."""
+    passed = 0
+    while part := stream.readline(1 << 20):
+        passed += len(part)
+        if part.endswith(b"\n"):
+            break
+    return passed
+
+
+def _decode(line: bytes) -> object:
+    """Return what a line holds, or a fault."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:  # half of a surrogate pair is legal JSON, but it is no text
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError:
+        return _fault("invalid UTF-8", line)
+    except (ValueError, RecursionError):
+        return _fault("invalid JSON", line)
+    return value
+
+
+def _fault(reason: str, line: bytes) -> Fault:
+    return Fault(reason, line[:200].decode("utf-8", "backslashreplace").strip())
+
+
+def _table_rows(chunk: Chunk) -> Iterator[Row]:
+    """Go through the rows of parquet row groups or of an arrow file of `datasets`."""
+    number = 0
+    with _open(chunk.file) as stream:
+        if chunk.file.endswith(".arrow"):
+            batches = _package("pyarrow.ipc").open_stream(stream)
+        else:
+            file = _package("pyarrow.parquet").ParquetFile(stream)
+            groups = range(chunk.start)
+            number = sum(file.metadata.row_group(i).num_rows for i in groups)
+            batches = file.iter_batches(256, row_groups=range(chunk.start, chunk.end))
+        for batch in batches:
+            for at, value in enumerate(_values(batch)):
+                yield Row(number + at, value)
+            number += batch.num_rows
+
+
+def _values(batch: Any) -> list[object]:
+    try:
+        return list(batch.to_pylist())
+    except UnicodeError:  # one bad row must not take its neighbors along
+        if batch.num_rows == 1:
+            return [Fault("invalid UTF-8", "")]
+        return [value for at in range(batch.num_rows) for value in _values(batch.slice(at, 1))]
+
+
+def _package(name: str) -> Any:
+    """Import an optional package; `main` turns a missing one into advice."""
+    return importlib.import_module(name)

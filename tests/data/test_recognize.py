@@ -1,0 +1,116 @@
+"""Every common shape of record becomes the conversation or text that it means."""
+
+import json
+
+import pytest
+
+from openzaya.core.errors import DataError
+from openzaya.data.recognize import Conversation, recognize
+
+ASKED = {"role": "user", "content": "1+1?"}
+THOUGHT = {"role": "assistant", "content": "2", "reasoning": "one and one"}
+PLAIN = {"role": "assistant", "content": "2"}
+
+
+@pytest.mark.parametrize(
+    ("record", "messages"),
+    [
+        ({"messages": [ASKED, PLAIN]}, [ASKED, PLAIN]),
+        ({"messages": [ASKED, THOUGHT]}, [ASKED, THOUGHT]),
+        (
+            {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
+            [ASKED, PLAIN],
+        ),
+        ({"prompt": "1+1?", "completion": "2"}, [ASKED, PLAIN]),
+        ({"prompt": [ASKED], "completion": [PLAIN]}, [ASKED, PLAIN]),
+        ({"question": "1+1?", "answer": "2", "thinking": "one and one"}, [ASKED, THOUGHT]),
+        (
+            {"instruction": "Add.", "input": "1, 1", "output": "2"},
+            [{"role": "user", "content": "Add.\n\n1, 1"}, PLAIN],
+        ),
+        (
+            {"problem": "1+1?", "solution": "2", "system": "Be brief."},
+            [{"role": "system", "content": "Be brief."}, ASKED, PLAIN],
+        ),
+        (
+            {"messages": [ASKED, {"role": "assistant", "content": "2", "thinking": "one and one"}]},
+            [ASKED, THOUGHT],
+        ),
+        (
+            {
+                "messages": [
+                    ASKED,
+                    {
+                        "role": "model",
+                        "content": [
+                            {"type": "thinking", "thinking": "one and one"},
+                            {"type": "text", "text": "2"},
+                        ],
+                    },
+                ]
+            },
+            [ASKED, THOUGHT],
+        ),
+        (
+            {"question": "1+1?", "answer": "<think>\none and one\n</think>\n\n2"},
+            [ASKED, THOUGHT],
+        ),
+    ],
+)
+def test_a_known_shape_becomes_its_turns(record, messages):
+    assert recognize(record) == Conversation(messages)
+
+
+def test_plain_text_stays_plain_text():
+    assert recognize({"text": " once upon a time", "id": 7}) == " once upon a time"
+    assert recognize({"content": "x", "messages": None}) == "x"
+
+
+def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
+    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    turns = [
+        ASKED,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "observation", "content": "2"},
+        PLAIN,
+    ]
+    found = recognize({"messages": turns, "tools": json.dumps(tools)})
+    assert found.tools == tools
+    assert found.messages[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}],
+    }
+    assert found.messages[2]["role"] == "tool"
+    call["function"]["arguments"] = {"x": 1, "y": None}  # a column of another tool
+    assert recognize({"messages": turns}).messages[1] == found.messages[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ([1], "not an object"),
+        ({"id": 1}, "unknown shape"),
+        ({"text": " \n"}, "empty text"),
+        ({"text": 3}, "text is not a string"),
+        ({"messages": "hello"}, "messages are not a list"),
+        ({"messages": ["hello"]}, "a message is not an object"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "unknown role"),
+        ({"messages": [ASKED]}, "no assistant turn"),
+        ({"messages": []}, "no assistant turn"),
+        ({"prompt": "", "completion": " "}, "empty conversation"),
+        ({"prompt": "x", "completion": " "}, "has no answer"),
+        ({"prompt": "x", "completion": "<think>\nhm"}, "reasoning never ends"),
+        ({"prompt": "x", "completion": [{**THOUGHT, "reasoning": 3}]}, "reasoning is not a string"),
+        ({"messages": [ASKED, {**PLAIN, "content": [{"type": "image"}]}]}, "not text"),
+        ({"messages": [ASKED, {**PLAIN, "content": 3}]}, "content is not a list"),
+        ({"messages": [ASKED, {**PLAIN, "tool_calls": [3]}]}, "no object"),
+        ({"messages": [ASKED, {**PLAIN, "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "JSON"),
+        ({"messages": [ASKED, {**PLAIN, "tool_calls": [{"arguments": {}}]}]}, "needs a name"),
+        ({"messages": [ASKED, PLAIN], "tools": "["}, "tools are not JSON"),
+    ],
+)
+def test_a_record_without_meaning_is_refused_with_a_reason(record, reason):
+    with pytest.raises(DataError, match=reason):
+        recognize(record)

@@ -1,0 +1,131 @@
+"""Chunks of a file hold every record once, whatever their size; damage is named."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openzaya.core.errors import DataError
+from openzaya.data.sources import Fault, chunks_of, file_hash, rows_of
+
+MOST = 1 << 20
+
+
+def read(place, chunk_bytes=64, most=MOST):
+    chunks = chunks_of("s", str(place), chunk_bytes)
+    return [row.value for chunk in chunks for row in rows_of(chunk, most)]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    words=st.lists(st.text(max_size=30), max_size=12),
+    chunk_bytes=st.integers(1, 200),
+    closed=st.booleans(),
+    blank=st.booleans(),
+)
+def test_every_line_is_read_once_and_in_order(tmp_path_factory, words, chunk_bytes, closed, blank):
+    file = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    separator = "\n\n" if blank else "\n"
+    body = separator.join(json.dumps({"text": word}) for word in words)
+    file.write_text(body + "\n" * closed, encoding="utf-8")
+    chunks = chunks_of("s", str(file), chunk_bytes)
+    assert sum(chunk.weight_bytes for chunk in chunks) == file.stat().st_size
+    rows = [row for chunk in chunks for row in rows_of(chunk, MOST)]
+    assert [row.value["text"] for row in rows] == words
+    raw = file.read_bytes()
+    assert all(raw[row.place :].startswith(json.dumps(row.value).encode()) for row in rows)
+
+
+def test_lines_that_cannot_be_read_are_faults_and_their_neighbors_are_not(tmp_path):
+    file = tmp_path / "a.jsonl"
+    good = b'{"text": "x"}\n'
+    bad = {
+        b'{"text": "\xff"}\n': "invalid UTF-8",
+        b'{"text": "\\ud800"}\n': "invalid UTF-8",
+        b'{"text"\n': "invalid JSON",
+        b"[" * 200_000 + b"\n": "invalid JSON",
+        b'{"text": "' + b"y" * 300_000 + b'"}\n': "line too long",
+    }
+    file.write_bytes(good + good.join(bad) + good)
+    for chunk_bytes in (10_000, 1 << 30):
+        values = read(file, chunk_bytes, most=250_000)
+        assert values[::2] == [{"text": "x"}] * 6
+        assert [value.reason for value in values[1::2]] == list(bad.values())
+        assert all(isinstance(v, Fault) and len(v.excerpt) <= 900 for v in values[1::2])
+
+
+def test_the_longest_line_allowed_is_read(tmp_path):
+    file = tmp_path / "a.jsonl"
+    line = json.dumps({"text": "x" * 40})
+    file.write_text(line + "\n" + line)
+    assert [type(value) for value in read(file, 1 << 20, most=len(line))] == [dict, dict]
+    assert [type(value) for value in read(file, 1 << 20, most=len(line) - 1)] == [Fault, Fault]
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_gzip_like_plain_lines(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.jsonl").write_text('{"text": "2"}\n')
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write('{"text": "0"}\n{"text": "1"}\n')
+    (tmp_path / "README.md").write_text("no data")
+    (tmp_path / "cache-1.arrow").write_text("no data")
+    assert [value["text"] for value in read(tmp_path)] == ["0", "1", "2"]
+
+
+def test_a_damaged_file_or_one_that_changed_is_named(tmp_path):
+    file = tmp_path / "a.jsonl.gz"
+    whole = gzip.compress(b'{"text": "x"}\n' * 1_000)
+    file.write_bytes(whole[:-20])
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz is damaged .*fetch it again"):
+        read(file)
+    plain = tmp_path / "b.jsonl"
+    plain.write_text('{"text": "x"}\n')
+    (chunk,) = chunks_of("s", str(plain), 64)
+    plain.write_text('{"text": "xy"}\n')
+    with pytest.raises(DataError, match=r"b\.jsonl changed since the plan"):
+        list(rows_of(chunk, MOST))
+
+
+def test_nothing_to_read_and_unknown_formats_are_refused(tmp_path):
+    for name in ("none", "."):
+        with pytest.raises(DataError, match="has nothing to read"):
+            chunks_of("s", str(tmp_path / name), 64)
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(DataError, match=r"a\.csv has no known format"):
+        chunks_of("s", str(tmp_path / "a.csv"), 64)
+
+
+def test_a_url_is_read_through_fsspec(tmp_path):
+    pytest.importorskip("fsspec")
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
+    for place in (f"file://{tmp_path}", f"file://{tmp_path}/a.jsonl"):
+        assert read(place, 5) == [{"text": "x"}, {"text": "y"}]
+    hashes = {file_hash(str(tmp_path / "a.jsonl")), file_hash(f"file://{tmp_path}/a.jsonl")}
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4_000, 1 << 30])
+def test_parquet_rows_come_back_whatever_the_chunks(tmp_path, chunk_bytes):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table
+    rows = [{"messages": [{"role": "user", "content": f"q{i}"}], "n": i} for i in range(50)]
+    parquet.write_table(table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
+    chunks = chunks_of("s", str(tmp_path), chunk_bytes)
+    found = [row for chunk in chunks for row in rows_of(chunk, MOST)]
+    assert [row.value for row in found] == rows
+    assert [row.place for row in found] == list(range(50))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="no readable parquet file"):
+        chunks_of("s", str(tmp_path), chunk_bytes)
+
+
+def test_a_folder_saved_by_datasets_is_read_and_a_bad_row_spares_its_neighbors(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    texts = arrow.array([b"x", b"\xff", b"z"]).view(arrow.string())
+    table = arrow.table({"text": texts})
+    with arrow.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert read(tmp_path) == [{"text": "x"}, Fault("invalid UTF-8", ""), {"text": "z"}]
