@@ -86,11 +86,11 @@ def read_lines(path: Path, report: Report) -> Iterator[Record]:
 def read_parquet(path: Path, report: Report) -> Iterator[Record]:  # noqa: ARG001 - as read_lines
     """Yield the rows of a parquet file, a batch in memory at a time."""
     try:
-        from pyarrow import parquet  # type: ignore[import-not-found, unused-ignore]
+        from pyarrow import parquet
     except ImportError:
         raise DataError(
-            f"{path} is a parquet file, which needs pyarrow: pip install pyarrow, or convert it "
-            "to JSON lines"
+            f"{path} is a parquet file, which needs pyarrow: pip install 'openzaya[data]', or "
+            "convert it to JSON lines"
         ) from None
     for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
         yield from cast("list[Record]", batch.to_pylist())
