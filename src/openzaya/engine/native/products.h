@@ -133,9 +133,10 @@ class Products {
       while (uint32_t(seen) < seen >> 32) {
         bool own = owner == thread;
         if (!range.compare_exchange_weak(seen, own ? seen + 1 : seen - ONE_LAST)) continue;
-        int64_t piece = own ? int64_t(uint32_t(seen)) : int64_t(seen >> 32) - 1;
-        bool more = own && piece + 1 < int64_t(seen >> 32);
-        compute(pieces_[piece], more ? &pieces_[piece + 1] : nullptr, thread);
+        int64_t first = uint32_t(seen), last = int64_t(seen >> 32) - 1;
+        int64_t piece = own ? first : last, next = own ? first + 1 : last - 1;
+        bool more = first < last;
+        compute(pieces_[piece], more ? &pieces_[next] : nullptr, thread);
         return;
       }
     }
