@@ -1,7 +1,6 @@
 """A real server of the bundled nano model on a loopback port, in a thread of the test process."""
 
 import argparse
-import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from running_server import listening
+from running_server import ask, listening
 
 from openzaya.cli import serve as verb
 from openzaya.engine.request import SamplingParams
@@ -48,20 +47,7 @@ class Running:
         method: str | None = None,
     ) -> tuple[int, Any, dict[str, str]]:
         """Return status, parsed body and headers; bytes are sent as they are."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            if body is not None and not isinstance(body, bytes):
-                body = json.dumps(body).encode()
-            given = {} if body is None else {"Content-Type": "application/json"}
-            verb = method or ("GET" if body is None else "POST")
-            connection.request(verb, path, body=body, headers={**given, **(headers or {})})
-            response = connection.getresponse()
-            raw = response.read()
-            told = {name.lower(): value for name, value in response.getheaders()}
-            kind = told.get("content-type", "")
-            return response.status, json.loads(raw) if "json" in kind else raw, told
-        finally:
-            connection.close()
+        return ask(self.port, path, body, headers, method)
 
     def chat(self, **fields: Any) -> dict[str, Any]:
         """Return the answer of a chat that must succeed."""

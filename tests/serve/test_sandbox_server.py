@@ -1,7 +1,6 @@
 """The sandbox server over real connections, with real boxes: answers, refusals, full queues."""
 
 import hashlib
-import http.client
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running_server import listening
+from running_server import ask, listening
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
@@ -40,20 +39,7 @@ class Running:
 
     def ask(self, path="/run_code", body=None, headers=None, method=None):
         """Return status, body and headers; bytes are sent as they are."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            if body is not None and not isinstance(body, bytes):
-                body = json.dumps(body).encode()
-            given = {} if body is None else {"Content-Type": "application/json"}
-            verb = method or ("GET" if body is None else "POST")
-            connection.request(verb, path, body=body, headers={**given, **(headers or {})})
-            response = connection.getresponse()
-            raw = response.read()
-            told = {name.lower(): value for name, value in response.getheaders()}
-            kind = told.get("content-type", "")
-            return response.status, json.loads(raw) if "json" in kind else raw, told
-        finally:
-            connection.close()
+        return ask(self.port, path, body, headers, method)
 
     def python(self, code, **fields):
         """Return the answer to a program that must be run."""

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
+from openzaya.core.files import sync
 from openzaya.data.documents import Corpus, StoredDocuments, load_corpus
 from openzaya.text.document import Document
 
@@ -101,9 +102,9 @@ def write_whole(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all, also when the power fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
-    _sync(part)
+    sync(part)
     part.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -113,15 +114,15 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     part.mkdir(parents=True)
     fill(part)
     for file in part.iterdir():
-        _sync(file)
-    _sync(part)
+        sync(file)
+    sync(part)
     try:
         part.rename(path)
     except OSError:
         if not path.is_dir():
             raise
         shutil.rmtree(part)  # a worker of a killed run was faster; it wrote the same
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -150,11 +151,3 @@ def _check_format(root: Path, table: dict[str, Any]) -> None:
         raise DataError(
             f"{root} has format {table.get('format')}, expected {FORMAT}; prepare the data again"
         )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.core.files import sync
 from openzaya.train.lineage import refuse_changes
-from openzaya.train.manifest import DamagedCheckpoint, read_manifest, sync, write_manifest
+from openzaya.train.manifest import DamagedCheckpoint, read_manifest, write_manifest
 
 TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "LATEST"
 FREE_SPACE_FACTOR = 1.2

@@ -10,13 +10,13 @@ the ones that writing it again would give.
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from openzaya.core.errors import CheckpointError
+from openzaya.core.files import sync
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -150,12 +150,3 @@ def crc32(path: Path) -> str:
         while block := file.read(READ_BYTES):
             value = zlib.crc32(block, value)
     return f"{value:08x}"
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
