@@ -1,8 +1,8 @@
 """The seams between packages: small protocols that a test double can meet in ten lines."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.core.records import Completion, Message, SampleRequest, Watch
 
 
 class Tokenizer(Protocol):
@@ -34,4 +34,17 @@ class Sampler(Protocol):
 
     def last_tokens(self, text: str, count: int) -> str:
         """Return the suffix of `text` that is `count` tokens long (for some servers estimated)."""
+        ...
+
+
+@runtime_checkable
+class WatchedSampler(Sampler, Protocol):
+    """A sampler whose completions can be watched and cut while they are generated."""
+
+    async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
+        """Return one completion, telling `watch` of all text as it comes.
+
+        Once `watch.cut` is set it ends the generation and returns what there is, with the finish
+        reason "abort". A call that is tried again restarts `watch`.
+        """
         ...

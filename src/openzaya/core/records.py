@@ -1,5 +1,7 @@
 """The records that packages hand to each other."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -88,3 +90,29 @@ class Completion:
     started_in_think: bool = True
     """True when the prompt already opened the think block, so `text` begins inside it."""
     logprobs: tuple[float, ...] = field(default=(), repr=False)
+
+
+@dataclass(slots=True)
+class Watch:
+    """One completion while it is generated: what came so far, and the wish to end it."""
+
+    on_text: Callable[[str, int], None] | None = None
+    """Called with each new piece of text and its number of tokens."""
+    pieces: list[str] = field(default_factory=list)
+    """What was generated so far, as the model wrote it."""
+    num_tokens: int = 0
+    """How long that is, in tokens."""
+    cut: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set it to end the generation; the completion then holds what there is."""
+
+    def add(self, text: str, num_tokens: int) -> None:
+        """Take note of new text."""
+        self.pieces.append(text)
+        self.num_tokens += num_tokens
+        if self.on_text is not None:
+            self.on_text(text, num_tokens)
+
+    def restart(self) -> None:
+        """Forget what came: the call is tried again."""
+        self.pieces.clear()
+        self.num_tokens = 0
