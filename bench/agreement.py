@@ -55,6 +55,7 @@ def logits_of_trainer(model: Zaya, ids: list[int], replay_TL: Tensor | None) -> 
     return model.head(model.trunk(ids_T, replay_TL=replay_TL).hidden_TD).float().cpu()
 
 
+@torch.no_grad()
 def logits_of_engine(forward: Pass, ids: list[int]) -> Tensor:
     """Return the engine's logits at every input."""
     forward.cache.reset(0)

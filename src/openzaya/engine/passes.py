@@ -132,9 +132,8 @@ def make_pass(
     """Return the pass that `kernels` names; "auto" takes our kernels where they work.
 
     "native" needs a CPU, a C++ compiler, fp32 or bf16 weights and widths that are multiples of 32.
-    "cuda" needs a CUDA device with bf16 products, Triton and widths that are multiples of 16; it is
-    taken only when it is named, until it has been measured on a device. Else torch runs the model.
-    Raises ConfigError when one is asked for and cannot be.
+    "cuda" needs a CUDA device with bf16 products, Triton and widths that are multiples of 16. Else
+    torch runs the model. Raises ConfigError when one is asked for and cannot be.
     """
     if isinstance(model, QuantizedZaya):
         return _quantized_pass(model, num_slots, max_tokens, kernels, num_blocks)
@@ -143,10 +142,12 @@ def make_pass(
         raise ConfigError(f'the C++ kernels cannot run: {against_native}; choose kernels="torch"')
     if kernels == "native" or (kernels == "auto" and not against_native):
         return NativePass(model, num_slots, max_tokens, torch.get_num_threads(), num_blocks)
-    if kernels == "cuda":
-        reason = reason_against_cuda(model.config, model.dtype, model.device)
-        if reason:
-            raise ConfigError(f'the CUDA kernels cannot run: {reason}; choose kernels="torch"')
+    against_cuda = reason_against_cuda(model.config, model.dtype, model.device)
+    if kernels == "cuda" and against_cuda:
+        raise ConfigError(f'the CUDA kernels cannot run: {against_cuda}; choose kernels="torch"')
+    if kernels == "cuda" or (
+        kernels == "auto" and model.device.type == "cuda" and not against_cuda
+    ):
         from openzaya.engine.cuda.forward import CudaPass  # imports Triton, which may be missing
 
         return CudaPass(model, num_slots, max_tokens, num_blocks)

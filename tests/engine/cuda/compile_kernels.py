@@ -64,13 +64,16 @@ def main(dtype: torch.dtype) -> None:
     )
     model = Zaya(config).eval()
     torch.set_default_dtype(torch.float32)
-    forward = CudaPass(model, 3, 1024)
+    forward = CudaPass(model, 5, 1024)
     forward.cache.keeps_ends = True
     ids, no = np.arange(600) % 500, False
     forward.run(ids[:2], [1, 1], [0, 1], np.arange(2), want_experts=no)
     forward.run(ids, [600], [0], np.array([599]), want_experts=no)
-    forward.run(ids[:2], [1, 1], [0, 1], np.arange(2), want_experts=no)
+    forward.run(ids[:5], [1] * 5, [*range(5)], np.arange(5), want_experts=no)
     from openzaya.engine.cuda.draw import draw
+    from openzaya.engine.cuda.grouped import gated
+
+    gated(torch.zeros(2, 512, dtype=dtype))
 
     row = torch.zeros(2)
     draw(torch.zeros(2, 512), row, row.int(), row)

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("triton")
 
 KERNELS = {
-    *("_linear", "_mix", "_keep", "_attend", "_join", "_choose", "_gate_up", "_down"),
-    *("_add_and_norm", "_summarize", "_pick"),
+    *("_row_linear", "_mix_row", "_first_layer", "_second_layer", "_row_gate_up", "_row_down"),
+    *("_mix", "_keep", "_attend", "_join", "_choose", "_gate_up", "_down"),
+    *("_add_and_norm", "_gated", "_summarize", "_pick"),
 }
 
 

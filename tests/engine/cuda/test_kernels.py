@@ -10,14 +10,21 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from openzaya.engine.cuda.attention import Tiles, attend, splits_for
+from openzaya.engine.cuda.attention import Shares, Tiles, attend, splits_for
 from openzaya.engine.cuda.cca import LayerCache, TokenAddresses
 from openzaya.engine.cuda.draw import draw
+from openzaya.engine.cuda.expert_rows import one_by_one
 from openzaya.engine.cuda.experts import few_tokens
-from openzaya.engine.cuda.grouped import many_tokens
-from openzaya.engine.cuda.linear import linear, linear_into_stream
-from openzaya.engine.cuda.residual import Branch, add_and_norm
+from openzaya.engine.cuda.grouped import gated, many_tokens
+from openzaya.engine.cuda.linear import (
+    outputs_per_program,
+    row_linear,
+    row_linear_into_stream,
+    wide_linear,
+)
+from openzaya.engine.cuda.residual import Branch, Routed, add_and_norm
 from openzaya.engine.cuda.router import Choice, choose
+from openzaya.engine.cuda.router_rows import choose_rows
 from openzaya.engine.cuda.weights import Norm, Scaling, Weights
 from openzaya.engine.request import SamplingParams
 from openzaya.engine.sampling import SamplingTable, sample
@@ -61,17 +68,20 @@ def scaling_of(width: int, device: Any) -> tuple[Scaling, ResidualScaling]:
 
 
 @DTYPES
-@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("rows", [1, 3])
 def test_a_product_of_normed_rows_is_that_of_the_modules(
     rows: int, dtype: torch.dtype, device: Any
 ) -> None:
     x_TD = noise(rows, 48, device=device) * 3
-    weight_ND = noise(37, 48, seed=1, device=device, dtype=dtype)
-    bias_N = noise(37, seed=2, device=device, dtype=dtype)
+    weight_ND = noise(137, 48, seed=1, device=device, dtype=dtype)
     norm, module = norm_of(48, device, dtype)
-    found = linear(x_TD, weight_ND, bias_N=bias_N, norm=norm)
     normed_TD = module.double()(x_TD.double())
-    assert distance(found, normed_TD @ weight_ND.double().mT + bias_N) < TOLERANCE[dtype]
+    wanted = normed_TD @ weight_ND.double().mT
+    assert distance(row_linear(x_TD, weight_ND, norm=norm), wanted) < TOLERANCE[dtype]
+    wanted = x_TD.to(dtype).double() @ weight_ND.double().mT
+    for found in (row_linear(x_TD.to(dtype), weight_ND), wide_linear(x_TD.to(dtype), weight_ND)):
+        assert found.dtype is torch.float32
+        assert distance(found, wanted) < 1e-6
 
 
 @DTYPES
@@ -80,8 +90,16 @@ def test_a_product_is_added_into_the_stream_scaled(dtype: torch.dtype, device: A
     weight_DK = noise(40, 64, seed=1, device=device, dtype=dtype)
     scaling, module = scaling_of(40, device)
     wanted = module(x_TK.float() @ weight_DK.float().mT, stream_TD)
-    linear_into_stream(x_TK, weight_DK, scaling, stream_TD)
+    row_linear_into_stream(x_TK, weight_DK, scaling, stream_TD)
     assert distance(stream_TD, wanted) < 1e-5
+
+
+def test_a_program_takes_more_outputs_the_shorter_they_are_and_the_more_there_are() -> None:
+    assert outputs_per_program(1536, 2048) == 4
+    assert outputs_per_program(2048, 1024) == 8
+    assert outputs_per_program(256, 2048) == 2
+    assert outputs_per_program(262_272, 2048) == 16
+    assert outputs_per_program(40, 16_384) == 1
 
 
 @DTYPES
@@ -92,14 +110,18 @@ def test_the_norm_kernel_adds_routed_rows_and_leaves_skipped_ones(
     scaling, residual = scaling_of(48, device)
     stream_TD, rows_TD = noise(4, 48, device=device), noise(4, 48, seed=1, device=device)
     skipped_TD, gate_T = noise(4, 48, seed=2, device=device), noise(4, seed=3, device=device)
-    place_T = torch.tensor([2, -1, 0, 1], device=device)
-    for stand_in in (skipped_TD, None):
+    rows_TD[3] = torch.nan  # nobody's row: it was never written
+    order_T = torch.tensor([2, 3, 0, 1], device=device)
+    choice = Choice(ints(1, 4, 0, 1, device=device), gate_T, stream_TD)
+    is_kept = choice.expert_T[:, None] < 4
+    for stand_in, place_T in ((skipped_TD, order_T), (None, order_T), (None, None)):
         other = torch.zeros_like(skipped_TD) if stand_in is None else stand_in
-        added_TD = torch.where(place_T[:, None] >= 0, rows_TD[place_T], other) * gate_T[:, None]
-        wanted = residual(added_TD, stream_TD)
-        branch = Branch(
-            rows_ND=rows_TD, scaling=scaling, place_T=place_T, gate_T=gate_T, skipped_TD=stand_in
-        )
+        own_rows = rows_TD[order_T]
+        branch_TD = torch.where(is_kept, own_rows, other) * gate_T[:, None]
+        wanted = residual(branch_TD, stream_TD)
+        routed = Routed(choice=choice, num_experts=4, place_T=place_T, skipped_TD=stand_in)
+        rows_ND = own_rows if place_T is None else rows_TD
+        branch = Branch(rows_ND=rows_ND, scaling=scaling, routed=routed)
         own = stream_TD.clone()
         normed = add_and_norm(own, norm, branch)
         assert distance(own, wanted) < 1e-6
@@ -109,18 +131,21 @@ def test_the_norm_kernel_adds_routed_rows_and_leaves_skipped_ones(
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_the_router_is_that_of_the_model_and_unused_rows_skip(layer: int, device: Any) -> None:
+@pytest.mark.parametrize("decide", [choose, choose_rows], ids=["tiles", "rows"])
+def test_the_router_is_that_of_the_model_and_unused_rows_skip(
+    decide: Any, layer: int, device: Any
+) -> None:
     model = small_model().to(device)
     router = model.layers[layer].mlp.gate
     weights = Weights(model, 8).layers[layer].router
     h_TD = noise(19, 48, device=device)
     previous_TR = noise(19, 20, seed=1, device=device)
     wanted = router(h_TD, previous_TR, None)
-    latent_TR = linear(h_TD, weights.down_RD, bias_N=weights.down_bias_R)
+    latent_TR = wide_linear(h_TD, weights.down_RD)
     slot_T = torch.arange(19, dtype=torch.int32, device=device)
     slot_T[5] = -1
     record = torch.full((19, 3), 99, dtype=torch.uint8, device=device)
-    found = choose(latent_TR, previous_TR, weights, slot_T, (record, 1))
+    found = decide(latent_TR, previous_TR, weights, slot_T, (record, 1))
     used = torch.arange(19) != 5
     assert torch.equal(found.expert_T.cpu().long()[used], wanted.expert_T.cpu()[used])
     assert found.expert_T[5] == 4
@@ -128,6 +153,7 @@ def test_the_router_is_that_of_the_model_and_unused_rows_skip(layer: int, device
     assert distance(found.state_TR, wanted.state_TR) < 1e-5
     assert torch.equal(record[:, 1].cpu().long(), found.expert_T.cpu().long())
     assert (record[:, [0, 2]] == 99).all()
+    assert not weights.tickets_M.any()
 
 
 @DTYPES
@@ -159,13 +185,15 @@ def test_experts_of_few_and_of_many_tokens_are_those_of_the_modules(
         parts.append(experts.down_proj[chosen].double() @ hidden_F)
     branch_TD = torch.stack(parts).detach() * gate_T[:, None]
     wanted = residual(branch_TD, stream_TD).detach()
-    found = few_tokens(stream_TD, norm, choice, own.experts, scaling)
+    found = one_by_one(stream_TD, norm, choice, own.experts, scaling)
     assert distance(found, wanted) < TOLERANCE[dtype]
-    rows, place_T = many_tokens(h_TD, choice, own.experts)
-    assert torch.equal(place_T.cpu() < 0, torch.tensor(classes) == 4)
-    for row, place in enumerate(place_T.tolist()):
-        if place >= 0:
-            assert distance(rows[place].float(), parts[row].detach()) < 3 * TOLERANCE[dtype]
+    h_TD = h_TD.to(dtype)
+    sorted_ND, place_T = many_tokens(h_TD, choice, own.experts)
+    rows_TD = few_tokens(h_TD, choice, own.experts)
+    for row, (chosen, place) in enumerate(zip(classes, place_T.tolist(), strict=True)):
+        if chosen < 4:
+            for rows, index in ((sorted_ND, place), (rows_TD, row)):
+                assert distance(rows[index].float(), parts[row].detach()) < 3 * TOLERANCE[dtype]
 
 
 @DTYPES
@@ -211,12 +239,40 @@ def test_attention_over_pages_is_attention(
         assert distance(found[row], wanted) < TOLERANCE[dtype]
 
 
-def test_short_contexts_are_not_split_and_long_ones_fill_the_device() -> None:
-    assert splits_for(1, 2, 4, 132) == 1
+def test_shares_are_as_many_as_fill_the_device() -> None:
+    assert splits_for(1, 2, 8, 132) == 8
     assert splits_for(1, 2, 2048, 132) == 64
     assert splits_for(1, 2, 9, 132) == 16
     assert splits_for(64, 2, 2048, 132) == 4
     assert splits_for(256, 2, 2048, 132) == 1
+
+
+@DTYPES
+def test_a_product_joins_shares_of_attention(dtype: torch.dtype, device: Any) -> None:
+    rows, heads, width = 2, 3, 16
+    parts_SAP = noise(4, rows * heads, width, device=device)
+    logsums_SA = noise(4, rows * heads, seed=1, device=device) * 3
+    logsums_SA[1, 2], logsums_SA[:, 4] = -torch.inf, -torch.inf
+    weights_SA = torch.exp2(logsums_SA.double())
+    total_A = weights_SA.sum(dim=0)
+    joined_AP = (parts_SAP * weights_SA[:, :, None]).sum(dim=0) / total_A[:, None]
+    joined_AP[4] = 0.0
+    weight_DK = noise(40, heads * width, seed=2, device=device, dtype=dtype)
+    scaling, module = scaling_of(40, device)
+    stream_TD = noise(rows, 40, seed=3, device=device)
+    branch_TD = joined_AP.reshape(rows, -1) @ weight_DK.double().mT
+    wanted = module(branch_TD.float(), stream_TD)
+    shares = Shares(parts_SAP=parts_SAP, logsums_SA=logsums_SA)
+    row_linear_into_stream(shares, weight_DK, scaling, stream_TD)
+    assert distance(stream_TD, wanted) < 1e-5
+
+
+@DTYPES
+def test_the_gate_of_many_tokens_is_silu(dtype: torch.dtype, device: Any) -> None:
+    both_NG = noise(3, 80, device=device, dtype=dtype) * 3
+    gate_NF, up_NF = both_NG.double().chunk(2, dim=1)
+    wanted = torch.nn.functional.silu(gate_NF) * up_NF
+    assert distance(gated(both_NG), wanted) < TOLERANCE[dtype]
 
 
 def test_drawing_is_that_of_the_sampler_in_torch(device: Any) -> None:

@@ -14,10 +14,24 @@ import torch
 from torch import Tensor
 
 from openzaya.engine.cuda.cca import LayerCache, TokenAddresses
-from openzaya.engine.cuda.lang import Value, cdiv, constexpr, jit, mode_of, product, tile, tl
+from openzaya.engine.cuda.lang import (
+    Value,
+    cdiv,
+    constexpr,
+    jit,
+    mode_of,
+    overlapping,
+    product,
+    tile,
+    tl,
+    wait_for_earlier,
+)
 from openzaya.model.blocks import BLOCK_TOKENS
 
 LOG2_E = 1.4426950408889634
+MAX_SPLITS = 64
+TILE_WARPS = 8
+"""Warps of a program with many query rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,12 +116,16 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BM: constexpr,
     SPLITS: constexpr,
     WINDOWED: constexpr,
+    SINGLE: constexpr,  # every tile is the one token of its number
+    OVERLAPS: constexpr,
     MODE: constexpr,
 ) -> None:
     """One tile, one key head, one share of its blocks."""
     which, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     GROUP: tl.constexpr = H // K
-    first, count = tl.load(firsts + which), tl.load(counts + which)
+    first, count = which, 1
+    if not SINGLE:
+        first, count = tl.load(firsts + which), tl.load(counts + which)
     slot, begin = tl.load(slots + first), tl.load(positions + first)
     row = tl.arange(0, BM)
     in_tile = row // GROUP
@@ -116,10 +134,10 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     head = kv * GROUP + row % GROUP
     p, s = tl.arange(0, P), tl.arange(0, S)
     at = (token.to(tl.int64) * H + head)[:, None] * P + p[None, :]
+    low, high = _blocks(begin, count, slot, split, window, S, SPLITS, WINDOWED)
+    wait_for_earlier(OVERLAPS)
     query = tl.load(queries + at, mask=is_real[:, None], other=0.0)
     here = begin + in_tile
-
-    low, high = _blocks(begin, count, slot, split, window, S, SPLITS, WINDOWED)
     best = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, P], tl.float32)
@@ -140,25 +158,43 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
     _put(out, logsums, best, total, acc, at, in_tile < count, P, SPLITS)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shares:
+    """Attention of shares of what each token sees, to be joined."""
+
+    parts_SAP: Tensor
+    """fp32 result of each share for every token and query head; A = T * H."""
+    logsums_SA: Tensor
+    """fp32 log-sum-exp, base 2; minus infinity where a share saw nothing."""
+
+
+@jit
+def joined(parts: Value, logsums: Value) -> Value:
+    """Return what shares [S, N] with log-sum-exp [S, N] (base 2) are together, [N]."""
+    best = tl.max(logsums, axis=0)
+    weight = tl.exp2(logsums - tl.where(best == float("-inf"), 0.0, best)[None, :])
+    total = tl.sum(weight, axis=0)
+    return tl.sum(parts * weight, axis=0) / tl.where(total > 0, total, 1.0)
+
+
 @jit
 def _join(
-    parts: Value,  # [SPLITS, T, H, P] fp32
-    logsums: Value,  # [SPLITS, T, H] fp32, base 2
-    out: Value,  # [T, H, P]
-    num_rows: Value,  # T * H
+    parts: Value,  # [SPLITS, A, P] fp32
+    logsums: Value,  # [SPLITS, A] fp32, base 2
+    out: Value,  # [A, P]
+    num_rows: Value,  # A
     P: constexpr,
     SPLITS: constexpr,
+    OVERLAPS: constexpr,
 ) -> None:
     """Join the shares of one token's query head."""
     row = tl.program_id(0).to(tl.int64)
     split, p = tl.arange(0, SPLITS), tl.arange(0, P)
-    logsum = tl.load(logsums + split * num_rows + row)
-    best = tl.max(logsum, axis=0)
-    weight = tl.exp2(logsum - tl.where(best == float("-inf"), 0.0, best))
-    total = tl.sum(weight, axis=0)
-    part = tl.load(parts + ((split * num_rows + row) * P)[:, None] + p[None, :])
-    joined = tl.sum(part * weight[:, None], axis=0) / tl.where(total > 0, total, 1.0)
-    tl.store(out + row * P + p, joined.to(out.dtype.element_ty))
+    wait_for_earlier(OVERLAPS)
+    at = (split * num_rows + row)[:, None]
+    logsum = tl.load(logsums + at + p[None, :] * 0)
+    part = tl.load(parts + at * P + p[None, :])
+    tl.store(out + row * P + p, joined(part, logsum).to(out.dtype.element_ty))
 
 
 def attend(
@@ -172,15 +208,51 @@ def attend(
 
     Rows of padded tokens are zero.
     """
+    out_THP = torch.empty_like(queries_THP)
+    if tiles.splits == 1:
+        _launch(queries_THP, cache, tokens, tiles, window, (out_THP, out_THP))
+        return out_THP
+    shares = attend_shares(queries_THP, cache, tokens, tiles, window)
+    rows, width = shares.parts_SAP.shape[1:]
+    _join[(rows,)](
+        shares.parts_SAP,
+        shares.logsums_SA,
+        out_THP,
+        rows,
+        P=width,
+        SPLITS=tiles.splits,
+        num_warps=4,
+        **overlapping(),
+    )
+    return out_THP
+
+
+def attend_shares(
+    queries_THP: Tensor,
+    cache: LayerCache,
+    tokens: TokenAddresses,
+    tiles: Tiles,
+    window: int | None,
+) -> Shares:
+    """Return the attention output of every share; see `attend`."""
+    count, heads, width = queries_THP.shape
+    shape = (tiles.splits, count * heads, width)
+    parts_SAP = torch.empty(shape, dtype=torch.float32, device=queries_THP.device)
+    logsums_SA = torch.empty(shape[:-1], dtype=torch.float32, device=queries_THP.device)
+    _launch(queries_THP, cache, tokens, tiles, window, (parts_SAP, logsums_SA))
+    return Shares(parts_SAP=parts_SAP, logsums_SA=logsums_SA)
+
+
+def _launch(
+    queries_THP: Tensor,
+    cache: LayerCache,
+    tokens: TokenAddresses,
+    tiles: Tiles,
+    window: int | None,
+    out: tuple[Tensor, Tensor],
+) -> None:
     count, heads, width = queries_THP.shape
     num_keys = cache.keys.shape[1]
-    out_THP = torch.empty_like(queries_THP)
-    parts = out_THP
-    logsums = out_THP
-    if tiles.splits > 1:
-        shape = (tiles.splits, count, heads, width)
-        parts = torch.empty(shape, dtype=torch.float32, device=out_THP.device)
-        logsums = torch.empty(shape[:-1], dtype=torch.float32, device=out_THP.device)
     is_low = queries_THP.dtype is torch.bfloat16
     _attend[(len(tiles.first_N), num_keys, tiles.splits)](
         queries_THP,
@@ -191,8 +263,7 @@ def attend(
         tokens.position_T,
         tiles.first_N,
         tiles.count_N,
-        parts,
-        logsums,
+        *out,
         count,
         cache.table.shape[1],
         window or 0,
@@ -204,23 +275,15 @@ def attend(
         BM=tile(tiles.size * (heads // num_keys)),
         SPLITS=tiles.splits,
         WINDOWED=window is not None,
+        SINGLE=tiles.size == 1,
         MODE=mode_of(queries_THP),
-        num_warps=8 if tiles.size > 16 else 4,
+        num_warps=TILE_WARPS if tiles.size > 16 else 4,
         num_stages=2 if is_low else 1,
+        **overlapping(),
     )
-    if tiles.splits > 1:
-        _join[(count * heads,)](
-            parts, logsums, out_THP, count * heads, P=width, SPLITS=tiles.splits, num_warps=4
-        )
-    return out_THP
 
 
 def splits_for(num_tiles: int, num_keys: int, num_blocks: int, num_processors: int) -> int:
-    """Return how many programs should share a tile's blocks so that two run per processor.
-
-    Up to 4 blocks are not worth a second launch.
-    """
-    if num_blocks <= 4:
-        return 1
+    """Return how many programs should share a tile's blocks so that two run per processor."""
     wanted = cdiv(2 * num_processors, num_tiles * num_keys)
-    return min(tile(wanted, 1), tile(num_blocks, 1), 64)
+    return min(tile(wanted, 1), tile(num_blocks, 1), MAX_SPLITS)

@@ -3,9 +3,9 @@
 For each token and head: two convolutions over three tokens, the QK-mean, L2 norm with temperature,
 rotation, and for key heads the write of key and half-delayed value into the paged cache.
 
-The second convolution is stored [C, P, 2] with the tap innermost, so it is one product over 2P
-numbers, in which number j is the first convolution's channel j // 2 at the token before (j even)
-or at the token itself (j odd). No weights are folded or copied. All arithmetic is fp32.
+The second convolution is two products over the head's channels: its older tap meets the first
+convolution at the token before, its newer tap that at the token itself. No weights are folded. All
+arithmetic is fp32.
 
 What comes before a token is read from this pass's rows if its document has that many there (`back`
 tells), and from the slot's tail otherwise.
@@ -37,6 +37,10 @@ from openzaya.model.blocks import BLOCK_TOKENS
 MAX_TOKEN_TILE = 64
 BLOCK_J = 64
 STATE_CHANNELS = 256
+LEAD = tl.constexpr(2)
+"""Tokens that come before one in its convolutions."""
+WARPS = 8
+STAGES = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +72,7 @@ class LayerCache:
 
 
 @jit
-def _before(  # noqa: PLR0913 (a kernel's arguments are its interface)
+def before(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value, conv: Value, token: Value, slot: Value, back: Value, distance: Value,
     channel: Value, mask: Value, stride: Value, C: Value,
 ) -> Value:  # fmt: skip
@@ -83,37 +87,59 @@ def _before(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
+def _shifted(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    tile_rows: Value, conv: Value, place: Value, slot: Value, back: Value, nearest: Value,
+    channel: Value, mask: Value, stride: Value, C: Value, DISTANCE: constexpr,
+) -> Value:  # fmt: skip
+    """Return the projected `channel` of the token DISTANCE before each token of a tile.
+
+    The same as `before`, but the tail is only looked up in tiles that need it; `nearest` is the
+    least `back` of the tile. `tile_rows` points to the tile's first row, `place` counts from it.
+    """
+    at = (place[:, None] - DISTANCE) * stride + channel
+    found = load_fp32(tile_rows + at, mask & (back >= DISTANCE)[:, None])
+    if DISTANCE > 0:  # noqa: SIM102 (decided when compiled; the next line when run)
+        if nearest < DISTANCE:
+            there = mask & ((back < DISTANCE) & (slot >= 0))[:, None]
+            row = tl.maximum(slot, 0).to(tl.int64) * 2 + tl.maximum(2 - DISTANCE + back, 0)
+            found += load_fp32(conv + row[:, None] * C + channel, there)
+    return found
+
+
+@jit
 def _convolve(  # noqa: PLR0913 (a kernel's arguments are its interface)
-    rows: Value, conv: Value, depthwise: Value, shift: Value, grouped: Value, bias: Value,
-    token: Value, slot: Value, back: Value, has: Value, head: Value, stride: Value,
+    tile_rows: Value, conv: Value, depthwise: Value, shift: Value, taps: Value, bias: Value,
+    place: Value, slot: Value, back: Value, has: Value, head: Value, stride: Value,
     C: constexpr, P: constexpr, MODE: constexpr, BJ: constexpr,
 ) -> Value:  # fmt: skip
     """Return both convolutions [BT, P] of one head."""
     p = tl.arange(0, P)
-    mixed = tl.zeros([token.shape[0], P], tl.float32)
-    for start in range(0, 2 * P, BJ):
-        j = start + tl.arange(0, BJ)
-        channel = head * P + j // 2
-        distance = (1 - j % 2)[None, :]
-        mask = has[:, None] & (j >= 0)[None, :]
-        older = _before(
-            rows, conv, token[:, None], slot[:, None], back[:, None], distance + 1,
-            channel[None, :], mask, stride, C,
+    mixed = tl.zeros([place.shape[0], P], tl.float32)
+    nearest = tl.min(tl.where(has, back, LEAD), axis=0)
+    for start in range(0, P, BJ):
+        inner = start + tl.arange(0, BJ)
+        channel = (head * P + inner)[None, :]
+        mask = has[:, None] & (channel >= 0)
+        last = _shifted(
+            tile_rows, conv, place, slot, back, nearest, channel, mask, stride, C, 2
         )  # fmt: skip
-        newer = _before(
-            rows, conv, token[:, None], slot[:, None], back[:, None], distance,
-            channel[None, :], mask, stride, C,
+        middle = _shifted(
+            tile_rows, conv, place, slot, back, nearest, channel, mask, stride, C, 1
         )  # fmt: skip
-        first = older * tl.load(depthwise + 2 * channel).to(tl.float32)[None, :]
-        first += newer * tl.load(depthwise + 2 * channel + 1).to(tl.float32)[None, :]
-        first += tl.load(shift + channel).to(tl.float32)[None, :]
-        weight = tl.load(grouped + (head * P + p)[None, :] * (2 * P) + j[:, None])
-        mixed = product(first, weight, mixed, MODE)
+        now = _shifted(
+            tile_rows, conv, place, slot, back, nearest, channel, mask, stride, C, 0
+        )  # fmt: skip
+        older = tl.load(depthwise + 2 * channel).to(tl.float32)
+        newer = tl.load(depthwise + 2 * channel + 1).to(tl.float32)
+        moved = tl.load(shift + channel).to(tl.float32)
+        tap = taps + (head * P + p)[None, :] * P + inner[:, None]
+        mixed = product(last * older + middle * newer + moved, tl.load(tap), mixed, MODE)
+        mixed = product(middle * older + now * newer + moved, tl.load(tap + C * P), mixed, MODE)
     return mixed + tl.load(bias + head * P + p).to(tl.float32)[None, :]
 
 
 @jit
-def _half_mean(
+def half_mean(
     own: Value, row: Value, head: Value, mask: Value, H: constexpr, K: constexpr, P: constexpr
 ) -> Value:  # fmt: skip
     """Return the mean of a query and its key, or of a key and the mean of its queries."""
@@ -129,7 +155,7 @@ def _half_mean(
 
 
 @jit
-def _rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
+def rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
     """Rotate channel r of [BT, P] with channel r + HALF; those from 2 * HALF on pass."""
     if HALF == 0:
         return x
@@ -144,7 +170,7 @@ def _rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) 
 
 
 @jit
-def _write(  # noqa: PLR0913 (a kernel's arguments are its interface)
+def write(  # noqa: PLR0913 (a kernel's arguments are its interface)
     key: Value, row: Value, kv: Value, slot: Value, position: Value, back: Value, has: Value,
     keys: Value, values: Value, delayed: Value, table: Value, stride: Value, max_blocks: Value,
     C: constexpr, K: constexpr, P: constexpr, S: constexpr, UPDATES: constexpr,
@@ -177,7 +203,7 @@ def _write(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
-def _move_on(
+def move_on(
     conv: Value, own: Value, slot: Value, head: Value, C: constexpr, P: constexpr
 ) -> None:  # fmt: skip
     """Make the newer row of each slot's tail the older one, and `own` [BT, P] the newer one."""
@@ -195,7 +221,7 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     rows: Value,  # [T, stride]: queries, keys, current values, delayed values
     depthwise: Value,  # [C, 2]
     shift: Value,  # [C]
-    grouped: Value,  # [C, 2P]
+    taps: Value,  # [2, C, P]
     bias: Value,  # [C]
     temp: Value,  # [K]
     cos: Value,  # [positions, HALF] fp32; HALF are the rotated pairs
@@ -224,33 +250,35 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     BJ: constexpr,
 ) -> None:
     """One head of a tile of tokens."""
-    head, p, token = tl.program_id(1), tl.arange(0, P), tl.arange(0, BT)
-    token += tl.program_id(0) * BT
+    head, p, place = tl.program_id(1), tl.arange(0, P), tl.arange(0, BT)
+    first = tl.program_id(0) * BT
+    tile_rows = rows + first.to(tl.int64) * stride
+    token = first + place
     has = token < num_tokens
     slot = tl.load(slots + token, mask=has, other=-1)
     position = tl.load(positions + token, mask=has, other=0)
     back = tl.load(backs + token, mask=has, other=0)
     mixed = _convolve(
-        rows, conv, depthwise, shift, grouped, bias, token, slot, back, has, head, stride,
+        tile_rows, conv, depthwise, shift, taps, bias, place, slot, back, has, head, stride,
         (H + K) * P, P, MODE, BJ,
     )  # fmt: skip
-    row, mask = rows + token.to(tl.int64)[:, None] * stride + p[None, :], has[:, None]
+    row, mask = tile_rows + place[:, None] * stride + p[None, :], has[:, None]
     own = load_fp32(row + head * P, mask)
-    mixed += _half_mean(own, row, head, mask, H, K, P)
+    mixed += half_mean(own, row, head, mask, H, K, P)
     length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
     heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
     mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
-    mixed = _rotate(mixed, cos, sin, position, HALF)
+    mixed = rotate(mixed, cos, sin, position, HALF)
     if head < H:
         at = (token.to(tl.int64)[:, None] * H + head) * P + p[None, :]
         tl.store(queries + at, mixed.to(queries.dtype.element_ty), mask=mask)
     else:
-        _write(
+        write(
             mixed, row, head - H, slot, position, back, has, keys, values, delayed, table, stride,
             max_blocks, (H + K) * P, K, P, S, UPDATES,
         )  # fmt: skip
     if UPDATES:
-        _move_on(conv, own, slot, head, (H + K) * P, P)
+        move_on(conv, own, slot, head, (H + K) * P, P)
 
 
 def mix(
@@ -277,7 +305,7 @@ def mix(
         rows_TN,
         weights.depthwise_C2,
         weights.shift_C,
-        weights.grouped_CI,
+        weights.taps_2CP,
         weights.bias_C,
         weights.temp_K,
         *rope,
@@ -300,11 +328,11 @@ def mix(
         HALF=rope[0].shape[1],
         S=BLOCK_TOKENS,
         UPDATES=updates,
-        MODE=wide_mode(),
+        MODE=wide_mode(weights.taps_2CP),
         BT=token_tile,
-        BJ=min(BLOCK_J, 2 * width),
-        num_warps=8,
-        num_stages=2,
+        BJ=min(BLOCK_J, width),
+        num_warps=WARPS,
+        num_stages=STAGES,
     )
     return queries_THP
 
@@ -332,8 +360,8 @@ def _keep(  # noqa: PLR0913 (a kernel's arguments are its interface)
     token = tl.load(ends + which + same)
     target = tl.load(targets + which + same).to(tl.int64)
     slot, back = tl.load(slots + token), tl.load(backs + token)
-    older = _before(rows, conv, token, slot, back, 1, channel, mask, stride, C)
-    newer = _before(rows, conv, token, slot, back, 0, channel, mask, stride, C)
+    older = before(rows, conv, token, slot, back, 1, channel, mask, stride, C)
+    newer = before(rows, conv, token, slot, back, 0, channel, mask, stride, C)
     late = load_fp32(rows + token.to(tl.int64) * stride + C + half + channel, channel < half)
     tl.debug_barrier()  # the tail has been read by all threads
     at = target * 2 * C + channel

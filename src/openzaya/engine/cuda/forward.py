@@ -13,8 +13,10 @@ from openzaya.engine.cuda.cca import LayerCache, TokenAddresses
 from openzaya.engine.cuda.draw import draw
 from openzaya.engine.cuda.experts import MAX_TOKENS
 from openzaya.engine.cuda.graphs import Graphs, InputBuffer, StepInputs, bucket_of
-from openzaya.engine.cuda.layers import Addresses, decode_layers, head, prefill_layers
+from openzaya.engine.cuda.layers import Addresses, row_layers, tile_layers
+from openzaya.engine.cuda.linear import row_linear, wide_linear
 from openzaya.engine.cuda.plan import prefill_addresses
+from openzaya.engine.cuda.residual import add_and_norm
 from openzaya.engine.cuda.weights import Weights
 from openzaya.engine.sampling import SamplingBatch
 from openzaya.model.addresses import Slots
@@ -23,6 +25,10 @@ from openzaya.model.cache import Cache
 from openzaya.model.zaya import Zaya
 
 Experts = npt.NDArray[np.uint8]
+FEW_ROWS = 4
+"""Up to here a layer's matrices are read once for every row of a step, by way of the cache."""
+SHORT_BLOCKS = 4
+"""Contexts of up to so many blocks are short."""
 FEW_PROCESSORS = 2
 """Stands for the multiprocessors of a device where there is none."""
 
@@ -137,8 +143,8 @@ class CudaPass:
         splits = {kind: self._splits(kind, rows, longest) for kind in self.cache.tables}
         key = (rows, *splits.values())
         step = partial(self._decode, self._inputs.view(rows), splits)
-        nothing = np.empty(0, dtype=np.int32)
-        if self.device.type == "cuda":
+        if self._graphs.lacks(key):
+            nothing = np.empty(0, dtype=np.int32)
             self._inputs.fill(rows, nothing, nothing, nothing)
             self._graphs.prepare(key, step)
         self._inputs.fill(
@@ -157,8 +163,8 @@ class CudaPass:
         most = blocks_of(self.cache.max_tokens)
         if window is not None:
             most = min(most, blocks_of(window) + 1)
-        if min(longest, most) <= 4:
-            return 1
+        if min(longest, most) <= SHORT_BLOCKS:
+            most = SHORT_BLOCKS
         return splits_for(rows, config.num_key_value_heads, most, self._processors)
 
     def _decode(self, inputs: StepInputs, splits: Mapping[str, int]) -> None:
@@ -174,9 +180,17 @@ class CudaPass:
             for kind, count in splits.items()
         }
         at = Addresses(tokens=tokens, tiles=tiles, tails=None)
-        stream_TD = self._model.embed(inputs.ids_B)
-        stream_TD = decode_layers(stream_TD, self._weights, self._layers, at, self._experts[:rows])
-        head(stream_TD, self._weights, self._logits[:rows])
+        weights, experts_BL, logits_BV = self._weights, self._experts[:rows], self._logits[:rows]
+        stream_BD = self._model.embed(inputs.ids_B)
+        if rows <= FEW_ROWS:
+            stream_BD = row_layers(stream_BD, weights, self._layers, at, experts_BL)
+            h_BD = stream_BD if rows == 1 else add_and_norm(stream_BD, weights.norm)
+        else:
+            h_BD = tile_layers(stream_BD, weights, self._layers, at, experts_BL)
+        if rows == 1:
+            row_linear(h_BD, weights.head_VD, norm=weights.norm, out_TN=logits_BV)
+        else:
+            wide_linear(h_BD, weights.head_VD, logits_BV)
 
     def _prefill(
         self,
@@ -186,16 +200,16 @@ class CudaPass:
         outputs: npt.NDArray[np.int64],
     ) -> tuple[Tensor, Tensor]:
         """Run documents of any length."""
-        config = self._model.config
+        config, cache = self._model.config, self.cache
         group = config.num_attention_heads // config.num_key_value_heads
-        at = prefill_addresses(lengths, chosen, self.cache.tables, group, self.device)
+        inner = list(zip(cache.inner_conv, cache.inner_delayed, strict=True))
+        at = prefill_addresses(lengths, chosen, cache.tables, group, inner)
         stream_TD = self._model.embed(torch.from_numpy(ids).to(self.device))
         shape = (len(ids), config.num_hidden_layers)
         experts_TL = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        inner = list(zip(self.cache.inner_conv, self.cache.inner_delayed, strict=True))
-        stream_TD = prefill_layers(stream_TD, self._weights, self._layers, at, inner, experts_TL)
+        h_TD = tile_layers(stream_TD, self._weights, self._layers, at, experts_TL)
         wanted_N = torch.from_numpy(outputs).to(self.device)
-        return head(stream_TD.index_select(0, wanted_N), self._weights), experts_TL
+        return wide_linear(h_TD.index_select(0, wanted_N), self._weights.head_VD), experts_TL
 
     def _layer_caches(self) -> list[LayerCache]:
         cache = self.cache

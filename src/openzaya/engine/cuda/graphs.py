@@ -73,10 +73,12 @@ class Graphs:
         self._graphs.clear()
         self._pool = None
 
+    def lacks(self, key: tuple[int, ...]) -> bool:
+        """Tell whether a step must be prepared before it can run."""
+        return self._on_device and key not in self._graphs
+
     def prepare(self, key: tuple[int, ...], step: Callable[[], None]) -> None:
-        """Capture `step` if it is new; it runs once for that, so its inputs must be harmless."""
-        if not self._on_device or key in self._graphs:
-            return
+        """Capture `step`; it runs once for that, so its inputs must be harmless."""
         current = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(current)

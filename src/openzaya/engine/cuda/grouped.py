@@ -7,31 +7,57 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openzaya.engine.cuda.lang import Value, cdiv, constexpr, jit, load_fp32, tile, tl
 from openzaya.engine.cuda.router import Choice
 from openzaya.engine.cuda.weights import ExpertWeights
 from openzaya.model.experts import can_group
+
+GATED_CHANNELS = 2_048
+"""Most channels of one program of the gate."""
 
 
 def many_tokens(h_TD: Tensor, choice: Choice, weights: ExpertWeights) -> tuple[Tensor, Tensor]:
     """Return the experts' outputs [N, D], sorted by expert, and each token's row in them.
 
-    The row is negative for a skipped token; gates are not applied. In bf16 on a device nothing here
-    waits for it: rows of skipped tokens are sorted last and lie behind the last group.
+    Gates are not applied. In bf16 on a device nothing here waits for it: rows of skipped tokens are
+    sorted last and lie behind the last group.
     """
-    chosen_T = choice.expert_T.long()
-    num_experts = weights.down_EDF.shape[0]
-    order_T = torch.argsort(chosen_T, stable=True)
+    # Keys of one byte are sorted in one round.
+    sorted_T, order_T = torch.sort(choice.expert_T.to(torch.uint8), stable=True)
     place_T = torch.empty_like(order_T)
     place_T[order_T] = torch.arange(len(order_T), device=h_TD.device)
-    place_T = place_T.masked_fill(chosen_T == num_experts, -1)
-    classes_E = torch.arange(num_experts, device=h_TD.device)
-    counts_E = (chosen_T.unsqueeze(-1) == classes_E).sum(dim=0)
+    classes_E = torch.arange(weights.down_EDF.shape[0], dtype=torch.uint8, device=h_TD.device)
+    ends_E = torch.searchsorted(sorted_T, classes_E, right=True, out_int32=True)
     x_TD = h_TD.index_select(0, order_T)
     if not (x_TD.is_cuda and can_group(x_TD, weights.gate_up_EGD, weights.down_EDF)):
-        counts: list[int] = counts_E.tolist()
-        return weights.module(x_TD[: sum(counts)], counts), place_T
-    ends_E = counts_E.cumsum(0).to(torch.int32)
+        ends: list[int] = ends_E.tolist()
+        counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        return weights.module(x_TD[: ends[-1]], counts), place_T
     both_TG = F.grouped_mm(x_TD, weights.gate_up_EGD.mT, offs=ends_E)
-    gate_TF, up_TF = both_TG.chunk(2, dim=-1)
-    hidden_TF = F.silu(gate_TF).mul_(up_TF)
-    return F.grouped_mm(hidden_TF, weights.down_EDF.mT, offs=ends_E), place_T
+    return F.grouped_mm(gated(both_TG), weights.down_EDF.mT, offs=ends_E), place_T
+
+
+@jit
+def _gated(
+    both: Value,  # [N, 2F]: gate, then input
+    out: Value,  # [N, F], written
+    F: Value,
+    BF: constexpr,
+) -> None:
+    """Compute BF channels of silu(gate) * input of one row."""
+    row, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * BF + tl.arange(0, BF)
+    gate = load_fp32(both + row * 2 * F + f, f < F)
+    up = load_fp32(both + row * 2 * F + F + f, f < F)
+    y = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * F + f, y.to(out.dtype.element_ty), mask=f < F)
+
+
+def gated(both_NG: Tensor) -> Tensor:
+    """Return silu of the first half of the channels times the second half."""
+    rows, channels = both_NG.shape
+    out_NF = both_NG.new_empty((rows, channels // 2))
+    block = min(tile(channels // 2), GATED_CHANNELS)
+    _gated[(rows, cdiv(channels // 2, block))](
+        both_NG, out_NF, channels // 2, BF=block, num_warps=4
+    )
+    return out_NF

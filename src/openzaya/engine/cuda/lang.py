@@ -11,6 +11,7 @@ latent, X = E + 1 classes, S positions of a cache block, L layers.
 import importlib
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,8 @@ else:
 
 MIN_TILE = 16
 """Smallest side of a matrix product's tile."""
+OVERLAP_ARCH = 90
+"""Compute capability, times ten, from which on kernels can overlap."""
 
 
 def is_interpreted() -> bool:
@@ -46,9 +49,11 @@ def mode_of(x: Tensor) -> str:
     return "low" if is_low else "ieee"
 
 
-def wide_mode() -> str:
-    """Return how products are taken whose other side must stay fp32."""
-    return "ieee" if is_interpreted() else "tf32x3"
+def wide_mode(weight: Tensor) -> str:
+    """Return how products of this weight are taken whose other side must stay fp32."""
+    if is_interpreted():
+        return "ieee"
+    return "split" if weight.dtype is torch.bfloat16 else "tf32x3"
 
 
 def tile(size: int, least: int = MIN_TILE) -> int:
@@ -61,15 +66,46 @@ def cdiv(size: int, step: int) -> int:
     return -(-size // step)
 
 
+@cache
+def overlaps() -> bool:
+    """Tell whether a kernel may begin while the one before it still runs (Hopper and later)."""
+    if is_interpreted():
+        return False
+    found: int = triton.runtime.driver.active.get_current_target().arch
+    return found >= OVERLAP_ARCH
+
+
+@jit
+def wait_for_earlier(OVERLAPS: constexpr) -> None:
+    """Wait until all earlier kernels have ended; from here on the next one may begin.
+
+    Before this a kernel may read weights, inputs of the pass, and what the kernel before the one
+    just before it wrote: that one waited in the same way before it let this one begin.
+    """
+    if OVERLAPS:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+def overlapping() -> dict[str, bool]:
+    """Return the launch arguments of a kernel that calls `wait_for_earlier`."""
+    return {"OVERLAPS": True, "launch_pdl": True} if overlaps() else {"OVERLAPS": False}
+
+
 @jit
 def product(a: Value, b: Value, acc: Value, MODE: constexpr) -> Value:
     """Return acc [M, N] + a [M, K] @ b [K, N], summed in fp32.
 
-    "low" multiplies bf16 as it is; "tf32x3" and "ieee" raise both sides to fp32 first. The first of
-    these splits each number in two for the tensor cores and is nearly exact; the second is exact.
+    "low" multiplies bf16 as it is. "split" takes a bf16 weight as it is and the fp32 side as the
+    sum of two bf16 numbers, which keeps 16 bits of each. "tf32x3" and "ieee" raise both sides to
+    fp32 first; the former splits both and is nearly exact, the latter is exact.
     """
     if MODE == "low":
         return tl.dot(a, b, acc)
+    if MODE == "split":
+        high = a.to(b.dtype)
+        rest = (a - high.to(tl.float32)).to(b.dtype)
+        return tl.dot(rest, b, tl.dot(high, b, acc))
     if MODE == "tf32x3":
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="tf32x3")
     return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")

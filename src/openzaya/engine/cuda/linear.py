@@ -1,30 +1,35 @@
-"""Dense products of few rows: the weight is read once, norm and residual are fused around it.
+"""Dense products: row by row for few tokens, by torch for many.
 
 With few rows a product is bound by reading its weight, and a separate norm or addition by its
-launch. RMSNorm commutes with the product (its scale is one number per row), so the sum of squares
-is taken along the way and the row scaled at the end.
+launch. So each program takes a few outputs of one row over the whole inner width: all of its
+weights are under way at once, even before the kernel that makes the row has ended. RMSNorm commutes
+with the product (its scale is one number per row), so norm and residual cost no launch.
 """
 
 import torch
 from torch import Tensor
 
+from openzaya.engine.cuda.attention import Shares, joined
 from openzaya.engine.cuda.lang import (
     Value,
     cdiv,
     constexpr,
     jit,
     load_fp32,
-    mode_of,
-    product,
+    overlapping,
     tile,
     tl,
+    wait_for_earlier,
 )
 from openzaya.engine.cuda.weights import Norm, Scaling
 
-MAX_ROW_TILE = 64
-BLOCK_K = 128
-WIDE_WEIGHT_ROWS = 32_768
-"""From this many outputs on (the head) a program takes more of them."""
+PROGRAM_WEIGHTS = 8_192
+"""Weights that one program multiplies."""
+HEAD_WEIGHTS = 32_768
+"""The same where outputs abound (the head)."""
+FEW_PROGRAMS = 128
+"""With fewer programs than this a device is not full."""
+MANY_PROGRAMS = 8_192
 
 
 @jit
@@ -44,109 +49,125 @@ def add_scaled(
 
 
 @jit
-def _linear(  # noqa: PLR0913 (a kernel's arguments are its interface)
-    x: Value,  # [M, K]; the fp32 stream when NORM
+def times_row(weight: Value, row: Value) -> Value:
+    """Return weights [N, K] of any dtype times a row [K] in fp32, [N]."""
+    return tl.sum(weight.to(tl.float32) * row[None, :], axis=1)
+
+
+@jit
+def _row_linear(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    x: Value,  # [M, K]; the fp32 stream when NORM; [SPLITS, M, K] fp32 when SPLITS > 1
+    logsums: Value,  # [SPLITS, M, K / P] fp32 when SPLITS > 1
     weight: Value,  # [N, K]
-    bias: Value,  # [N] when BIAS
     norm: Value,  # [K] when NORM
     scaling: Value,  # [4, N] when RESIDUAL
-    stream: Value,  # [M, N] fp32 when RESIDUAL
-    out: Value,  # [M, N]; may be `stream` itself
+    out: Value,  # [M, N]; the fp32 stream when RESIDUAL
     M: Value,
     N: Value,
     K: Value,
     eps: Value,
+    P: constexpr,
+    SPLITS: constexpr,
     NORM: constexpr,
-    BIAS: constexpr,
     RESIDUAL: constexpr,
-    MODE: constexpr,
-    BM: constexpr,
+    OVERLAPS: constexpr,
     BN: constexpr,
     BK: constexpr,
 ) -> None:
-    """Compute out = norm(x) @ weight^T + bias, or that added into the stream, for one tile."""
-    row = tl.program_id(1) * BM + tl.arange(0, BM)
+    """Compute BN outputs of norm(x) @ weight^T of one row, or add them into the stream."""
+    row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
-    has_row, has_column = row < M, column < N
-    acc = tl.zeros([BM, BN], tl.float32)
-    squares = tl.zeros([BM], tl.float32)
-    x_row = x + row.to(tl.int64)[:, None] * K
-    weight_row = weight + column.to(tl.int64)[None, :] * K
-    for start in range(0, K, BK):
-        inner = start + tl.arange(0, BK)
-        inside = inner < K
-        a = tl.load(x_row + inner[None, :], has_row[:, None] & inside[None, :], other=0.0)
-        b = tl.load(weight_row + inner[:, None], has_column[None, :] & inside[:, None], other=0.0)
-        if NORM:
-            squares += tl.sum(a * a, axis=1)
-            a = (a * load_fp32(norm + inner, inside)[None, :]).to(b.dtype)
-        acc = product(a, b, acc, MODE)
+    k = tl.arange(0, BK)
+    has, inside = column < N, k < K
+    at = weight + column.to(tl.int64)[:, None] * K + k[None, :]
+    w = tl.load(at, mask=has[:, None] & inside[None, :], other=0.0)
+    factor, scale = 1.0, 1.0
     if NORM:
-        acc = acc * tl.rsqrt(squares / K + eps)[:, None]
-    if BIAS:
-        acc += load_fp32(bias + column, has_column)[None, :]
-    at = row.to(tl.int64)[:, None] * N + column[None, :]
-    mask = has_row[:, None] & has_column[None, :]
+        factor = load_fp32(norm + k, inside)
+    wait_for_earlier(OVERLAPS)
+    if SPLITS == 1:
+        a = load_fp32(x + row * K + k, inside)
+    else:
+        split = tl.arange(0, SPLITS)[:, None] * M + row
+        mask = (split >= 0) & inside[None, :]
+        logsum = tl.load(logsums + split * (K // P) + k[None, :] // P, mask=mask, other=0.0)
+        a = joined(load_fp32(x + split * K + k[None, :], mask), logsum)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(a * a, axis=0) / K + eps)
+    y = (times_row(w, a * factor) * scale)[None, :]
+    at = out + row * N + column[None, :]
     if RESIDUAL:
-        acc = add_scaled(acc, load_fp32(stream + at, mask), scaling, column, N, has_column)
-    tl.store(out + at, acc.to(out.dtype.element_ty), mask=mask)
+        y = add_scaled(y, load_fp32(at, has[None, :]), scaling, column, N, has)
+    tl.store(at, y.to(out.dtype.element_ty), mask=has[None, :])
 
 
-def linear(
-    x_TK: Tensor,
-    weight_NK: Tensor,
-    *,
-    bias_N: Tensor | None = None,
-    norm: Norm | None = None,
-    out_TN: Tensor | None = None,
+def row_linear(
+    x_TK: Tensor, weight_NK: Tensor, *, norm: Norm | None = None, out_TN: Tensor | None = None
 ) -> Tensor:
-    """Return x @ weight^T + bias in fp32, of the normed x if a norm is given."""
-    shape = (x_TK.shape[0], weight_NK.shape[0])
+    """Return x @ weight^T in fp32, of the normed x if a norm is given."""
     if out_TN is None:
+        shape = (x_TK.shape[0], weight_NK.shape[0])
         out_TN = torch.empty(shape, dtype=torch.float32, device=x_TK.device)
-    _launch(x_TK, weight_NK, out_TN, bias_N=bias_N, norm=norm)
+    _launch(x_TK, weight_NK, out_TN, norm=norm)
     return out_TN
 
 
-def linear_into_stream(
-    x_TK: Tensor, weight_DK: Tensor, scaling: Scaling, stream_TD: Tensor
+def row_linear_into_stream(
+    x: Tensor | Shares, weight_DK: Tensor, scaling: Scaling, stream_TD: Tensor
 ) -> None:
-    """Add x @ weight^T into the stream in place, both scaled."""
-    _launch(x_TK, weight_DK, stream_TD, scaling=scaling)
+    """Add x @ weight^T into the stream in place, both scaled; shares of attention are joined."""
+    _launch(x, weight_DK, stream_TD, scaling=scaling)
+
+
+def outputs_per_program(outputs: int, inner: int) -> int:
+    """Return how many outputs of a row one program takes; `inner` is a power of two."""
+    is_head = outputs * inner >= HEAD_WEIGHTS * MANY_PROGRAMS
+    count = max(1, (HEAD_WEIGHTS if is_head else PROGRAM_WEIGHTS) // inner)
+    while count > 1 and cdiv(outputs, count) < FEW_PROGRAMS:
+        count //= 2
+    return count
 
 
 def _launch(
-    x_TK: Tensor,
+    x: Tensor | Shares,
     weight_NK: Tensor,
     out_TN: Tensor,
     *,
-    bias_N: Tensor | None = None,
     norm: Norm | None = None,
     scaling: Scaling | None = None,
 ) -> None:
-    rows, inner = x_TK.shape
-    outputs = weight_NK.shape[0]
-    row_tile = min(tile(rows), MAX_ROW_TILE)
-    column_tile = 64 if outputs >= WIDE_WEIGHT_ROWS else 16
-    _linear[(cdiv(outputs, column_tile), cdiv(rows, row_tile))](
-        x_TK,
+    outputs, inner = weight_NK.shape
+    rows = len(out_TN)
+    shares = x if isinstance(x, Shares) else None
+    rows_in = x.parts_SAP if isinstance(x, Shares) else x
+    width = tile(inner)
+    count = outputs_per_program(outputs, width)
+    _row_linear[(cdiv(outputs, count), rows)](
+        rows_in,
+        rows_in if shares is None else shares.logsums_SA,
         weight_NK,
-        x_TK if bias_N is None else bias_N,
-        x_TK if norm is None else norm.weight_D,
-        x_TK if scaling is None else scaling.vectors_4D,
-        out_TN,
+        rows_in if norm is None else norm.weight_D,
+        rows_in if scaling is None else scaling.vectors_4D,
         out_TN,
         rows,
         outputs,
         inner,
         0.0 if norm is None else norm.eps,
+        P=inner if shares is None else shares.parts_SAP.shape[2],
+        SPLITS=1 if shares is None else len(shares.parts_SAP),
         NORM=norm is not None,
-        BIAS=bias_N is not None,
         RESIDUAL=scaling is not None,
-        MODE=mode_of(weight_NK),
-        BM=row_tile,
-        BN=column_tile,
-        BK=min(BLOCK_K, tile(inner)),
-        num_warps=4,
-        num_stages=4 if weight_NK.dtype is torch.bfloat16 else 2,
+        BN=count,
+        BK=width,
+        num_warps=8 if count * width >= HEAD_WEIGHTS else 4,
+        **overlapping(),
     )
+
+
+def wide_linear(x_TK: Tensor, weight_NK: Tensor, out_TN: Tensor | None = None) -> Tensor:
+    """Return x @ weight^T summed and kept in fp32, by torch."""
+    if x_TK.is_cuda and x_TK.dtype is torch.bfloat16:
+        if out_TN is None:
+            return torch.mm(x_TK, weight_NK.mT, out_dtype=torch.float32)
+        return torch.mm(x_TK, weight_NK.mT, out_dtype=torch.float32, out=out_TN)
+    return torch.mm(x_TK.float(), weight_NK.float().mT, out=out_TN)

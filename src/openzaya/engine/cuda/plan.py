@@ -12,7 +12,7 @@ from openzaya.engine.cuda.cca import TokenAddresses
 from openzaya.engine.cuda.layers import Addresses, Tails
 from openzaya.model.addresses import LEAD, Slots
 
-QUERY_ROWS = 128
+QUERY_ROWS = 64
 """Query rows, tokens times heads of a group, of an attention tile."""
 Ints = npt.NDArray[np.int64]
 
@@ -22,9 +22,12 @@ def prefill_addresses(
     slots: Slots,
     kinds: Iterable[str],
     group: int,
-    device: torch.device,
+    inner: Sequence[tuple[Tensor, Tensor]],
 ) -> Addresses:
-    """Return the addresses of packed documents; `group` query heads share a key head."""
+    """Return the addresses of packed documents; `group` query heads share a key head.
+
+    `inner` receives the tails at the inner block ends, one pair a layer.
+    """
     sizes = np.asarray(lengths)
     begins = np.cumsum(sizes) - sizes
     document = np.repeat(np.arange(len(sizes)), sizes)
@@ -43,14 +46,14 @@ def prefill_addresses(
             slots.inner_ends,
             np.arange(len(slots.inner_ends)),
         ),
-        device,
+        inner[0][0].device,
     )
     slot_T, position_T, back_T, first_N, count_N, last_B, slots_B, inner_M, rows_M = parts
     tiles = Tiles(first_N=first_N, count_N=count_N, size=size, splits=1)
     return Addresses(
         tokens=TokenAddresses(slot_T=slot_T, position_T=position_T, back_T=back_T),
         tiles=dict.fromkeys(kinds, tiles),
-        tails=Tails(last_B=last_B, slots_B=slots_B, inner_M=inner_M, rows_M=rows_M),
+        tails=Tails(last_B=last_B, slots_B=slots_B, inner_M=inner_M, rows_M=rows_M, inner=inner),
     )
 
 

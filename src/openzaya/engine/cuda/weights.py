@@ -1,8 +1,9 @@
 """The weights of a model as the kernels want them.
 
 Most are the model's own tensors. Copies are made where one launch should read what the model keeps
-apart: the four projections of CCA as one matrix, a residual scaling as one block of vectors. They
-are refreshed in place, so that a captured graph goes on reading the right memory.
+apart, or in another order: the four projections of CCA as one matrix, the taps of its second
+convolution as two, a residual scaling as one block of vectors. They are refreshed in place, so that
+a captured graph goes on reading the right memory.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from openzaya.model.precision import is_low
 from openzaya.model.residual import ResidualScaling
 from openzaya.model.rope import rope_tables
 from openzaya.model.zaya import Zaya
+
+MAX_TICKETS = 128
+"""Most rows of a launch whose programs must know which of them is the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +51,8 @@ class CCAWeights:
     """Older and newer tap of the first convolution."""
     shift_C: Tensor
     """Its bias."""
-    grouped_CI: Tensor
-    """Second convolution: output channel by input channel and tap, the tap innermost; I = 2P."""
+    taps_2CP: Tensor
+    """Older and newer tap of the second convolution: output channel by input channel."""
     bias_C: Tensor
     """Its bias."""
     temp_K: Tensor
@@ -83,6 +87,8 @@ class RouterWeights:
     """Scores of the classes."""
     balance_X: Tensor
     """Balancing biases, fp32."""
+    tickets_M: Tensor
+    """Zeros by which the programs of a launch find out which of them is the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +151,7 @@ class Weights:
             return False
         for block, layer in zip(blocks_of(self._model), self.layers, strict=True):
             layer.cca.qkv_ND.copy_(_qkv(block))
+            layer.cca.taps_2CP.copy_(_taps(block))
             layer.after_attention.vectors_4D.copy_(_vectors(block.post_attention_residual_scale))
             layer.after_experts.vectors_4D.copy_(_vectors(block.post_mlp_residual_scale))
         for kind, tables in self._make_rope().items():
@@ -190,6 +197,11 @@ def _qkv(block: Block) -> Tensor:
     return torch.cat([part.weight.detach() for part in parts])
 
 
+def _taps(block: Block) -> Tensor:
+    weight_CP2 = block.self_attn.qkv_proj.conv_qk_grouped.weight.detach()
+    return weight_CP2.permute(2, 0, 1).contiguous()
+
+
 def _cca(block: Block) -> CCAWeights:
     attention = block.self_attn
     first, second = attention.qkv_proj.conv_qk_depthwise, attention.qkv_proj.conv_qk_grouped
@@ -199,7 +211,7 @@ def _cca(block: Block) -> CCAWeights:
         qkv_ND=_qkv(block),
         depthwise_C2=first.weight.detach().squeeze(1),
         shift_C=first.bias.detach(),
-        grouped_CI=second.weight.detach().flatten(1),
+        taps_2CP=_taps(block),
         bias_C=second.bias.detach(),
         temp_K=temp_K,
         eps=torch.finfo(temp_K.dtype if rounds else torch.float32).eps,
@@ -210,6 +222,7 @@ def _cca(block: Block) -> CCAWeights:
 def _router(block: Block) -> RouterWeights:
     router = block.mlp.gate
     mlp = router.router_mlp
+    tickets_M = torch.zeros(MAX_TICKETS, dtype=torch.int32, device=mlp.fc1.weight.device)
     return RouterWeights(
         down_RD=router.down_proj.weight.detach(),
         down_bias_R=router.down_proj.bias.detach(),
@@ -221,6 +234,7 @@ def _router(block: Block) -> RouterWeights:
         fc2_bias_R=mlp.fc2.bias.detach(),
         out_XR=mlp.out_proj.weight.detach(),
         balance_X=router.balancing_biases.detach(),
+        tickets_M=tickets_M,
     )
 
 
