@@ -64,6 +64,15 @@ def _blocks(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
+def _is_seen(place: Value, here: Value, window: Value, WINDOWED: constexpr) -> Value:
+    """Tell which places [S] each query at `here` [BM] attends to."""
+    seen = place[None, :] <= here[:, None]
+    if WINDOWED:
+        seen = seen & (place[None, :] > here[:, None] - window)
+    return seen
+
+
+@jit
 def _take_in(
     scores: Value, seen: Value, value: Value, best: Value, total: Value, acc: Value,
     MODE: constexpr,
@@ -146,9 +155,7 @@ def _attend(  # noqa: PLR0913 (a kernel's arguments are its interface)
         page = (block * K + kv) * (P * S)
         key = tl.load(keys + page + p[:, None] * S + s[None, :])
         place = index * S + s
-        seen = place[None, :] <= here[:, None]
-        if WINDOWED:
-            seen = seen & (place[None, :] > here[:, None] - window)
+        seen = _is_seen(place, here, window, WINDOWED)
         scores = product(query, key, tl.zeros([BM, S], tl.float32), MODE) * scale
         # What lies behind the last token is stale memory: zero times that could be no number.
         exists = (place < begin + count)[:, None] & (p >= 0)[None, :]

@@ -16,7 +16,6 @@ Source: arXiv:2510.04476.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from openzaya.engine.cuda.lang import (
@@ -36,7 +35,6 @@ from openzaya.model.blocks import BLOCK_TOKENS
 
 MAX_TOKEN_TILE = 64
 BLOCK_J = 64
-STATE_CHANNELS = 256
 LEAD = tl.constexpr(2)
 """Tokens that come before one in its convolutions."""
 WARPS = 8
@@ -72,29 +70,14 @@ class LayerCache:
 
 
 @jit
-def before(  # noqa: PLR0913 (a kernel's arguments are its interface)
-    rows: Value, conv: Value, token: Value, slot: Value, back: Value, distance: Value,
-    channel: Value, mask: Value, stride: Value, C: Value,
-) -> Value:  # fmt: skip
-    """Return the projected `channel` of the token `distance` before each token (broadcast)."""
-    here = mask & (back >= distance)
-    inside = load_fp32(rows + (token - distance).to(tl.int64) * stride + channel, here)
-    # Row 1 of the tail is the last token before the pass, row 0 the one before that.
-    tail_row = 2 - distance + back
-    there = mask & (back < distance) & (slot >= 0)
-    at = (tl.maximum(slot, 0).to(tl.int64) * 2 + tl.maximum(tail_row, 0)) * C + channel
-    return inside + load_fp32(conv + at, there)
-
-
-@jit
 def _shifted(  # noqa: PLR0913 (a kernel's arguments are its interface)
     tile_rows: Value, conv: Value, place: Value, slot: Value, back: Value, nearest: Value,
     channel: Value, mask: Value, stride: Value, C: Value, DISTANCE: constexpr,
 ) -> Value:  # fmt: skip
     """Return the projected `channel` of the token DISTANCE before each token of a tile.
 
-    The same as `before`, but the tail is only looked up in tiles that need it; `nearest` is the
-    least `back` of the tile. `tile_rows` points to the tile's first row, `place` counts from it.
+    The tail is only looked up in tiles that need it; `nearest` is the least `back` of the tile.
+    `tile_rows` points to the tile's first row, `place` counts from it.
     """
     at = (place[:, None] - DISTANCE) * stride + channel
     found = load_fp32(tile_rows + at, mask & (back >= DISTANCE)[:, None])
@@ -139,7 +122,7 @@ def _convolve(  # noqa: PLR0913 (a kernel's arguments are its interface)
 
 
 @jit
-def half_mean(
+def _half_mean(
     own: Value, row: Value, head: Value, mask: Value, H: constexpr, K: constexpr, P: constexpr
 ) -> Value:  # fmt: skip
     """Return the mean of a query and its key, or of a key and the mean of its queries."""
@@ -155,7 +138,7 @@ def half_mean(
 
 
 @jit
-def rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
+def _rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -> Value:
     """Rotate channel r of [BT, P] with channel r + HALF; those from 2 * HALF on pass."""
     if HALF == 0:
         return x
@@ -167,6 +150,20 @@ def rotate(x: Value, cos: Value, sin: Value, position: Value, HALF: constexpr) -
     c = tl.where(rotates[None, :], tl.load(cos + turn), 1.0)
     s = tl.where(rotates[None, :], tl.load(sin + turn), 0.0)
     return x * c + other * s * tl.where(p < HALF, -1.0, 1.0)[None, :]
+
+
+@jit
+def finished(  # noqa: PLR0913 (a kernel's arguments are its interface)
+    mixed: Value, own: Value, row: Value, temp: Value, cos: Value, sin: Value, position: Value,
+    head: Value, mask: Value, eps: Value,
+    H: constexpr, K: constexpr, P: constexpr, HALF: constexpr,
+) -> Value:  # fmt: skip
+    """Return convolved channels [BT, P] after QK-mean, L2 norm with temperature, and rotation."""
+    mixed += _half_mean(own, row, head, mask, H, K, P)
+    length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
+    heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
+    mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
+    return _rotate(mixed, cos, sin, position, HALF)
 
 
 @jit
@@ -264,11 +261,7 @@ def _mix(  # noqa: PLR0913 (a kernel's arguments are its interface)
     )  # fmt: skip
     row, mask = tile_rows + place[:, None] * stride + p[None, :], has[:, None]
     own = load_fp32(row + head * P, mask)
-    mixed += half_mean(own, row, head, mask, H, K, P)
-    length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
-    heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
-    mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
-    mixed = rotate(mixed, cos, sin, position, HALF)
+    mixed = finished(mixed, own, row, temp, cos, sin, position, head, mask, eps, H, K, P, HALF)
     if head < H:
         at = (token.to(tl.int64)[:, None] * H + head) * P + p[None, :]
         tl.store(queries + at, mixed.to(queries.dtype.element_ty), mask=mask)
@@ -335,75 +328,3 @@ def mix(
         num_stages=STAGES,
     )
     return queries_THP
-
-
-@jit
-def _keep(  # noqa: PLR0913 (a kernel's arguments are its interface)
-    rows: Value,  # [T, stride]
-    conv: Value,  # [slots, 2, C] fp32: where the tail before the pass is
-    ends: Value,  # [N] tokens whose tail is wanted
-    targets: Value,  # [N] rows of kept_conv and kept_delayed
-    slots: Value,  # [T]
-    backs: Value,  # [T]
-    kept_conv: Value,  # [targets, 2, C] fp32, may be `conv`
-    kept_delayed: Value,  # [targets, half] fp32
-    stride: Value,
-    half: Value,
-    C: Value,
-    B: constexpr,
-) -> None:
-    """The tail at one token, for B channels; no other program touches these channels."""
-    which = tl.program_id(0)
-    channel = tl.program_id(1) * B + tl.arange(0, B)
-    mask = channel < C
-    same = tl.zeros([B], tl.int32)
-    token = tl.load(ends + which + same)
-    target = tl.load(targets + which + same).to(tl.int64)
-    slot, back = tl.load(slots + token), tl.load(backs + token)
-    older = before(rows, conv, token, slot, back, 1, channel, mask, stride, C)
-    newer = before(rows, conv, token, slot, back, 0, channel, mask, stride, C)
-    late = load_fp32(rows + token.to(tl.int64) * stride + C + half + channel, channel < half)
-    tl.debug_barrier()  # the tail has been read by all threads
-    at = target * 2 * C + channel
-    tl.store(kept_conv + at, older, mask=mask)
-    tl.store(kept_conv + at + C, newer, mask=mask)
-    tl.store(kept_delayed + target * half + channel, late, mask=channel < half)
-
-
-def keep_tails(
-    rows_TN: Tensor,
-    tokens: TokenAddresses,
-    cache: LayerCache,
-    ends_M: Tensor,
-    targets_M: Tensor,
-    kept: tuple[Tensor, Tensor],
-) -> None:
-    """Write the tail at tokens `ends_M` to rows `targets_M` of `kept`: conv and delayed state.
-
-    Where `kept` is the cache's own state, every document may be named once only.
-    """
-    if not len(ends_M):
-        return
-    channels = cache.conv.shape[2]
-    _keep[(len(ends_M), cdiv(channels, STATE_CHANNELS))](
-        rows_TN,
-        cache.conv,
-        ends_M,
-        targets_M,
-        tokens.slot_T,
-        tokens.back_T,
-        *kept,
-        rows_TN.shape[1],
-        cache.delayed.shape[1],
-        channels,
-        B=STATE_CHANNELS,
-        num_warps=4,
-    )
-
-
-def fresh_like(cache: LayerCache, count: int) -> tuple[Tensor, Tensor]:
-    """Return room for `count` tails."""
-    return (
-        torch.empty_like(cache.conv[:1].expand(count, -1, -1)),
-        torch.empty_like(cache.delayed[:1].expand(count, -1)),
-    )

@@ -13,9 +13,8 @@ from torch import Tensor
 from openzaya.engine.cuda.cca import (
     LayerCache,
     TokenAddresses,
-    half_mean,
+    finished,
     move_on,
-    rotate,
     write,
 )
 from openzaya.engine.cuda.lang import (
@@ -30,6 +29,13 @@ from openzaya.engine.cuda.lang import (
 from openzaya.engine.cuda.linear import times_row
 from openzaya.engine.cuda.weights import CCAWeights
 from openzaya.model.blocks import BLOCK_TOKENS
+
+
+@jit
+def _pair(values: Value, channel: Value) -> Value:
+    """Return both of the two values [.., 2] of each channel."""
+    older = tl.load(values + 2 * channel).to(tl.float32)
+    return older, tl.load(values + 2 * channel + 1).to(tl.float32)
 
 
 @jit
@@ -66,10 +72,7 @@ def _mix_row(  # noqa: PLR0913 (a kernel's arguments are its interface)
     channel = head * P + p
     at = taps + channel[:, None] * P + p[None, :]
     older_tap, newer_tap = tl.load(at), tl.load(at + C * P)
-    older, newer = (
-        load_fp32(depthwise + 2 * channel, p >= 0),
-        load_fp32(depthwise + 2 * channel + 1, p >= 0),
-    )
+    older, newer = _pair(depthwise, channel)
     moved, mixed = load_fp32(shift + channel, p >= 0), load_fp32(bias + channel, p >= 0)
     # One token, as the tiles of length one that the shared functions take.
     token = tl.program_id(1) + tl.arange(0, 1)
@@ -86,11 +89,7 @@ def _mix_row(  # noqa: PLR0913 (a kernel's arguments are its interface)
     mixed = mixed[None, :]
     row, mask = rows + token.to(tl.int64)[:, None] * stride + p[None, :], has[:, None]
     own = load_fp32(row + head * P, mask)
-    mixed += half_mean(own, row, head, mask, H, K, P)
-    length = tl.maximum(tl.sqrt(tl.sum(mixed * mixed, axis=1)), eps)
-    heat = tl.where(head < H, 1.0, tl.load(temp + tl.maximum(head - H, 0)).to(tl.float32))
-    mixed = mixed * (heat * tl.sqrt(P * 1.0) / length)[:, None]
-    mixed = rotate(mixed, cos, sin, position, HALF)
+    mixed = finished(mixed, own, row, temp, cos, sin, position, head, mask, eps, H, K, P, HALF)
     if head < H:
         at_query = (token.to(tl.int64)[:, None] * H + head) * P + p[None, :]
         tl.store(queries + at_query, mixed.to(queries.dtype.element_ty), mask=mask)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openzaya.engine.cuda.attention import Shares, Tiles, attend, attend_shares
-from openzaya.engine.cuda.cca import LayerCache, TokenAddresses, keep_tails, mix
+from openzaya.engine.cuda.cca import LayerCache, TokenAddresses, mix
 from openzaya.engine.cuda.cca_rows import mix_rows
 from openzaya.engine.cuda.expert_rows import one_by_one
 from openzaya.engine.cuda.experts import MAX_TOKENS, few_tokens
@@ -23,6 +23,7 @@ from openzaya.engine.cuda.linear import row_linear, row_linear_into_stream, wide
 from openzaya.engine.cuda.residual import Branch, Routed, add_and_norm
 from openzaya.engine.cuda.router import Choice, choose
 from openzaya.engine.cuda.router_rows import MAX_ROWS, choose_rows
+from openzaya.engine.cuda.tails import keep_tails
 from openzaya.engine.cuda.weights import LayerWeights, Weights
 
 MAX_SHARES = 8
