@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openzaya.cli import data_aggregate
 from openzaya.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ examples:
   openzaya data prepare out/ web=pages/ code=s3://bucket/code/ --tokenizer models/zaya -j 16
   openzaya data prepare out/ hf://datasets/OWNER/NAME --tokenizer models/zaya --loss last
   openzaya data inspect out/ --index 7 --context 4096 --context 32768
+  openzaya data aggregate examples.jsonl pools.jsonl --tokenizer models/zaya
 """
 PREPARE = """
 A SOURCE is a file, a folder or a URL, with NAME= in front to name the data set. Formats: jsonl,
@@ -39,7 +41,9 @@ SHOWN_TOKENS = 160
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and their flags."""
     parser.epilog = EXAMPLES
-    actions = parser.add_subparsers(dest="action", required=True, metavar="prepare | inspect")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="prepare | inspect | aggregate"
+    )
     prepare = _action(actions, "prepare", "tokenize sources into a folder, once", PREPARE)
     prepare.add_argument("out", metavar="OUT", help="folder to write; may hold an unfinished run")
     prepare.add_argument("sources", metavar="SOURCE", nargs="+", help="[NAME=]file, folder or URL")
@@ -57,11 +61,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _context_flag(inspect)
     inspect.add_argument("--whole", action="store_true", help="do not shorten long segments")
     inspect.add_argument("--verify", action="store_true", help="check the hash of every shard")
+    data_aggregate.configure(
+        _action(actions, "aggregate", "make aggregation examples of attempts", data_aggregate.MORE)
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand."""
-    return run_prepare(args) if args.action == "prepare" else run_inspect(args)
+    runs = {"prepare": run_prepare, "inspect": run_inspect, "aggregate": data_aggregate.run}
+    return runs[args.action](args)
 
 
 def run_prepare(args: argparse.Namespace) -> int:

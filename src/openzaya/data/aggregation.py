@@ -101,14 +101,13 @@ def draw_candidates(
     )
 
 
-def aggregation_document(
+def aggregation_turns(
     example: AggregationExample,
     tokenizer: TextTokenizer,
-    chat: ChatTemplate,
     config: AggregationConfig | None = None,
     seed: int = 0,
-) -> Document:
-    """Return one example as a document; only the target is trained.
+) -> tuple[Message, ...]:
+    """Return one example as a conversation: the inference prompt, then the target.
 
     The same seed and key give the same candidates. Raises DataError when the target is not an
     assistant's turn or the pool has nothing to show.
@@ -124,7 +123,18 @@ def aggregation_document(
     rng = stream(seed, "aggregation", example.pool.key)
     candidates = draw_candidates(example.pool, tokenizer, settings, rng)
     messages = aggregation_messages(example.pool.messages, candidates, settings.hint)
-    turns = (*messages, example.target)
+    return (*messages, example.target)
+
+
+def aggregation_document(
+    example: AggregationExample,
+    tokenizer: TextTokenizer,
+    chat: ChatTemplate,
+    config: AggregationConfig | None = None,
+    seed: int = 0,
+) -> Document:
+    """Return one example as a document; only the target is trained. See `aggregation_turns`."""
+    turns = aggregation_turns(example, tokenizer, config, seed)
     return chat.encode_turns(turns, tokenizer, source=example.source, loss="last")
 
 

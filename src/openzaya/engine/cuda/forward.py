@@ -78,6 +78,8 @@ class CudaPass:
         self._ones = torch.ones(self._max_rows, dtype=torch.int32, device=self.device)
         self._places = torch.arange(self._max_rows, dtype=torch.int32, device=self.device)
         self._unit_heat = torch.ones(self._max_rows, device=self.device)
+        pinned = self.device.type == "cuda"
+        self._uniforms = torch.zeros(self._max_rows, dtype=torch.float32, pin_memory=pinned)
         self._weights = Weights(model, max_tokens)
         self._layers = self._layer_caches()
 
@@ -132,7 +134,10 @@ class CudaPass:
         temperature_B = self._unit_heat[:count]
         if batch.temperature_B1 is not None:
             temperature_B = batch.temperature_B1.flatten()
-        uniform_B = torch.from_numpy(uniforms).to(self.device)
+        # From pinned memory the copy does not wait for the pass; a draw before this one has ended.
+        staged_B = self._uniforms[:count]
+        staged_B.copy_(torch.from_numpy(uniforms))
+        uniform_B = staged_B.to(self.device, non_blocking=True)
         return draw(logits_BV.float().contiguous(), temperature_B, greedy_B, uniform_B)
 
     def _step(self, ids: npt.NDArray[np.int64], chosen: Slots) -> tuple[Tensor, Tensor]:
