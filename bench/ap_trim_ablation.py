@@ -1,6 +1,6 @@
 """What answer-preserving trimming is for: three ways to fit redundant traces into a short context.
 
-    python bench/ap_trim_ablation.py --out runs/ablation          about 25 minutes on two idle cores
+    python bench/ap_trim_ablation.py --out runs/ablation          about 25 minutes on an idle core
     python bench/ap_trim_ablation.py --seeds 1 --steps 20 --sft-steps 5   to try the script
 
 Worked problems of the nano recipe, whose reasoning is redundant as that of models is: a search with
@@ -11,9 +11,9 @@ on them in a context that half of them do not fit, with as many tokens in each a
     naive   the document ends where the context does, mostly inside the reasoning
     drop    documents that do not fit are left out
 
-Then every arm gets the same short fine-tuning on whole traces. Accuracy is that of greedy replies
-to the recipe's held-out problems, after either stage. Prints one JSON object a run and a table of
-means with standard errors over the seeds; a run that is finished is not done again.
+Accuracy is that of greedy replies to the recipe's held-out problems. With --sft-steps every arm then
+gets the same short fine-tuning on whole traces and is examined again. Prints one JSON object a run
+and a table of means with standard errors over the seeds; a finished run is not done again.
 """
 
 import argparse
@@ -154,18 +154,20 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         return arm != "drop" or len(document.tokens) <= CONTEXT
 
     documents = fitted(corpus(seed, "pretrain", wanted, keep), arm, CONTEXT)
-    whole = corpus(seed, "sft", args.sft_steps * TOKENS_PER_STEP // 2, lambda _: True)
     result: dict[str, Any] = {"arm": arm, "seed": seed, "documents": len(documents)}
     result["loss"] = train(model, documents, CONTEXT, args.steps, seed)
     result["pretrained"] = examine(model, args.per_level)
-    result["sft loss"] = train(model, whole, WHOLE_CONTEXT, args.sft_steps, seed + 1000)
-    result["fine-tuned"] = examine(model, args.per_level)
+    if args.sft_steps:
+        whole = corpus(seed, "sft", args.sft_steps * TOKENS_PER_STEP // 2, lambda _: True)
+        result["sft loss"] = train(model, whole, WHOLE_CONTEXT, args.sft_steps, seed + 1000)
+        result["fine-tuned"] = examine(model, args.per_level)
     return result
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Return means and standard errors by arm as Markdown."""
-    columns = [(s, k) for s in ("pretrained", "fine-tuned") for k in ("easy", "hard")]
+    stages = [name for name in ("pretrained", "fine-tuned") if name in results[0]]
+    columns = [(stage, key) for stage in stages for key in ("easy", "hard", "reply tokens")]
     lines = ["| arm | " + " | ".join(f"{s}, {k}" for s, k in columns) + " |"]
     lines.append("|" + " --- |" * (len(columns) + 1))
     for arm in ARMS:
@@ -187,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ap_trim_ablation"))
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=110)
-    parser.add_argument("--sft-steps", type=int, default=40)
+    parser.add_argument("--sft-steps", type=int, default=0)
     parser.add_argument("--per-level", type=int, default=20, help="held-out problems a task [20]")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -95,11 +95,11 @@ def test_a_product_is_added_into_the_stream_scaled(dtype: torch.dtype, device: A
 
 
 def test_a_program_takes_more_outputs_the_shorter_they_are_and_the_more_there_are() -> None:
-    assert outputs_per_program(1536, 2048) == 4
-    assert outputs_per_program(2048, 1024) == 8
-    assert outputs_per_program(256, 2048) == 2
-    assert outputs_per_program(262_272, 2048) == 16
-    assert outputs_per_program(40, 16_384) == 1
+    assert outputs_per_program(1536, 2048, 128) == 4
+    assert outputs_per_program(2048, 1024, 128) == 8
+    assert outputs_per_program(256, 2048, 128) == 2
+    assert outputs_per_program(262_272, 2048, 128) == 16
+    assert outputs_per_program(40, 16_384, 128) == 1
 
 
 @DTYPES

@@ -14,6 +14,7 @@ from openzaya.engine.cuda.lang import (
     Value,
     cdiv,
     constexpr,
+    is_interpreted,
     jit,
     load_fp32,
     overlapping,
@@ -27,8 +28,8 @@ PROGRAM_WEIGHTS = 8_192
 """Weights that one program multiplies."""
 HEAD_WEIGHTS = 32_768
 """The same where outputs abound (the head)."""
-FEW_PROGRAMS = 128
-"""With fewer programs than this a device is not full."""
+FEW_PROGRAMS = 1 if is_interpreted() else 128
+"""With fewer programs than this a device is not full; an interpreter is never empty."""
 MANY_PROGRAMS = 8_192
 
 
@@ -119,11 +120,15 @@ def row_linear_into_stream(
     _launch(x, weight_DK, stream_TD, scaling=scaling)
 
 
-def outputs_per_program(outputs: int, inner: int) -> int:
-    """Return how many outputs of a row one program takes; `inner` is a power of two."""
+def outputs_per_program(outputs: int, inner: int, least: int | None = None) -> int:
+    """Return how many outputs of a row one program takes; `inner` is a power of two.
+
+    There are `least` programs if there can be [FEW_PROGRAMS].
+    """
+    least = FEW_PROGRAMS if least is None else least
     is_head = outputs * inner >= HEAD_WEIGHTS * MANY_PROGRAMS
     count = max(1, (HEAD_WEIGHTS if is_head else PROGRAM_WEIGHTS) // inner)
-    while count > 1 and cdiv(outputs, count) < FEW_PROGRAMS:
+    while count > 1 and cdiv(outputs, count) < least:
         count //= 2
     return count
 
