@@ -11,9 +11,9 @@ on them in a context that half of them do not fit, with as many tokens in each a
     naive   the document ends where the context does, mostly inside the reasoning
     drop    documents that do not fit are left out
 
-Accuracy is that of greedy replies to the recipe's held-out problems. With --sft-steps every arm then
-gets the same short fine-tuning on whole traces and is examined again. Prints one JSON object a run
-and a table of means with standard errors over the seeds; a finished run is not done again.
+Accuracy is that of greedy replies to the recipe's held-out problems. With --sft-steps every arm
+then gets the same short fine-tuning on whole traces and is examined again. Prints one JSON object a
+run and a table of means with standard errors over the seeds; a finished run is not done again.
 """
 
 import argparse
