@@ -74,7 +74,7 @@ def train_step(
         Batch.from_windows(part, model.device)
         for part in split_windows(windows, config.micro_tokens)
     ]
-    total = max(1.0, sum(float(batch.weights_T.sum()) for batch in batches))
+    total = max(1.0, sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     loss, by_source = forward_backward(model, balancer, batches, total, config)
     with span("train/update"):
@@ -107,6 +107,7 @@ def forward_backward(
 ) -> tuple[float, dict[str, tuple[float, float]]]:
     """Accumulate the gradients of all microbatches; return the mean loss and sums by source."""
     losses: list[Tensor] = []
+    token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for batch in batches:
         with span("train/forward_backward"):
@@ -116,11 +117,15 @@ def forward_backward(
                 model.embed_tokens.weight,
                 batch.targets_T,
                 batch.weights_T / total_weight,
+                kept_M=batch.kept_M,
                 z_loss=config.z_loss,
             )
             loss.backward()  # type: ignore[no-untyped-call]
         balancer.observe(trunk.experts_TL)
         losses.append(loss.detach())
+        token_losses.append(nll_T)
+    # Only now is the device waited for.
+    for batch, nll_T in zip(batches, token_losses, strict=True):
         _add_by_source(sums, batch, nll_T)
     mean = float(torch.stack(losses).sum())
     return mean if math.isfinite(mean) else math.inf, {k: (v[0], v[1]) for k, v in sums.items()}
