@@ -1,7 +1,7 @@
 """Grouped experts in one autograd function: two gathers, two grouped products, one region.
 
 No loop over experts and nothing that waits for the device. Letters as in `regions`; E experts,
-F is once or twice the experts' width.
+F both halves of the experts' first product.
 
 Paper: II.
 """
@@ -16,13 +16,13 @@ from openzaya.model.fused.regions import gated, gated_backward
 
 
 def mix_experts(
-    h_TD: Tensor, expert_T: Tensor, weight_T: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor
+    h_TD: Tensor, expert_T: Tensor, weight_T: Tensor, gate_up: Tensor, down: Tensor
 ) -> Tensor:
-    """Return each row through its expert, times its weight in fp32.
+    """Return each row through its expert, times its weight in fp32; the stacks as in `Experts`.
 
     Every row passes an expert; give a row that must not count the weight 0 and any expert.
     """
-    out_TD: Tensor = _Mix.apply(h_TD, expert_T, weight_T, gate_up_EFD, down_EDF)  # type: ignore[no-untyped-call]
+    out_TD: Tensor = _Mix.apply(h_TD, expert_T, weight_T, gate_up, down)  # type: ignore[no-untyped-call]
     return out_TD
 
 
