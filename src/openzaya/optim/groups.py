@@ -29,6 +29,8 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
+    # The factors of an adapter are no matrices of the model: only their product is.
+    Rule(r"\.lora_[ab]$", (2, 3), "adamw", "vector"),
     # Rows of an embedding are touched one by one; orthogonalizing them would mix tokens.
     Rule(r"(^|\.)(embed|embed_tokens|embedding|lm_head|head)\.weight$", (2,), "adamw", "vector"),
     # Depthwise taps [C, 1, taps] hold no matrix; grouped ones hold a matrix per head.
@@ -51,7 +53,15 @@ class Claim:
 
     name: str
     parameter: nn.Parameter
+    """What the optimizer moves: the model's parameter, or a master copy of it."""
     rule: Rule
+    source: nn.Parameter | None = None
+    """The model's parameter where `parameter` is a copy; the gradient arrives there."""
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, in the model's dtype; None when there is none."""
+        return (self.parameter if self.source is None else self.source).grad
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Return a tensor shaped like the parameter as [N, I, O] without copying."""

@@ -1,13 +1,16 @@
 """One optimizer step: pull, pack, forward_backward, update, report."""
 
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from openzaya.core.log import declare, span
 from openzaya.data.windows import Window
@@ -18,6 +21,8 @@ from openzaya.train.batch import Batch, split_windows
 from openzaya.train.loss import chunked_cross_entropy
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
+
+log = logging.getLogger(__name__)
 
 declare("train/loss", "nats/token", "sum of weighted token losses / sum of weights")
 declare("train/grad_norm", "1", "2-norm of all gradients before clipping", healthy=(0.0, 10.0))
@@ -57,6 +62,13 @@ class StepReport:
         }
 
 
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Time a part of the step for our spans, and name it in torch's profiles."""
+    with span(name), record_function(name):
+        yield
+
+
 def train_step(
     model: Zaya,
     optimizers: Optimizers,
@@ -71,13 +83,13 @@ def train_step(
     A step that is not finite or spikes changes neither weights nor balancing biases.
     """
     batches = [
-        Batch.from_windows(part, model.device)
-        for part in split_windows(windows, config.micro_tokens)
+        Batch.from_windows(chosen, model.device)
+        for chosen in split_windows(windows, config.micro_tokens)
     ]
-    total = max(1.0, sum(float(batch.weights_T.sum()) for batch in batches))
+    total = max(1.0, sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     loss, by_source = forward_backward(model, balancer, batches, total, config)
-    with span("train/update"):
+    with part("train/update"):
         grad_norm = optimizers.grad_norm()
         applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
         scale = lr_scale(state.step, config.schedule)
@@ -92,6 +104,16 @@ def train_step(
     state.step += 1
     state.tokens += tokens
     state.skipped += not applied
+    if not applied:
+        log.warning(
+            "%s: step %d was left out: loss %.4g, gradient norm %.4g; %d of %d so far",
+            config.name,
+            state.step,
+            loss,
+            grad_norm,
+            state.skipped,
+            state.step,
+        )
     is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
     state.broken_in_a_row = 0 if is_finite else state.broken_in_a_row + 1
     skip_fraction = sum(skipped) / len(skipped)
@@ -107,20 +129,27 @@ def forward_backward(
 ) -> tuple[float, dict[str, tuple[float, float]]]:
     """Accumulate the gradients of all microbatches; return the mean loss and sums by source."""
     losses: list[Tensor] = []
+    token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for batch in batches:
-        with span("train/forward_backward"):
+        with part("train/forward"):
             trunk = model.trunk(batch.ids_T, lengths=batch.lengths)
+        with part("train/loss"):
             loss, nll_T = chunked_cross_entropy(
                 trunk.hidden_TD,
                 model.embed_tokens.weight,
                 batch.targets_T,
                 batch.weights_T / total_weight,
+                kept_M=batch.kept_M,
                 z_loss=config.z_loss,
             )
+        with part("train/backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         balancer.observe(trunk.experts_TL)
         losses.append(loss.detach())
+        token_losses.append(nll_T)
+    # Only now is the device waited for.
+    for batch, nll_T in zip(batches, token_losses, strict=True):
         _add_by_source(sums, batch, nll_T)
     mean = float(torch.stack(losses).sum())
     return mean if math.isfinite(mean) else math.inf, {k: (v[0], v[1]) for k, v in sums.items()}
