@@ -17,7 +17,7 @@ from openzaya.model.block import Block
 from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.norm import RMSNorm
-from openzaya.model.plan import check_lengths, make_plan
+from openzaya.model.plan import Plan, check_lengths, make_plan
 from openzaya.model.precision import is_low, rules_of
 from openzaya.model.router import SKIP_BIAS
 
@@ -89,8 +89,11 @@ class Zaya(nn.Module):
         cache: Cache | None = None,
         slots: list[int] | None = None,
         replay_TL: Tensor | None = None,
+        plan: Plan | None = None,
     ) -> Trunk:
         """Run all layers over packed sequences.
+
+        A `plan` that was made elsewhere takes the place of the lengths.
 
         With a cache, sequence i continues slot `slots[i]` (slot i by default) and the cache
         advances; this is for use without gradients. `replay_TL` fixes every token's choice in
@@ -98,12 +101,13 @@ class Zaya(nn.Module):
 
         Raises RequestError for lengths, slots, ids or a replay that do not fit.
         """
-        known = check_lengths(lengths, ids_T.shape[0])
+        known = check_lengths(lengths if plan is None else None, ids_T.shape[0])
         self._check_replay(replay_TL, ids_T.shape[0])
         if cache is not None and torch.is_grad_enabled():
             raise RequestError("a cache holds no gradients; call trunk under torch.no_grad()")
         chosen = None if cache is None else cache.select(slots, known)
-        plan = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
+        if plan is None:
+            plan = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
         x_TD = self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
