@@ -14,7 +14,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Context(Protocol):
-    """What a layer asks of the other ranks. `train.dist.context` implements it."""
+    """What a layer asks of the other ranks. `train.distributed.context` implements it."""
 
     def fill_leads(self, u_MC: Tensor, v_MW: Tensor) -> tuple[Tensor, Tensor]:
         """Return the padded rows with the lead rows of every continued piece filled in.

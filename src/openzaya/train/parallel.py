@@ -1,7 +1,7 @@
 """The seam between a training step and the ranks it runs on; `Alone` is one process.
 
-`train.dist` implements it for many. The step asks for its share of the windows, for sums over all
-ranks, and for decisions that all ranks take alike; it never sees a process group.
+`train.distributed` implements it for many. The step asks for its share of the windows, for sums
+over all ranks, and for decisions that all ranks take alike; it never sees a process group.
 """
 
 from collections.abc import Mapping, Sequence
