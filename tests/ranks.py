@@ -73,7 +73,7 @@ def _child(pipe, rank, world, port, function, arguments):
         dist.destroy_process_group()
         # Copied: a tensor sent as it is would be shared memory of a process that ends.
         pipe.send(("value", pickle.dumps(value)))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - told to the parent
         pipe.send(("error", traceback.format_exc()))
     finally:
         pipe.close()

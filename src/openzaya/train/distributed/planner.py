@@ -32,7 +32,7 @@ class PartPlanner(DefaultSavePlanner):
     """Plans parts that we know, where the default planner would ask DTensors."""
 
     def __init__(self, owned: Owned) -> None:
-        super().__init__(flatten_state_dict=False, dedup_replicated_tensors=False)
+        super().__init__(flatten_state_dict=False)
         self.owned = owned
 
     def create_local_plan(self) -> SavePlan:

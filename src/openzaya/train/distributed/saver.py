@@ -148,7 +148,10 @@ class DividedSaver(Saver):
         return manifest, first_error(flaw, self._readers)
 
     def _read(self, path: Path, manifest: dict[str, Any]) -> ckpt.Loaded:
-        refuse_changes(path, manifest["meta"], self.identity, self.saving.allow_changed)
+        wanted = dict(self.identity)
+        if not self.is_first:
+            wanted["machine"] = manifest["meta"].get("machine")  # One rank says what changed.
+        refuse_changes(path, manifest["meta"], wanted, self.saving.allow_changed)
         files = TensorFiles(path)
         tensors: dict[str, Tensor] = {}
         for name in files.names:

@@ -1,5 +1,6 @@
 """Dividing a model over ranks with FSDP2, and where every part lies in the whole tensor."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ def shard_model(model: Zaya, ranks: Ranks, param_dtype: torch.dtype | None = Non
         param_dtype=param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     _make_visible(Trunk)
+    # Nothing writes into the gate that a block returns.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPBlock\) returned a view")
     dense, stacks = ranks.dense["replica", "shard"], ranks.expert["replica", "shard"]
     place: Callable[[nn.Parameter], Shard | None] | None
     for module in model.layers:
