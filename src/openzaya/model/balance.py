@@ -73,7 +73,12 @@ class RouterBalancer:
         layers, choices = self.counts_LX.shape
         offsets_L = torch.arange(layers, device=experts_TL.device) * choices
         flat_N = (experts_TL + offsets_L).flatten()
-        self.counts_LX += flat_N.bincount(minlength=layers * choices).view(layers, choices)
+        if flat_N.device.type == "cpu":
+            counts = flat_N.bincount(minlength=layers * choices)
+        else:  # bincount would wait for the device
+            zeros = flat_N.new_zeros(layers * choices)
+            counts = zeros.scatter_add(0, flat_N, torch.ones_like(flat_N))
+        self.counts_LX += counts.view(layers, choices)
 
     @torch.no_grad()
     def step(self) -> None:

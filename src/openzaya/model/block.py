@@ -9,6 +9,8 @@ from openzaya.model.attention import Attention
 from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.experts import MixtureOfExperts
+from openzaya.model.fused.block import decoder_layer
+from openzaya.model.fused.layout import Packed
 from openzaya.model.norm import RMSNorm
 from openzaya.model.plan import Plan
 from openzaya.model.precision import rules_of
@@ -39,10 +41,15 @@ class Block(nn.Module):
         x_TD: Tensor,
         previous_TR: Tensor | None,
         replay_T: Tensor | None,
-        plan: Plan,
+        plan: Plan | Packed,
         cache: Cache | None,
     ) -> tuple[Tensor, Routing]:
-        """Return the stream after this layer, and its routing."""
+        """Return the stream after this layer, and its routing.
+
+        A `Packed` plan, which goes with no cache, takes the fused way.
+        """
+        if isinstance(plan, Packed):
+            return decoder_layer(self, x_TD, previous_TR, replay_T, plan)
         attended_TD = self.self_attn(self.input_layernorm(x_TD), plan, cache)
         x_TD = self.post_attention_residual_scale(attended_TD, x_TD)
         h_TD = self.post_attention_layernorm(x_TD)

@@ -49,6 +49,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "rope_theta": 10_000.0,
         "max_position_embeddings": 8_192,
     },
+    "m": {
+        "vocab_size": 24_576,
+        "hidden_size": 1_024,
+        "num_hidden_layers": 9,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "moe_intermediate_size": 1_024,
+        "num_experts": 16,
+        "router_hidden_size": 256,
+        "rope_theta": 10_000.0,
+        "max_position_embeddings": 32_768,
+    },
     "zaya1-8b": {},
 }
 """Differences from the defaults of `ZayaConfig`, by preset name."""

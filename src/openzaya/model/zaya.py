@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,13 @@ from openzaya.core.errors import ConfigError, RequestError
 from openzaya.model.block import Block
 from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
+from openzaya.model.fused.experts import reason_against_grouping
+from openzaya.model.fused.layout import Packed, pack_layout
 from openzaya.model.norm import RMSNorm
 from openzaya.model.plan import Plan, check_lengths, make_plan
 from openzaya.model.precision import is_low, rules_of
-from openzaya.model.router import SKIP_BIAS
+from openzaya.model.recompute import on_host, recomputed
+from openzaya.model.router import SKIP_BIAS, Routing
 
 HEAD_CHUNK_ROWS = 16_384
 """Vocabulary rows raised to fp32 at a time when a bf16 head must be computed in fp32."""
@@ -67,6 +71,12 @@ class Zaya(nn.Module):
             Block(config, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.rules)
+        self.fused: Literal["auto", "on", "off"] = "auto"
+        """Train by the fused forward: on CUDA with the paper's fp32 set, always, or never."""
+        self.recompute = False
+        """Keep only the layers' inputs for the backward pass (activation checkpointing)."""
+        self.offload = False
+        """Keep what the backward pass needs of the layers in the host's memory."""
 
     @property
     def device(self) -> torch.device:
@@ -106,19 +116,53 @@ class Zaya(nn.Module):
         if cache is not None and torch.is_grad_enabled():
             raise RequestError("a cache holds no gradients; call trunk under torch.no_grad()")
         chosen = None if cache is None else cache.select(slots, known)
-        if plan is None:
-            plan = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
+        layout: Plan | Packed
+        if plan is not None:
+            layout = plan
+        elif cache is None and self.takes_fused():
+            layout = pack_layout(self.config, self.rope_thetas, known, self.device)
+        else:
+            layout = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
         x_TD = self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
-        for index, block in enumerate(self.layers):
-            replay_T = None if replay_TL is None else replay_TL[:, index].to(torch.int64)
-            x_TD, routing = block(x_TD, state_TR, replay_T, plan, cache)
-            state_TR = routing.state_TR
-            choices.append(routing.expert_T)
+        with on_host(self.device, wanted=self.offload and torch.is_grad_enabled()):
+            for index, block in enumerate(self._blocks()):
+                replay_T = None if replay_TL is None else replay_TL[:, index].to(torch.int64)
+                x_TD, routing = self._run(block, (x_TD, state_TR, replay_T), layout, cache)
+                state_TR = routing.state_TR
+                choices.append(routing.expert_T)
         if cache is not None and chosen is not None:
             cache.advance(chosen, known)
         return Trunk(self.norm(x_TD), torch.stack(choices, dim=-1))
+
+    def _run(
+        self,
+        block: Block,
+        inputs: tuple[Tensor, Tensor | None, Tensor | None],
+        plan: Plan | Packed,
+        cache: Cache | None,
+    ) -> tuple[Tensor, Routing]:
+        if not (self.recompute and torch.is_grad_enabled()):
+            x_TD, routing = block(*inputs, plan, cache)
+            return x_TD, routing
+        return recomputed(lambda *parts: block(*parts, plan, None), *inputs)
+
+    def takes_fused(self) -> bool:
+        """Tell whether a forward pass without a cache goes the fused way now."""
+        if self.fused == "auto":
+            fits = self.device.type == "cuda" and torch.is_grad_enabled()
+            # The fused way rounds as the paper's set does, not as transformers does.
+            return fits and self.rules.fp32_cca and not self.reason_against_fused()
+        reason = self.reason_against_fused() if self.fused == "on" else ""
+        if reason:
+            raise ConfigError(f"the fused forward cannot run: {reason}; set fused to 'off'")
+        return self.fused == "on"
+
+    def reason_against_fused(self) -> str:
+        """Return why the fused forward cannot run on this device; "" when it can."""
+        widths = [self.config.hidden_size, self.config.moe_intermediate_size]
+        return reason_against_grouping(self.dtype, self.device, widths)
 
     def embed(self, ids_T: Tensor) -> Tensor:
         """Return the residual stream's start, fp32 for weights of coarser dtypes."""

@@ -51,7 +51,15 @@ class Claim:
 
     name: str
     parameter: nn.Parameter
+    """What the optimizer moves: the model's parameter, or a master copy of it."""
     rule: Rule
+    source: nn.Parameter | None = None
+    """The model's parameter where `parameter` is a copy; the gradient arrives there."""
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient, in the model's dtype; None when there is none."""
+        return (self.parameter if self.source is None else self.source).grad
 
     def matrices(self, tensor: Tensor) -> Tensor:
         """Return a tensor shaped like the parameter as [N, I, O] without copying."""

@@ -3,6 +3,7 @@
 Letters: N matrices of one shape, I rows, O columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,17 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.core.seeding import stream_seed
 from openzaya.optim.groups import Claim
 from openzaya.optim.newton_schulz import STEPS, newton_schulz
 
 UpdateScale = Literal["match_rms_adamw", "none"]
+MomentumDtype = Literal["float32", "bfloat16"]
 
+PART_ELEMENTS = 1 << 27
+"""Elements that are updated together on an accelerator: half a GiB in fp32."""
+PART_ELEMENTS_CPU = 1 << 24
+"""The same on a CPU."""
 ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW update in units of the learning rate (arXiv:2502.16982)."""
 
@@ -40,6 +47,8 @@ class MuonConfig:
     """Newton-Schulz iterations."""
     scale: UpdateScale = "match_rms_adamw"
     """match_rms_adamw multiplies by 0.2 * sqrt(max(rows, columns)); none leaves norm-1 updates."""
+    momentum_dtype: MomentumDtype = "float32"
+    """bfloat16 halves the memory of the gradient average."""
     weight_decay: float = 0.1
     """Decoupled decay of the matrices, multiplied by the learning rate."""
 
@@ -65,32 +74,72 @@ class MuonConfig:
         return ADAMW_RMS * float(max(rows, columns)) ** 0.5 if self.scale != "none" else 1.0
 
 
-class ShapeGroup:
-    """All matrices of one shape on one device; their momentum is one tensor [N, I, O]."""
+Draw = Callable[[torch.device], torch.Generator]
+"""The generator of the step's rounding on a device."""
 
-    def __init__(self, claims: list[Claim], has_momentum: bool) -> None:
+
+class ShapeGroup:
+    """Some matrices of one shape on one device, which are updated together."""
+
+    def __init__(self, claims: list[Claim], momentum_dtype: torch.dtype | None) -> None:
         self.claims = claims
         first = claims[0].matrices(claims[0].parameter)
         self.counts = [claim.matrices(claim.parameter).shape[0] for claim in claims]
         self.rows, self.columns = first.shape[1], first.shape[2]
         self.decay = claims[0].rule.decay
-        self.momentum_NIO: Tensor | None = None
-        if has_momentum:
-            shape = (sum(self.counts), self.rows, self.columns)
-            self.momentum_NIO = torch.zeros(shape, dtype=torch.float32, device=first.device)
+        self.momentum: list[Tensor] = []
+        """Per claim [n, I, O]; empty without momentum."""
+        if momentum_dtype is not None:
+            self.momentum = [
+                claim.matrices(torch.zeros_like(claim.parameter.detach(), dtype=momentum_dtype))
+                for claim in claims
+            ]
 
-    def gradient(self) -> Tensor:
-        """Return all gradients as one stack [N, I, O]; a missing gradient is zero."""
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients in fp32, [n, I, O] each; a missing gradient is zero."""
         parts = []
         for claim in self.claims:
-            grad = claim.parameter.grad
-            known = torch.zeros_like(claim.parameter) if grad is None else grad
-            parts.append(claim.matrices(known.contiguous()).float())
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+            grad = torch.zeros_like(claim.parameter) if claim.grad is None else claim.grad
+            parts.append(claim.matrices(grad.contiguous()).float())
+        return parts
 
-    def weights(self) -> list[Tensor]:
-        """Return the parameters as writable views [n, I, O], in the order of the stack."""
-        return [claim.matrices(claim.parameter.detach()) for claim in self.claims]
+    def averaged(self, momentum: float, *, nesterov: bool) -> list[Tensor]:
+        """Take the gradients into the momentum; return what is to be orthogonalized."""
+        gradients = self.gradients()
+        if not self.momentum:
+            return gradients
+        wide = [m.float() for m in self.momentum]
+        torch._foreach_lerp_(wide, gradients, 1.0 - momentum)
+        if self.momentum[0].dtype != torch.float32:
+            torch._foreach_copy_(self.momentum, wide)
+        return list(torch._foreach_lerp(gradients, wide, momentum)) if nesterov else wide
+
+    def move(self, updates: list[Tensor], keep: float, factor: float, draw: Draw) -> None:
+        """Set every weight to weight * keep + update * factor, rounded at random below fp32."""
+        weights = [claim.matrices(claim.parameter.detach()) for claim in self.claims]
+        wide = [weight.float() for weight in weights]
+        if keep != 1.0:
+            torch._foreach_mul_(wide, keep)
+        torch._foreach_add_(wide, updates, alpha=factor)
+        for weight, exact in zip(weights, wide, strict=True):
+            if weight.dtype != torch.float32:
+                weight.copy_(round_at_random(exact, weight.dtype, draw))
+
+
+def round_at_random(exact: Tensor, dtype: torch.dtype, draw: Draw) -> Tensor:
+    """Return fp32 values in bf16, up or down with the chances that keep the mean.
+
+    An update far below what bf16 resolves would vanish by rounding to the nearest.
+    Raises ConfigError for a dtype that is not bf16.
+
+    Deviation: D-042.
+    """
+    if dtype is not torch.bfloat16:
+        raise ConfigError(f"weights without masters are {dtype}; expected torch.bfloat16")
+    noise = torch.empty(exact.shape, dtype=torch.int32, device=exact.device)
+    noise.random_(0, 1 << 16, generator=draw(exact.device))
+    bits = exact.contiguous().view(torch.int32).add(noise).bitwise_and_(-(1 << 16))
+    return bits.view(torch.float32).to(dtype)
 
 
 class Muon:
@@ -110,41 +159,42 @@ class Muon:
         by_shape: dict[tuple[object, ...], list[Claim]] = {}
         for claim in claims:
             shape = claim.matrices(claim.parameter).shape[1:]
-            key = (*shape, claim.parameter.device, claim.rule.decay)
+            key = (*shape, claim.parameter.device, claim.parameter.dtype, claim.rule.decay)
             by_shape.setdefault(key, []).append(claim)
-        has_momentum = config.momentum is not None
-        self.groups = [ShapeGroup(members, has_momentum) for members in by_shape.values()]
+        dtype = None if config.momentum is None else getattr(torch, config.momentum_dtype)
+        self.groups = [
+            ShapeGroup(part, dtype) for members in by_shape.values() for part in parts_of(members)
+        ]
 
     @torch.no_grad()
     def step(self, lr_scale: float = 1.0) -> None:
         """Update every matrix once at learning rate lr * lr_scale."""
         lr = self.config.lr * lr_scale
         momentum = self.config.momentum_at(self.num_steps)
+        generators: dict[torch.device, torch.Generator] = {}
+
+        def draw(device: torch.device) -> torch.Generator:
+            if device not in generators:
+                seed = stream_seed(0, "muon", "rounding", self.num_steps)
+                generators[device] = torch.Generator(device).manual_seed(seed)
+            return generators[device]
+
         for group in self.groups:
-            update_NIO = group.gradient()
-            if group.momentum_NIO is not None:
-                group.momentum_NIO.lerp_(update_NIO, 1.0 - momentum)
-                if self.config.nesterov:
-                    update_NIO = update_NIO.lerp(group.momentum_NIO, momentum)
-                else:
-                    update_NIO = group.momentum_NIO
-            update_NIO = newton_schulz(update_NIO, self.config.num_ns_steps)
-            weights = group.weights()
-            if group.decay and self.config.weight_decay:
-                torch._foreach_mul_(weights, 1.0 - lr * self.config.weight_decay)
-            factor = self.config.factor(group.rows, group.columns)
-            updates = list(torch.split(update_NIO, group.counts))
-            torch._foreach_add_(weights, updates, alpha=-lr * factor)
+            averaged = group.averaged(momentum, nesterov=self.config.nesterov)
+            stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
+            del averaged
+            direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps)
+            keep = 1.0 - lr * self.config.weight_decay if group.decay else 1.0
+            factor = -lr * self.config.factor(group.rows, group.columns)
+            updates = list(torch.split(direction_NIO, group.counts))
+            group.move(updates, keep, factor, draw)
         self.num_steps += 1
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return {"step": ..., "<parameter>/momentum": ...}; the tensors are views, not copies."""
         state = {"step": torch.tensor(self.num_steps)}
         for group in self.groups:
-            if group.momentum_NIO is None:
-                continue
-            parts = torch.split(group.momentum_NIO, group.counts)
-            for claim, part in zip(group.claims, parts, strict=True):
+            for claim, part in zip(group.claims, group.momentum, strict=bool(group.momentum)):
                 state[f"{claim.name}/momentum"] = part.view(claim.parameter.shape)
         return state
 
@@ -161,6 +211,22 @@ class Muon:
                 )
             tensor.copy_(state[name])
         self.num_steps = int(state["step"])
+
+
+def parts_of(members: list[Claim]) -> list[list[Claim]]:
+    """Return the claims of one shape in parts whose working copies fit a bounded memory."""
+    on_cpu = members[0].parameter.device.type == "cpu"
+    most = PART_ELEMENTS_CPU if on_cpu else PART_ELEMENTS
+    parts: list[list[Claim]] = []
+    filled = 0
+    for claim in members:
+        size = claim.parameter.numel()
+        if not parts or filled + size > most:
+            parts.append([])
+            filled = 0
+        parts[-1].append(claim)
+        filled += size
+    return parts
 
 
 def check_same_names(what: str, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

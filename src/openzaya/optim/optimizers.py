@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.optim.groups import RULES, Claim, Rule, claim_parameters
 from openzaya.optim.muon import Muon, MuonConfig, check_same_names
+
+Masters = Literal["all", "adamw"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,9 @@ class OptimConfig:
     """AdamW's guard against division by zero."""
     clip_norm: float = 1.0
     """Largest global gradient norm; larger gradients are scaled down to it."""
+    masters: Masters = "all"
+    """Weights below fp32 that get an fp32 copy to move: all, or only AdamW's, which leaves Muon's
+    matrices in bf16 with updates rounded at random: a third of the memory. Deviation: D-042."""
 
     def __post_init__(self) -> None:
         if self.clip_norm <= 0 or self.lr_adamw < 0:
@@ -57,11 +62,12 @@ class Optimizers:
 
     def _with_master(self, claim: Claim) -> Claim:
         """Return the claim on the tensor to optimize: the parameter or its fp32 master."""
-        if claim.parameter.dtype == torch.float32:
+        leaves = self.config.masters == "adamw" and claim.rule.owner == "muon"
+        if claim.parameter.dtype == torch.float32 or leaves:
             return claim
         master = nn.Parameter(claim.parameter.detach().float())
         self.masters.append((claim, master))
-        return Claim(claim.name, master, claim.rule)
+        return Claim(claim.name, master, claim.rule, source=claim.parameter)
 
     @torch.no_grad()
     def grad_norm(self) -> float:
@@ -84,11 +90,11 @@ class Optimizers:
         if norm > self.config.clip_norm:
             grads = [c.parameter.grad for c in self.claims if c.parameter.grad is not None]
             torch._foreach_mul_(grads, self.config.clip_norm / norm)
-        for claim, master in self.masters:
-            grad = claim.parameter.grad
-            master.grad = None if grad is None else grad.float()
         self.muon.step(lr_scale)
         if self.adamw is not None:
+            for claim in self.adamw_claims:
+                if claim.source is not None:
+                    claim.parameter.grad = None if claim.grad is None else claim.grad.float()
             for group in self.adamw.param_groups:
                 group["lr"] = self.config.lr_adamw * lr_scale
             self.adamw.step()

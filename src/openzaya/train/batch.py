@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openzaya.core.errors import DataError
 from openzaya.data.windows import Window
+from openzaya.model.fused.layout import to_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,10 @@ class Batch:
     """int64 next token of the same document; anything where the weight is 0."""
     weights_T: Tensor
     """fp32 weight of every prediction. 0 for a document's last token and for untrained targets."""
+    kept_M: Tensor
+    """int64 positions of the weights that are not 0."""
+    total_weight: float
+    """Sum of the weights."""
     sources: tuple[str, ...]
     """Source of every document."""
 
@@ -38,11 +43,14 @@ class Batch:
         weights[:-1] = trained[1:]
         # A document's last token must not predict the first one of its neighbor.
         weights[np.cumsum(lengths) - 1] = 0.0
+        place = torch.device(device)
         return cls(
-            ids_T=torch.from_numpy(tokens).to(device),
+            ids_T=to_device(torch.from_numpy(tokens), place),
             lengths=lengths,
-            targets_T=torch.from_numpy(np.roll(tokens, -1)).to(device),
-            weights_T=torch.from_numpy(weights).to(device),
+            targets_T=to_device(torch.from_numpy(np.roll(tokens, -1)), place),
+            weights_T=to_device(torch.from_numpy(weights), place),
+            kept_M=to_device(torch.from_numpy(weights.nonzero()[0]), place),
+            total_weight=float(weights.sum()),
             sources=tuple(source for window in windows for source in window.sources),
         )
 

@@ -73,7 +73,7 @@ def train_step(
     A step that is not finite or spikes changes neither weights nor balancing biases.
     """
     batches = parallel.batches(windows, config.micro_tokens, model.device)
-    weight = parallel.total(sum(float(batch.weights_T.sum()) for batch in batches))
+    weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     part = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
     loss, by_source = parallel.reduce(*part, balancer.counts_LX)
@@ -111,6 +111,7 @@ def forward_backward(
     With more ranks they are this rank's part, to be summed.
     """
     losses: list[Tensor] = []
+    token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for batch in batches:
         with span("train/forward_backward"):
@@ -120,11 +121,15 @@ def forward_backward(
                 model.embed_tokens.weight,
                 batch.targets_T,
                 batch.weights_T / total_weight,
+                kept_M=batch.kept_M,
                 z_loss=config.z_loss,
             )
             loss.backward()  # type: ignore[no-untyped-call]
         balancer.observe(trunk.experts_TL)
         losses.append(loss.detach())
+        token_losses.append(nll_T)
+    # Only now is the device waited for.
+    for batch, nll_T in zip(batches, token_losses, strict=True):
         _add_by_source(sums, batch, nll_T)
     mean = float(torch.stack(losses).sum())
     return mean if math.isfinite(mean) else math.inf, {k: (v[0], v[1]) for k, v in sums.items()}

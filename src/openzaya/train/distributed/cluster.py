@@ -45,6 +45,8 @@ class Cluster:
         """Divide `model`, which must be the same on every rank, in place."""
         self.ranks = ranks
         self.cost = CostModel.of(model.config)
+        if ranks.config.ep > 1:
+            model.fused = "off"  # The fused forward expects every expert in place.
         shard_model(model, ranks, param_dtype)
         self.parts = parts_of(model, ranks)
         self._sources: list[str] = []
@@ -90,11 +92,14 @@ class Cluster:
         rank = dist.get_rank(self.ranks.context)
         own_T = torch.from_numpy(pieces.tokens(rank)).to(device)
         parts = pieces.parts(rank)
+        weights_T = batch.weights_T[own_T]
         return ShareOfBatch(
             ids_T=batch.ids_T[own_T],
             lengths=[part.length for part in parts],
             targets_T=batch.targets_T[own_T],
-            weights_T=batch.weights_T[own_T],
+            weights_T=weights_T,
+            kept_M=weights_T.nonzero().squeeze(1),
+            total_weight=float(weights_T.sum()),
             sources=tuple(batch.sources[part.document] for part in parts),
             pieces=pieces,
             is_real_T=is_real_T[own_T],

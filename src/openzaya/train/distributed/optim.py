@@ -121,10 +121,12 @@ class DividedMuon(Muon):
         self.num_steps = 0
         self.groups = []
         self.held = held
-        self.momentum = {
-            h.whole.name: torch.zeros_like(h.local) for h in held if config.momentum is not None
-        }
-        self.owners: list[Owners] = []
+        dtype = getattr(torch, config.momentum_dtype)
+        self.averages: dict[str, Tensor] = {}
+        if config.momentum is not None:
+            self.averages = {
+                h.whole.name: torch.zeros_like(h.local.detach(), dtype=dtype) for h in held
+            }
         by_group: dict[dist.ProcessGroup, list[Held]] = {}
         for h in held:
             if not h.has_whole_matrices:
@@ -156,11 +158,12 @@ class DividedMuon(Muon):
         """Return the gradient, averaged over steps; a missing one is zero."""
         grad = held.local.grad
         update = torch.zeros_like(held.local) if grad is None else grad.float()
-        average = self.momentum.get(held.whole.name)
+        average = self.averages.get(held.whole.name)
         if average is None:
             return update
-        average.lerp_(update, 1.0 - momentum)
-        return update.lerp(average, momentum) if self.config.nesterov else average
+        wide = average.float().lerp(update, 1.0 - momentum)
+        average.copy_(wide)
+        return update.lerp(wide, momentum) if self.config.nesterov else wide
 
     def _orthogonal(self, whole: dict[Held, Tensor]) -> dict[str, Tensor]:
         """Orthogonalize all matrices of one shape together."""
@@ -179,7 +182,7 @@ class DividedMuon(Muon):
     def state_dict(self) -> dict[str, Tensor]:
         """Return this rank's part of Muon's state, under the names of one process."""
         state = {"step": torch.tensor(self.num_steps)}
-        return state | {f"{name}/momentum": tensor for name, tensor in self.momentum.items()}
+        return state | {f"{name}/momentum": tensor for name, tensor in self.averages.items()}
 
 
 class DividedOptimizers(Optimizers):

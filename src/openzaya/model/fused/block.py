@@ -1,0 +1,124 @@
+"""One decoder layer over packed rows, from the same parameters as `model.block`.
+
+Paper: II.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from openzaya.model.attention import Attention
+from openzaya.model.experts import MixtureOfExperts
+from openzaya.model.fused import regions
+from openzaya.model.fused.attention import attend_packed
+from openzaya.model.fused.experts import mix_experts
+from openzaya.model.fused.layout import Packed
+from openzaya.model.norm import RMSNorm
+from openzaya.model.residual import ResidualScaling
+from openzaya.model.router import Router, Routing
+
+
+def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
+    """Return the attention output of packed normed rows."""
+    cca = part.qkv_proj
+    u_TC = F.linear(h_TD, torch.cat((cca.q_proj.weight, cca.k_proj.weight)))
+    v_TW = F.linear(h_TD, torch.cat((cca.v_proj_current.weight, cca.v_proj_delayed.weight)))
+    first, second = cca.conv_qk_depthwise, cca.conv_qk_grouped
+    heads, width = part.num_queries + part.num_keys, part.head_dim
+    pairs = regions.first_convolution(
+        u_TC,
+        first.weight.squeeze(1),
+        first.bias,
+        (layout.has_one_T, layout.has_two_T),
+        width,
+    )
+    # Both taps in one product: [P out, P in, 2] becomes [2 P in, P out].
+    taps = second.weight.view(heads, width, width, 2).permute(0, 3, 2, 1).flatten(1, 2)
+    conv_JTP = torch.bmm(pairs.transpose(0, 1), taps)
+    q_THP, k_TKP = regions.mix_heads(
+        conv_JTP, u_TC, second.bias, part.qk_norm.temp, layout.rope[part.kind]
+    )
+    v_TKP = regions.delay(v_TW, layout.has_one_T).view(-1, part.num_keys, width)
+    return F.linear(attend_packed(q_THP, k_TKP, v_TKP, layout, part.window), part.o_proj.weight)
+
+
+def route(
+    part: Router, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
+) -> Routing:
+    """Route packed rows; the weight is fp32 whatever the rows are."""
+    mlp = part.router_mlp
+    state_TR = part.down_proj(h_TD)
+    if part.averages and previous_TR is not None:
+        state_TR, normed_TR = regions.averaged_state(
+            state_TR, previous_TR, part.router_states_scale, mlp.norm.weight, mlp.norm.eps
+        )
+    else:
+        normed_TR = regions.first_state(state_TR, mlp.norm.weight, mlp.norm.eps)
+    hidden_TR = regions.gelu(mlp.fc1(normed_TR))
+    scores_TX = mlp.out_proj(regions.gelu(mlp.fc2(hidden_TR)))
+    expert_T, gate_T = regions.choose(scores_TX, part.balancing_biases, replay_T)
+    return Routing(expert_T, gate_T, state_TR)
+
+
+def mixture(
+    part: MixtureOfExperts, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
+) -> tuple[Tensor, Routing]:
+    """Return the mixture's output of packed normed rows, and the routing.
+
+    Tokens that skip pass the last expert with weight 0: leaving them out would have to wait for
+    their number.
+    """
+    routing = route(part.gate, h_TD, previous_TR, replay_T)
+    last = part.num_choices - 2
+    is_kept_T = routing.expert_T <= last
+    out_TD = mix_experts(
+        h_TD,
+        routing.expert_T.clamp_max(last),
+        routing.gate_T * is_kept_T,
+        part.experts.gate_up_proj,
+        part.experts.down_proj,
+    )
+    if part.identity_skip:
+        out_TD = regions.add_identity(out_TD, h_TD, routing.gate_T * ~is_kept_T)
+    return out_TD, routing
+
+
+def scaling_of(part: ResidualScaling) -> list[Tensor]:
+    """Return the vectors of a residual scaling in the order that the regions take them."""
+    return [
+        part.hidden_states_scale,
+        part.hidden_states_bias,
+        part.residual_scale,
+        part.residual_bias,
+    ]
+
+
+def decoder_layer(
+    part: "Block", x_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None, layout: Packed
+) -> tuple[Tensor, Routing]:
+    """Return the fp32 stream after a layer, and its routing."""
+    norm, eps = part.post_attention_layernorm, part.post_attention_layernorm.eps
+    h_TD = regions.norm_rows(x_TD, part.input_layernorm.weight, eps)
+    x_TD, h_TD = regions.add_branch_and_norm(
+        attention(part.self_attn, h_TD, layout),
+        x_TD,
+        scaling_of(part.post_attention_residual_scale),
+        norm.weight,
+        eps,
+    )
+    mixed_TD, routing = mixture(part.mlp, h_TD, previous_TR, replay_T)
+    scaling = scaling_of(part.post_mlp_residual_scale)
+    return regions.add_branch(mixed_TD, x_TD, scaling), routing
+
+
+class Block(Protocol):
+    """What `model.block.Block` is made of."""
+
+    input_layernorm: RMSNorm
+    self_attn: Attention
+    post_attention_residual_scale: ResidualScaling
+    post_attention_layernorm: RMSNorm
+    mlp: MixtureOfExperts
+    post_mlp_residual_scale: ResidualScaling
