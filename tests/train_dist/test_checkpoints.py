@@ -16,6 +16,7 @@ from openzaya.train import ckpt
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
+from openzaya.train.lock import RunLock
 from openzaya.train.loop import run_stage
 from openzaya.train.saver import Saving
 
@@ -119,6 +120,13 @@ def test_one_process_writes_what_two_ranks_read(tmp_path):
     assert ckpt.load_newest(folder).step == 8
 
 
+def test_a_second_copy_of_the_weights_is_not_written(tmp_path):
+    spawn(train, 2, {"dp_replicate": 2}, tmp_path, 4)
+    newest = ckpt.checkpoints(tmp_path)[-1]
+    assert [path.name[:11] for path in newest.glob("shard-*")] == ["shard-00001"]
+    assert ckpt.load_newest(tmp_path).step == 3
+
+
 def test_the_exported_folder_is_the_trained_model(runs):
     model = load(runs / "whole" / "model")
     weights = ckpt.load_newest(runs / "whole").part("model")
@@ -143,6 +151,12 @@ def newest_of(rank, folder):
     cluster = Cluster(tiny_model(), Ranks(MeshConfig(**TWO)))
     with cluster.saver(folder, {}, Saving()) as saver:
         return saver.load().path.name
+
+
+def test_a_folder_in_use_is_refused_on_every_rank(tmp_path):
+    with RunLock(tmp_path), pytest.raises(AssertionError) as caught:
+        spawn(newest_of, 2, tmp_path)
+    assert str(caught.value).count(f"in use by pid {os.getpid()}") == 2
 
 
 def refused(rank, folder):

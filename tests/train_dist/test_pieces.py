@@ -10,6 +10,7 @@ from tiny_training import tiny_model, window
 from openzaya.core.errors import ConfigError
 from openzaya.train.distributed.experts import by_expert
 from openzaya.train.distributed.mesh import MeshConfig
+from openzaya.train.distributed.optim import owners_of
 from openzaya.train.distributed.pieces import PIECES, Pieces, halo_tokens, key_tokens, route
 from openzaya.train.distributed.share import CostModel, deal, microbatches
 
@@ -107,6 +108,14 @@ def test_windows_are_dealt_whole_once_and_evenly(lengths, num_groups):
 def test_attention_makes_long_documents_dearer_than_their_tokens():
     cost = CostModel.of(tiny_model().config)
     assert cost.window(window([40])) > 2 * cost.window(window([20]))
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=30), st.integers(1, 6))
+def test_matrices_are_owned_evenly(work, num_ranks):
+    loads = [0] * num_ranks
+    for owner, cost in zip(owners_of(work, num_ranks), work, strict=True):
+        loads[owner] += cost
+    assert max(loads) <= sum(work) / num_ranks + max(work)
 
 
 def test_a_mesh_is_read_completed_and_refused():

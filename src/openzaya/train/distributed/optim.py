@@ -64,17 +64,26 @@ class Held:
         return shape
 
 
+def owners_of(work: Sequence[int], num_ranks: int) -> list[int]:
+    """Return a rank for each piece of work: the largest first, each to the least busy rank."""
+    loads = [0] * num_ranks
+    owners = [0] * len(work)
+    for index in sorted(range(len(work)), key=lambda i: (-work[i], i)):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += work[index]
+    return owners
+
+
 class Owners:
     """The matrices that one group of ranks divides by rows, each with an owner among them."""
 
     def __init__(self, held: Sequence[Held], group: dist.ProcessGroup) -> None:
         self.group = group
         self.rank, self.num_ranks = dist.get_rank(group), dist.get_world_size(group)
-        loads = [0] * self.num_ranks
-        self.by_owner: list[list[Held]] = [[] for _ in loads]
-        for matrix in sorted(held, key=lambda h: (-h.work, h.whole.name)):
-            owner = loads.index(min(loads))
-            loads[owner] += matrix.work
+        self.by_owner: list[list[Held]] = [[] for _ in range(self.num_ranks)]
+        for matrix, owner in zip(
+            held, owners_of([h.work for h in held], self.num_ranks), strict=True
+        ):
             self.by_owner[owner].append(matrix)
         self.mine = self.by_owner[self.rank]
         self._sends = [sum(h.local.numel() for h in owned) for owned in self.by_owner]
