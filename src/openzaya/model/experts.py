@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from openzaya.model.config import ZayaConfig
 from openzaya.model.router import Router, Routing
-from openzaya.model.rows import put_rows, take_rows
+from openzaya.model.rows import put_rows, take_rows, tiles
 
 Context = torch.autograd.function.FunctionCtx
 
@@ -31,17 +31,26 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, width))
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
 
-    def forward(self, x_ND: Tensor, counts: list[int]) -> Tensor:
-        """Apply expert e to the next `counts[e]` of N rows, which are sorted by expert."""
+    def forward(self, x_ND: Tensor, counts: list[int], weight_N: Tensor | None = None) -> Tensor:
+        """Apply expert e to the next `counts[e]` of N rows, which are sorted by expert.
+
+        `weight_N` multiplies the rows of the result; it is taken on a CPU in training only.
+        """
         if x_ND.device.type == "cpu" or not can_group(x_ND, self.gate_up_proj, self.down_proj):
             out_ND: Tensor = _ExpertLoop.apply(  # type: ignore[no-untyped-call]
-                x_ND, self.gate_up_proj, self.down_proj, counts
+                x_ND, self.gate_up_proj, self.down_proj, counts, weight_N
             )
             return out_ND
+        assert weight_N is None, "see takes_weights"
         ends_E = torch.tensor(counts, device=x_ND.device).cumsum(0).to(torch.int32)
         both = F.grouped_mm(x_ND, self.gate_up_proj.mT, offs=ends_E)
         gate_NF, up_NF = both.chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate_NF) * up_NF, self.down_proj.mT, offs=ends_E)
+
+    def takes_weights(self, x_ND: Tensor) -> bool:
+        """Tell whether `forward` can multiply its result by weights, which spares passes."""
+        wide = x_ND.dtype == self.down_proj.dtype == torch.float32
+        return wide and x_ND.device.type == "cpu" and torch.is_grad_enabled()
 
 
 def can_group(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> bool:
@@ -60,7 +69,7 @@ class _ExpertLoop(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Context, *args: object) -> Tensor:
-        x_ND, gate_up, down, counts = args
+        x_ND, gate_up, down, counts, weight_N = args
         assert isinstance(x_ND, Tensor)
         assert isinstance(gate_up, Tensor)
         assert isinstance(down, Tensor)
@@ -70,16 +79,18 @@ class _ExpertLoop(torch.autograd.Function):
             torch.mm(x_ND[rows], gate_up[expert].t(), out=both[rows])
         gate_NF, up_NF = both.chunk(2, dim=-1)
         hidden_NF = F.silu(gate_NF).mul_(up_NF)
+        if isinstance(weight_N, Tensor):
+            hidden_NF.mul_(weight_N.unsqueeze(-1))
         out_ND = torch.empty_like(x_ND)
         for expert, rows in _spans(counts):
             torch.mm(hidden_NF[rows], down[expert].t(), out=out_ND[rows])
-        ctx.save_for_backward(x_ND, gate_up, down, both, hidden_NF)
+        ctx.save_for_backward(x_ND, gate_up, down, both, hidden_NF, weight_N)
         ctx.counts = counts  # type: ignore[attr-defined]
         return out_ND
 
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_ND, gate_up, down, both, hidden_NF = ctx.saved_tensors  # type: ignore[attr-defined]
+        x_ND, gate_up, down, both, hidden_NF, weight_N = ctx.saved_tensors  # type: ignore[attr-defined]
         counts: list[int] = ctx.counts  # type: ignore[attr-defined]
         grad_ND = grads[0].contiguous()
         hidden_grad_NF = torch.empty_like(hidden_NF)
@@ -87,11 +98,9 @@ class _ExpertLoop(torch.autograd.Function):
         for expert, rows in _spans(counts):
             torch.mm(grad_ND[rows], down[expert], out=hidden_grad_NF[rows])
             torch.mm(grad_ND[rows].t(), hidden_NF[rows], out=down_grad[expert])
-        gate_NF, up_NF = both.chunk(2, dim=-1)
         both_grad = torch.empty_like(both)
-        gate_grad_NF, up_grad_NF = both_grad.chunk(2, dim=-1)
-        torch.mul(hidden_grad_NF, F.silu(gate_NF), out=up_grad_NF)
-        gate_grad_NF.copy_(torch.ops.aten.silu_backward(hidden_grad_NF.mul_(up_NF), gate_NF))
+        weight_grad_N = None if weight_N is None else torch.empty_like(weight_N)
+        _gated_backward(both, hidden_grad_NF, (weight_N, weight_grad_N), both_grad)
         x_grad_ND = torch.empty_like(x_ND)
         gate_up_grad = torch.empty_like(gate_up)
         for expert, rows in _spans(counts):
@@ -101,7 +110,30 @@ class _ExpertLoop(torch.autograd.Function):
             if not count:
                 down_grad[expert] = 0
                 gate_up_grad[expert] = 0
-        return x_grad_ND, gate_up_grad, down_grad, None
+        return x_grad_ND, gate_up_grad, down_grad, None, weight_grad_N
+
+
+def _gated_backward(
+    both: Tensor,
+    hidden_grad_NF: Tensor,
+    weights: tuple[Tensor | None, Tensor | None],
+    both_grad: Tensor,
+) -> None:
+    """Fill the gradients of gate and input, and of the weights where there are some."""
+    weight_N, weight_grad_N = weights
+    none = hidden_grad_NF.new_empty(hidden_grad_NF.shape[0])
+    weight_in, weight_out = (none if x is None else x for x in (weight_N, weight_grad_N))
+    for grad, pair, pair_grad, weight, weight_grad in tiles(
+        hidden_grad_NF, both, both_grad, weight_in, weight_out
+    ):
+        gate, up = pair.chunk(2, dim=-1)
+        gate_grad, up_grad = pair_grad.chunk(2, dim=-1)
+        silu = F.silu(gate)
+        if weight_N is not None:
+            torch.sum(torch.mul(silu, up).mul_(grad), dim=-1, out=weight_grad)
+            grad.mul_(weight.unsqueeze(-1))
+        torch.mul(grad, silu, out=up_grad)
+        gate_grad.copy_(torch.ops.aten.silu_backward(grad.mul_(up), gate))
 
 
 def _spans(counts: list[int]) -> list[tuple[int, slice]]:
@@ -143,8 +175,15 @@ class MixtureOfExperts(nn.Module):
         num_skipped = counts.pop()
         # The skip class is the last one, so its tokens are at the end of the sorted order.
         kept_N = order_T[: order_T.shape[0] - num_skipped]
-        out_ND = self.experts(take_rows(h_TD, kept_N), counts)
-        out_TD = put_rows(out_ND, kept_N, h_TD.shape[0])
+        x_ND = take_rows(h_TD, kept_N)
+        if self.experts.takes_weights(h_TD):
+            out_ND = self.experts(x_ND, counts, routing.gate_T[kept_N])
+            out_TD = put_rows(out_ND, kept_N, h_TD.shape[0])
+            if self.identity_skip and num_skipped:
+                skipped_T = routing.expert_T == self.num_choices - 1
+                out_TD = out_TD + h_TD * (routing.gate_T * skipped_T).unsqueeze(-1)
+            return out_TD, routing
+        out_TD = put_rows(self.experts(x_ND, counts), kept_N, h_TD.shape[0])
         if self.identity_skip and num_skipped:
             skipped_T1 = (routing.expert_T == self.num_choices - 1).unsqueeze(-1)
             out_TD = torch.where(skipped_T1, h_TD, out_TD)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from openzaya.model.precision import Rules, is_low, raise_to_fp32
+from openzaya.model.rows import tiles
 
 Context = torch.autograd.function.FunctionCtx
 
@@ -47,7 +48,7 @@ class _FusedRMSNorm(torch.autograd.Function):
     """RMSNorm with a backward pass that recomputes the normalized rows.
 
     Saves one [N, 1] vector instead of two [N, D] tensors: on CPU these passes over memory are a
-    large part of a small model's step.
+    large part of a small model's step. The backward pass takes a cacheful of rows at a time.
     """
 
     @staticmethod
@@ -65,10 +66,14 @@ class _FusedRMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_D, scale_N1 = ctx.saved_tensors  # type: ignore[attr-defined]
-        grad_ND = grads[0]
-        unit_ND = x_ND * scale_N1
-        product_ND = grad_ND * unit_ND
-        weight_grad_D = product_ND.sum(dim=0)
-        mean_N1 = (product_ND @ weight_D).div_(x_ND.shape[-1]).unsqueeze(-1)
-        x_grad_ND = torch.addcmul(grad_ND * weight_D, unit_ND, mean_N1, value=-1).mul_(scale_N1)
+        grad_ND = grads[0].contiguous()
+        x_grad_ND = torch.empty_like(grad_ND)
+        weight_grad_D = torch.zeros_like(weight_D)
+        for x, scale, grad, x_grad in tiles(x_ND, scale_N1, grad_ND, x_grad_ND):
+            unit = x * scale
+            product = grad * unit
+            weight_grad_D += product.sum(dim=0)
+            mean = (product @ weight_D).div_(x.shape[-1]).unsqueeze(-1)
+            torch.mul(grad, weight_D, out=x_grad)
+            x_grad.addcmul_(unit, mean, value=-1).mul_(scale)
         return x_grad_ND, weight_grad_D, None

@@ -107,9 +107,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad_ND, head_grad_VD = ctx.saved_tensors
         scale = grads[0]
+        if scale.device.type != "cpu" or float(scale) != 1.0:  # the usual 1 spares two passes
+            hidden_grad_ND, head_grad_VD = hidden_grad_ND * scale, head_grad_VD * scale
         return (
-            hidden_grad_ND * scale,
-            (head_grad_VD * scale).to(ctx.weight_dtype),
+            hidden_grad_ND,
+            head_grad_VD.to(ctx.weight_dtype),
             None,
             None,
             None,
