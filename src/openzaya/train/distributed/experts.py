@@ -22,11 +22,17 @@ class TravellingExperts(Experts):
     group: dist.ProcessGroup
     num_ranks: int
 
-    def forward(self, x_ND: Tensor, counts: list[int]) -> Tensor:
+    def takes_weights(self, x_ND: Tensor) -> bool:
+        """Return False: gates stay with the tokens and do not travel."""
+        del x_ND
+        return False
+
+    def forward(self, x_ND: Tensor, counts: list[int], weight_N: Tensor | None = None) -> Tensor:
         """Apply expert e of all to the next `counts[e]` rows, wherever it is.
 
         The counts go first, so each rank knows what will arrive; a rank may get nothing.
         """
+        assert weight_N is None, "see takes_weights"
         counts_RE = torch.tensor(counts, device=x_ND.device).view(self.num_ranks, -1)
         arriving_RE = exchange_counts(counts_RE, self.group)
         sends: list[int] = counts_RE.sum(dim=1).tolist()
