@@ -120,10 +120,12 @@ def whole(tensor, parallel, name):
     return out / parallel.ranks.config.dp_replicate
 
 
-def on_mesh(rank, mesh, windows, count, settings=None):
+def on_mesh(rank, mesh, windows, count, settings=None, recompute=False):
     """Run `steps` on a mesh; the first rank returns what it got."""
     config = MeshConfig(**mesh)
-    got = steps(lambda model: Cluster(model, Ranks(config)), windows, count, settings=settings)
+    model = tiny_model()
+    model.recompute = recompute
+    got = steps(lambda model: Cluster(model, Ranks(config)), windows, count, model, settings)
     return got if rank == 0 else None
 
 

@@ -53,6 +53,17 @@ def test_three_processes_equal_one(mesh, name):
     check(mesh, name, count=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"dp_shard": 2}, {"ep": 2}, {"cp": 2}])
+def test_layers_that_are_computed_again_change_nothing(mesh):
+    """Activation checkpointing repeats the exchanges in the backward pass."""
+    one, two = (
+        spawn(on_mesh, 2, mesh, straddling, 1, SETTINGS, again)[0] for again in (False, True)
+    )
+    assert one["loss"] == two["loss"]
+    assert all(torch.equal(t, two["gradients"][n]) for n, t in one["gradients"].items())
+
+
 ALL = [
     {"dp_shard": 2},
     {"dp_shard": 3},

@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "serve": "Serve a model through the OpenAI API on our own engine, or the sandbox.",
     "eval": "Explain how an answer is judged: grade one reply in mathematics.",
     "plan": "Say what a recipe costs on given hardware: steps, time, memory, traffic; or serving.",
+    "train": "Train a model folder on prepared data: SFT or more pretraining, whole or by LoRA.",
     "data": "Prepare your own data for training: tokenize it once, and see what will be trained.",
     "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
     "doctor": "Say what this machine can do and what openzaya will choose on it.",

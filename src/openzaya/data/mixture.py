@@ -60,6 +60,11 @@ class Mixture:
         """Return the share of tokens of every source; they sum to 1."""
         return dict(self._weights)
 
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens of all windows of all sources once."""
+        return sum(int(sizes.sum()) for sizes in self._sizes.values())
+
     def windows_for_step(self, seed: int, step: int, tokens_per_step: int) -> list[Window]:
         """Return the windows of one step, about `tokens_per_step` tokens, in shuffled order.
 

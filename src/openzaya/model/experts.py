@@ -79,12 +79,13 @@ class _ExpertLoop(torch.autograd.Function):
             torch.mm(x_ND[rows], gate_up[expert].t(), out=both[rows])
         gate_NF, up_NF = both.chunk(2, dim=-1)
         hidden_NF = F.silu(gate_NF).mul_(up_NF)
-        if isinstance(weight_N, Tensor):
+        assert weight_N is None or isinstance(weight_N, Tensor)
+        if weight_N is not None:
             hidden_NF.mul_(weight_N.unsqueeze(-1))
         out_ND = torch.empty_like(x_ND)
         for expert, rows in _spans(counts):
             torch.mm(hidden_NF[rows], down[expert].t(), out=out_ND[rows])
-        ctx.save_for_backward(x_ND, gate_up, down, both, hidden_NF, weight_N)
+        ctx.save_for_backward(x_ND, gate_up, down, both, hidden_NF, weight_N)  # type: ignore[arg-type]
         ctx.counts = counts  # type: ignore[attr-defined]
         return out_ND
 

@@ -29,6 +29,8 @@ class Rule:
 
 
 RULES: tuple[Rule, ...] = (
+    # The factors of an adapter are no matrices of the model: only their product is.
+    Rule(r"\.lora_[ab]$", (2, 3), "adamw", "vector"),
     # Rows of an embedding are touched one by one; orthogonalizing them would mix tokens.
     Rule(r"(^|\.)(embed|embed_tokens|embedding|lm_head|head)\.weight$", (2,), "adamw", "vector"),
     # Depthwise taps [C, 1, taps] hold no matrix; grouped ones hold a matrix per head.

@@ -1,7 +1,7 @@
 """Run one stage from its newest checkpoint to its last step."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -22,7 +22,8 @@ from openzaya.train.step import StepReport, train_step
 
 NextWindows = Callable[[int], Sequence[Window]]
 """The windows of a step: a pure function of the step, which is what makes a resume exact."""
-OnStep = Callable[[TrainState, StepReport], None]
+OnStep = Callable[[TrainState, StepReport], Mapping[str, float] | None]
+"""Called after every step; declared metrics that it returns, an evaluation say, are logged too."""
 
 REPORT_STEPS = 20
 """Last steps that a stage's summary averages over."""
@@ -88,6 +89,7 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
     """
     model.set_rope_theta({"hybrid": config.rope_theta})
     model.train()
+    model.recompute, model.offload = config.recompute, config.offload
     run = Run(config, model, parallel)
     clock = CheckpointClock()
     start = identity(config, saving.tokenizer_hash)
@@ -97,9 +99,10 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
             writer.truncate_after(run.state.step, config.name)
         while run.state.step < config.steps:
             report = run.step(next_windows)
+            found = on_step(run.state, report)
             if writer is not None:
-                writer.write(run.state.step, config.name, report.metrics(run.state))
-            on_step(run.state, report)
+                values = report.metrics(run.state) | dict(found or {})
+                writer.write(run.state.step, config.name, values)
             check_health(config, run.state)
             saver.poll()
             # Read once: a later signal is the next step's business.
@@ -117,6 +120,12 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
         if any(parallel.agree(stop.requested)):
             raise stopped(config, run.state, run_dir)
     return run.summary
+
+
+def is_time_to_evaluate(step: int, config: StageConfig) -> bool:
+    """Say whether the model is evaluated after this step, counted from 1."""
+    every = config.evaluate_every_steps
+    return step == config.steps or (every > 0 and step % every == 0)
 
 
 class Run:

@@ -42,6 +42,13 @@ class StageConfig:
     """Weight of the squared log-normalizer; the paper relies on none."""
     spike_sigmas: float = 6.0
     """Skip a step whose loss or gradient norm lies that many deviations above the recent mean."""
+    recompute: bool = False
+    """Keep only the layers' inputs for the backward pass and compute the rest again."""
+    offload: bool = False
+    """Keep what the backward pass needs of the layers in the host's memory."""
+    evaluate_every_steps: int = 0
+    """Steps between evaluations, where the run has one; the last step always makes one. 0 = only
+    then."""
     checkpoint_every_steps: int = 100
     """Steps between checkpoints; the last step always makes one."""
     seed: int = 0
@@ -55,6 +62,10 @@ class StageConfig:
         if self.checkpoint_every_steps < 1:
             raise ConfigError(
                 f"checkpoint_every_steps is {self.checkpoint_every_steps}; choose at least 1"
+            )
+        if self.evaluate_every_steps < 0:
+            raise ConfigError(
+                f"evaluate_every_steps is {self.evaluate_every_steps}; choose 0 or more"
             )
 
     @property

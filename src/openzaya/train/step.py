@@ -1,13 +1,16 @@
 """One optimizer step: pull, pack, forward_backward, update, report."""
 
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from openzaya.core.log import declare, span
 from openzaya.data.windows import Window
@@ -19,6 +22,8 @@ from openzaya.train.loss import chunked_cross_entropy
 from openzaya.train.parallel import ALONE, Parallel
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
+
+log = logging.getLogger(__name__)
 
 declare("train/loss", "nats/token", "sum of weighted token losses / sum of weights")
 declare("train/grad_norm", "1", "2-norm of all gradients before clipping", healthy=(0.0, 10.0))
@@ -58,6 +63,13 @@ class StepReport:
         }
 
 
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Time a part of the step for our spans, and name it in torch's profiles."""
+    with span(name), record_function(name):
+        yield
+
+
 def train_step(
     model: Zaya,
     optimizers: Optimizers,
@@ -75,9 +87,9 @@ def train_step(
     batches = parallel.batches(windows, config.micro_tokens, model.device)
     weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
-    part = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
-    loss, by_source = parallel.reduce(*part, balancer.counts_LX)
-    with span("train/update"):
+    own = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
+    loss, by_source = parallel.reduce(*own, balancer.counts_LX)
+    with part("train/update"):
         grad_norm = optimizers.grad_norm()
         applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
         scale = lr_scale(state.step, config.schedule)
@@ -92,6 +104,16 @@ def train_step(
     state.step += 1
     state.tokens += tokens
     state.skipped += not applied
+    if not applied:
+        log.warning(
+            "%s: step %d was left out: loss %.4g, gradient norm %.4g; %d of %d so far",
+            config.name,
+            state.step,
+            loss,
+            grad_norm,
+            state.skipped,
+            state.step,
+        )
     is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
     state.broken_in_a_row = 0 if is_finite else state.broken_in_a_row + 1
     skip_fraction = sum(skipped) / len(skipped)
@@ -114,8 +136,9 @@ def forward_backward(
     token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for batch in batches:
-        with span("train/forward_backward"):
+        with part("train/forward"):
             trunk = parallel.trunk(model, batch)
+        with part("train/loss"):
             loss, nll_T = chunked_cross_entropy(
                 trunk.hidden_TD,
                 model.embed_tokens.weight,
@@ -124,6 +147,7 @@ def forward_backward(
                 kept_M=batch.kept_M,
                 z_loss=config.z_loss,
             )
+        with part("train/backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         balancer.observe(trunk.experts_TL)
         losses.append(loss.detach())

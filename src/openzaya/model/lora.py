@@ -1,0 +1,171 @@
+"""Low-rank adapters: train a small addition to some matrices, merge it, or keep it apart.
+
+The router and its balancing biases are never adapted: a choice of expert that moves with every
+batch is what fine-tuning least needs.
+
+Letters: O rows, I columns of a matrix, R rank; stacks have the expert in front.
+
+Source: arXiv:2106.09685.
+Deviation: D-043.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.model.zaya import Zaya
+
+Target = Literal["attention", "experts"]
+ATTENTION = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed", "o_proj")
+EXPERTS = ("gate_up_proj", "down_proj")
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """What is adapted, and how strongly."""
+
+    rank: int = 16
+    """R: rank of every addition."""
+    alpha: float = 32.0
+    """The addition counts alpha / rank."""
+    targets: tuple[Target, ...] = ("attention",)
+    """attention: its projections. experts: both stacks of every layer. Never the router."""
+
+    def __post_init__(self) -> None:
+        """Check the settings. Raises ConfigError."""
+        if self.rank < 1 or self.alpha <= 0:
+            raise ConfigError(
+                f"rank is {self.rank} and alpha {self.alpha}; choose rank >= 1 and alpha > 0"
+            )
+        strange = [name for name in self.targets if name not in ("attention", "experts")]
+        if strange or not self.targets:
+            raise ConfigError(
+                f"targets are {list(self.targets)}; choose from attention and experts, which leave "
+                "the router as it is"
+            )
+
+
+class LowRank(nn.Module):
+    """Adds scale * B A to a matrix, or to every matrix of a stack."""
+
+    lora_a: Tensor
+    lora_b: Tensor
+
+    def __init__(self, weight: Tensor, config: LoraConfig, generator: torch.Generator) -> None:
+        """Draw A and start B at zero, so that nothing changes at first."""
+        super().__init__()
+        self.scale = config.alpha / config.rank
+        *stack, rows, columns = weight.shape
+        a = torch.empty(*stack, config.rank, columns, dtype=torch.float32)
+        a.normal_(0.0, 1 / math.sqrt(columns), generator=generator)
+        b = torch.zeros(*stack, rows, config.rank, dtype=torch.float32)
+        # fp32 whatever the weights are: the additions are small.
+        self.lora_a = nn.Parameter(a.to(weight.device))
+        self.lora_b = nn.Parameter(b.to(weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the adapted weight in its own dtype."""
+        return weight + (self.lora_b @ self.lora_a).mul(self.scale).to(weight.dtype)
+
+
+def add_lora(model: Zaya, config: LoraConfig, seed: int = 0) -> None:
+    """Freeze the model and add adapters; raises ConfigError where it has some already."""
+    if list(adapters(model)):
+        raise ConfigError("the model has adapters already; merge them first")
+    model.requires_grad_(requires_grad=False)
+    generator = torch.Generator().manual_seed(seed)
+    for module, name in list(_places(model, config.targets)):
+        weight = getattr(module, name)
+        parametrize.register_parametrization(
+            module, name, LowRank(weight.detach(), config, generator)
+        )
+
+
+def merge_lora(model: Zaya) -> None:
+    """Add the adapters into the weights for good and make all parameters trainable again."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    model.requires_grad_(requires_grad=True)
+
+
+def adapters(model: Zaya) -> Iterator[tuple[str, LowRank]]:
+    """Yield every adapter with the name of the parameter that it adapts."""
+    for path, module in model.named_modules():
+        if isinstance(module, LowRank):
+            yield path.replace(".parametrizations.", ".").rpartition(".")[0], module
+
+
+def save_adapter(model: Zaya, config: LoraConfig, folder: str | Path) -> None:
+    """Write the adapters alone. Raises ConfigError for a model without any."""
+    tensors = {
+        f"{name}.{part}": getattr(module, part).detach().cpu().contiguous()
+        for name, module in adapters(model)
+        for part in ("lora_a", "lora_b")
+    }
+    if not tensors:
+        raise ConfigError("the model has no adapters to save; call add_lora before training")
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, root / WEIGHTS_FILE)
+    (root / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+
+
+def load_adapter(model: Zaya, folder: str | Path) -> LoraConfig:
+    """Add the adapters of a folder to their base model and return their settings.
+
+    Raises CheckpointError when the folder cannot be read or belongs to a model of another shape.
+    """
+    root = Path(folder)
+    try:
+        raw = json.loads((root / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(root / WEIGHTS_FILE)
+        config = LoraConfig(rank=raw["rank"], alpha=raw["alpha"], targets=tuple(raw["targets"]))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{root} cannot be read as an adapter ({error}); expected the folder that training "
+            "with --lora wrote"
+        ) from error
+    add_lora(model, config)
+    own = {
+        f"{name}.{part}": getattr(module, part)
+        for name, module in adapters(model)
+        for part in ("lora_a", "lora_b")
+    }
+    wrong = [
+        name
+        for name in sorted(own.keys() | tensors.keys())
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        merge_lora(model)  # the adapters just added are zero
+        raise CheckpointError(
+            f"the adapter in {root} does not fit the model: {wrong[0]!r} is missing or of another "
+            "shape; load it into the model it was trained on"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+    return config
+
+
+def _places(model: Zaya, targets: Sequence[Target]) -> Iterator[tuple[nn.Module, str]]:
+    for path, module in model.named_modules():
+        last = path.rpartition(".")[2]
+        if "attention" in targets and last in ATTENTION and isinstance(module, nn.Linear):
+            yield module, "weight"
+        if "experts" in targets and last == "experts":
+            for name in EXPERTS:
+                yield module, name

@@ -1,0 +1,302 @@
+"""SFT and continued pretraining of a finished model on prepared data, whole or by adapters.
+
+Paper: III, IV-A.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from openzaya.core.config import diff, dump_toml, from_mapping, load_toml
+from openzaya.core.errors import ConfigError, DataError
+from openzaya.core.seeding import stream_seed
+from openzaya.data.ap_trim import ApTrimConfig
+from openzaya.data.mixture import Mixture
+from openzaya.data.shards import PreparedData, load_prepared
+from openzaya.data.windows import Window, build_windows
+from openzaya.model.balance import BalanceConfig
+from openzaya.model.checkpoint import load
+from openzaya.model.lora import LoraConfig, Target, add_lora, merge_lora, save_adapter
+from openzaya.model.zaya import Zaya
+from openzaya.optim import MuonConfig, OptimConfig
+from openzaya.text.chat import ChatTemplate
+from openzaya.text.tokenizer import TextTokenizer
+from openzaya.train.evaluate import held_out_loss
+from openzaya.train.loop import is_time_to_evaluate, run_stage
+from openzaya.train.saver import Saving
+from openzaya.train.stages import StageConfig
+from openzaya.train.state import TrainState
+from openzaya.train.step import StepReport
+from openzaya.train.trackers import open_writer
+
+Kind = Literal["sft", "continue"]
+Echo = Callable[[str], None]
+
+RATES: Mapping[tuple[Kind, bool], float] = {
+    ("sft", False): 4e-5,
+    ("continue", False): 1e-4,
+    ("sft", True): 2e-4,
+    ("continue", True): 2e-4,
+}
+"""Peak rate by kind and by whether adapters are trained. Deviation: D-043."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """Settings of a run; what is 0 is chosen from the data and the model.
+
+    Deviation: D-043.
+    """
+
+    seed: int = 0
+    """Names the order of the data, the held-out windows and the adapters' start."""
+    context_tokens: int = 0
+    """Longest document; longer ones are trimmed. 0 = 4096, or the model's if that is less."""
+    tokens_per_step: int = 65_536
+    """Tokens of an optimizer step, or the whole data where they have fewer."""
+    micro_tokens: int = 16_384
+    """Most tokens in one forward pass."""
+    epochs: float = 1.0
+    """Times through the data, where steps is 0."""
+    steps: int = 0
+    """Optimizer steps. 0 = as many as the epochs need."""
+    lr: float = 0.0
+    """Peak rate of both optimizers. 0 = 4e-5 in SFT, 1e-4 to continue, 2e-4 for adapters."""
+    warmup_share: float = 0.03
+    """Share of the steps in which the rate rises; it falls linearly over the last fifth."""
+    held_out_share: float = 0.01
+    """Share of the windows, at least one of several, that only measures the loss."""
+    evaluate_every_steps: int = 50
+    """Steps between those measurements."""
+    checkpoint_every_steps: int = 50
+    """Steps between checkpoints."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Token weight of each data folder by its name; empty = as many tokens as each has."""
+    lora_rank: int = 0
+    """Rank of the adapters. 0 = train the whole model."""
+    lora_alpha: float = 32.0
+    """Adapters count alpha / rank."""
+    lora_targets: tuple[Target, ...] = ("attention",)
+    """attention, experts or both; never the router."""
+    move_balance: bool = False
+    """Let the routers' balancing biases move; a finished model keeps its own."""
+    dtype: str = "float32"
+    """Of the weights: float32, bfloat16, or auto for the folder's own."""
+    device: str = "cpu"
+    """Where to train."""
+    masters: Literal["all", "adamw"] = "all"
+    """As in `OptimConfig`; with bfloat16 only."""
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """As in `MuonConfig`."""
+    recompute: bool = False
+    """Keep only the layers' inputs for the backward pass: less memory, a third more work."""
+    offload: bool = False
+    """Keep what the backward pass needs in the host's memory."""
+    trackers: tuple[str, ...] = ()
+    """wandb, trackio; TensorBoard is used wherever it is installed."""
+
+
+def finetune(
+    kind: Kind,
+    model_folder: Path,
+    data: Mapping[str, Path],
+    run_dir: Path,
+    config: FinetuneConfig,
+    echo: Echo = print,
+) -> dict[str, Any]:
+    """Train or resume in `run_dir`; return the report, which is written there as well.
+
+    `run_dir/model` is the result as a model folder; adapters are merged in it, and stand alone in
+    `run_dir/adapter`. Raises DataError for data of another tokenizer, and ConfigError when
+    `run_dir` holds a run with other settings.
+    """
+    tokenizer = TextTokenizer.load(model_folder)
+    prepared = {name: open_data(folder, tokenizer) for name, folder in data.items()}
+    claim(run_dir, kind, model_folder, prepared, config)
+    model = load(model_folder, config.dtype, config.device, precision="paper")
+    # A large folder is mapped read-only; training writes.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    lora = adapt(model, config)
+    mixture, held_out = split_data(kind, prepared, model, config)
+    stage = stage_of(kind, model, mixture, config)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
+    losses: list[tuple[int, float]] = [
+        (0, held_out_loss(model, held_out, stage.micro_tokens)["eval/loss"])
+    ]
+
+    def on_step(state: TrainState, report: StepReport) -> dict[str, float]:
+        if state.step % 10 == 0 or state.step == stage.steps:
+            echo(f"{stage.name}: step {state.step}/{stage.steps} loss {report.loss:.4f}")
+        if not is_time_to_evaluate(state.step, stage):
+            return {}
+        found = held_out_loss(model, held_out, stage.micro_tokens)
+        losses.append((state.step, found["eval/loss"]))
+        echo(f"{stage.name}: step {state.step}/{stage.steps} held-out loss {losses[-1][1]:.4f}")
+        return found
+
+    writer = open_writer(run_dir, config.trackers)
+    try:
+        summary = run_stage(
+            model,
+            stage,
+            lambda step: mixture.windows_for_step(stage.seed, step, stage.tokens_per_step),
+            run_dir / "checkpoints",
+            on_step=on_step,
+            writer=writer,
+            saving=Saving(tokenizer_hash=tokenizer.sha256),
+        )
+    finally:
+        writer.close()
+    if lora is not None:
+        save_adapter(model, lora, run_dir / "adapter")
+        merge_lora(model)
+    model.save(run_dir / "model")
+    tokenizer.save(run_dir / "model")
+    ChatTemplate.load(model_folder).save(run_dir / "model")
+    after = held_out_loss(model, held_out, stage.micro_tokens)["eval/loss"]
+    report = {
+        "kind": kind,
+        "steps": stage.steps,
+        "tokens": stage.steps * stage.tokens_per_step,
+        "trained_parameters": count,
+        "loss by source": summary.loss_by_source(),
+        "held-out loss": {"before": losses[0][1], "after": after},
+        "model": str(run_dir / "model"),
+    }
+    (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def open_data(folder: Path, tokenizer: TextTokenizer) -> PreparedData:
+    """Open prepared data; raise DataError when its ids belong to another tokenizer."""
+    prepared = load_prepared(folder)
+    found = TextTokenizer.load(folder / "tokenizer").sha256
+    if found != tokenizer.sha256:
+        raise DataError(
+            f"{folder} was prepared with the tokenizer {found[:12]}, but the model has "
+            f"{tokenizer.sha256[:12]}; prepare the data again with --tokenizer set to the model"
+        )
+    return prepared
+
+
+def claim(
+    run_dir: Path,
+    kind: Kind,
+    model_folder: Path,
+    prepared: Mapping[str, PreparedData],
+    config: FinetuneConfig,
+) -> None:
+    """Record what the run is, or refuse a folder that holds another one."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    prints = {name: found.fingerprint for name, found in prepared.items()}
+    about = {"kind": kind, "model": str(model_folder.resolve()), "data": prints}
+    path, settings = run_dir / "run.json", run_dir / "config.toml"
+    if not path.exists():
+        settings.write_text(dump_toml(config), encoding="utf-8")
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        return
+    known = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: {known.get(key)} -> {value}"
+        for key, value in about.items()
+        if known.get(key) != value
+    ]
+    changed += diff(from_mapping(FinetuneConfig, load_toml(settings), str(settings)), config)
+    if changed:
+        raise ConfigError(
+            f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "
+            "command or choose another folder with --out"
+        )
+
+
+def adapt(model: Zaya, config: FinetuneConfig) -> LoraConfig | None:
+    """Add the adapters that are wanted."""
+    if not config.lora_rank:
+        return None
+    lora = LoraConfig(rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets)
+    add_lora(model, lora, stream_seed(config.seed, "lora"))
+    return lora
+
+
+def split_data(
+    kind: Kind, prepared: Mapping[str, PreparedData], model: Zaya, config: FinetuneConfig
+) -> tuple[Mixture, list[Window]]:
+    """Trim, pack and hold some windows out; return the mixture and the windows held out.
+
+    Too long documents without reasoning are dropped in SFT and cut into pieces otherwise.
+    """
+    context = context_of(model, config)
+    trim = ApTrimConfig(no_reasoning="drop" if kind == "sft" else "split")
+    kept: dict[str, list[Window]] = {}
+    held_out: list[Window] = []
+    for name, documents in prepared.items():
+        windows = build_windows(
+            documents, context, trim, seed=stream_seed(config.seed, "windows", name)
+        )
+        count = min(len(windows) - 1, math.ceil(len(windows) * config.held_out_share))
+        if len(windows) < 2:
+            raise DataError(
+                f"the data {name!r} fill {len(windows)} windows of {context} tokens; expected at "
+                "least 2, one of which is held out: add data or shorten context_tokens"
+            )
+        held_out += windows[:count]
+        kept[name] = windows[count:]
+    sizes = {name: float(sum(map(len, windows))) for name, windows in kept.items()}
+    return Mixture(kept, config.weights or sizes), held_out
+
+
+def context_of(model: Zaya, config: FinetuneConfig) -> int:
+    """Return the longest document. Raises ConfigError beyond what the model is meant for."""
+    most = model.config.max_position_embeddings
+    if config.context_tokens > most:
+        raise ConfigError(
+            f"context_tokens is {config.context_tokens}, but the model is meant for {most}"
+        )
+    return config.context_tokens or min(4096, most)
+
+
+def stage_of(kind: Kind, model: Zaya, mixture: Mixture, config: FinetuneConfig) -> StageConfig:
+    """Return the stage: as many steps as the epochs need, at the rate of the kind."""
+    total = mixture.num_tokens
+    per_step = min(config.tokens_per_step, total)
+    steps = config.steps or max(1, round(config.epochs * total / per_step))
+    lr = config.lr or RATES[kind, config.lora_rank > 0]
+    return StageConfig(
+        name=kind,
+        steps=steps,
+        tokens_per_step=per_step,
+        context_tokens=context_of(model, config),
+        rope_theta=model.rope_thetas.get("hybrid", model.config.rope_theta),
+        micro_tokens=config.micro_tokens,
+        warmup_steps=math.ceil(config.warmup_share * steps),
+        decay_fraction=0.2,
+        optim=OptimConfig(
+            muon=MuonConfig(lr=lr, momentum_dtype=config.momentum_dtype),
+            lr_adamw=lr,
+            masters=config.masters,
+        ),
+        balance=replace(BalanceConfig(), **({} if config.move_balance else {"learning_rate": 0.0})),
+        recompute=config.recompute,
+        offload=config.offload,
+        evaluate_every_steps=config.evaluate_every_steps,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+        seed=stream_seed(config.seed, "order"),
+    )
+
+
+def named(folders: Sequence[str]) -> dict[str, Path]:
+    """Return prepared folders by name: NAME=DIR, or the folder's own name."""
+    found: dict[str, Path] = {}
+    for word in folders:
+        name, equals, place = word.partition("=")
+        if not equals:
+            place, name = word, Path(word.rstrip("/")).name
+        if not name or name in found:
+            raise ConfigError(f"the data {word!r} have the name {name!r}, which is empty or taken")
+        found[name] = Path(place)
+    return found

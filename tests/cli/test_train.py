@@ -1,0 +1,90 @@
+"""`openzaya train` on the bundled model: SFT by adapters and whole, resume, refusals."""
+
+import json
+import shutil
+
+import pytest
+
+from openzaya.cli import main as cli
+from openzaya.cli.solve import model_folder
+from openzaya.core.log import read_metrics
+
+QUICK = ["--threads", "1", "--set", "tokens_per_step=600", "--set", "context_tokens=256"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Return a folder of prepared conversations with the bundled model's tokenizer."""
+    root = tmp_path_factory.mktemp("train")
+    lines = [
+        json.dumps({"question": f"{a} + {b} = ?", "answer": str(a + b), "reasoning": "add " * 9})
+        for a in range(8)
+        for b in range(8)
+    ]
+    (root / "sums.jsonl").write_text("\n".join(lines))
+    words = ["data", "prepare", str(root / "data"), str(root / "sums.jsonl"), "-q", "-j", "1"]
+    assert cli.main([*words, "--tokenizer", str(model_folder("nano"))]) == 0
+    return root / "data"
+
+
+def train(capsys, *words):
+    code = cli.main(["train", *map(str, words)])
+    shown = capsys.readouterr()
+    return code, shown
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("sft", ["--lora", "4"]), ("continue", [])])
+def test_training_lowers_the_held_out_loss_and_the_result_is_a_model_folder(
+    prepared, tmp_path, capsys, kind, lora
+):
+    from openzaya.model.checkpoint import load
+    from openzaya.model.lora import load_adapter
+
+    words = [kind, "--model", "nano", "--data", prepared, "--out", tmp_path, *lora, *QUICK]
+    words += ["--set", "steps=6", "--set", "lr=0.01", "--json"]
+    code, shown = train(capsys, *words)
+    assert code == 0, shown.err
+    report = json.loads(shown.out)
+    assert report["held-out loss"]["after"] < report["held-out loss"]["before"] - 0.05
+    result = load(tmp_path / "model")
+    assert (tmp_path / "model" / "chat_template.jinja").is_file()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert records[-1]["eval/loss"] == pytest.approx(report["held-out loss"]["after"], abs=1e-4)
+    if lora:
+        assert report["trained_parameters"] < 60_000
+        base = load(model_folder("nano"))
+        load_adapter(base, tmp_path / "adapter")
+        ours, theirs = (m.layers[0].self_attn.qkv_proj.q_proj.weight for m in (result, base))
+        assert float((ours - theirs).detach().abs().max()) < 1e-6
+
+
+def test_the_same_command_resumes_and_another_one_is_refused(prepared, tmp_path, capsys):
+    words = ["sft", "--model", "nano", "--data", prepared, "--lora", "2", *QUICK]
+    words += ["--set", "checkpoint_every_steps=2", "--json"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(capsys, *words, "--out", whole, "--set", "steps=4")[0] == 0
+    assert train(capsys, *words, "--out", cut, "--set", "steps=4")[0] == 0
+    newest = max((cut / "checkpoints").glob("step_*"))
+    shutil.rmtree(newest)
+    shutil.rmtree(cut / "model")
+    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=4")
+    assert code == 0, shown.err
+    names = ["model/model.safetensors", "adapter/adapter_model.safetensors"]
+    for name in names:
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=5")
+    assert code == 2
+    assert "steps: 4 -> 5" in shown.err
+
+
+def test_data_of_another_tokenizer_are_refused(prepared, tmp_path, capsys):
+    from text.tiny_tokenizers import BARE
+
+    other = tmp_path / "data"
+    shutil.copytree(prepared, other)
+    shutil.rmtree(other / "tokenizer")
+    BARE.save(other / "tokenizer")
+    code, shown = train(capsys, "sft", "--model", "nano", "--data", other, "--out", tmp_path / "o")
+    assert code == 2
+    assert "prepare the data again" in shown.err
