@@ -7,6 +7,7 @@ from torch import nn
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.optim import Muon, MuonConfig
 from openzaya.optim.groups import claim_parameters
+from openzaya.optim.muon import round_at_random
 
 
 class Matrices(nn.Module):
@@ -149,3 +150,42 @@ def test_a_state_of_another_model_is_refused():
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError):
         MuonConfig(**settings)
+
+
+def test_rounding_at_random_keeps_the_mean_and_gives_a_neighbor():
+    exact = torch.full((20_000,), 1.0 + 2**-7 * 0.3)
+    generator = torch.Generator().manual_seed(0)
+    rounded = round_at_random(exact, torch.bfloat16, lambda _device: generator).float()
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2**-7}
+    assert float(rounded.mean()) == pytest.approx(float(exact[0]), abs=2e-4)
+    whole = torch.tensor([0.0, -1.5, 3.0])
+    assert torch.equal(round_at_random(whole, torch.bfloat16, lambda _d: generator).float(), whole)
+
+
+def test_momentum_in_bf16_moves_matrices_nearly_as_in_fp32():
+    moved = []
+    for dtype in ("float32", "bfloat16"):
+        model = Matrices()
+        before = model.experts.detach().clone()
+        optimizer = muon(model, lr=0.01, weight_decay=0.0, momentum_dtype=dtype)
+        for step in range(6):
+            set_gradients(model, step)
+            optimizer.step()
+        assert optimizer.state_dict()["tall/momentum"].dtype == getattr(torch, dtype)
+        moved.append(model.experts.detach() - before)
+    assert 0 < float((moved[1] - moved[0]).norm() / moved[0].norm()) < 0.03
+
+
+def test_parts_of_a_shape_move_as_the_whole_shape_would(monkeypatch):
+    models = []
+    for most in (1 << 24, 400):
+        monkeypatch.setattr("openzaya.optim.muon.PART_ELEMENTS_CPU", most)
+        model = Matrices()
+        optimizer = muon(model)
+        set_gradients(model, 1)
+        optimizer.step()
+        models.append((model, len(optimizer.groups)))
+    (whole, few), (parts, many) = models
+    assert many > few
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)

@@ -125,20 +125,8 @@ def finetune(
     stage = stage_of(kind, model, mixture, config)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
-    losses: list[tuple[int, float]] = [
-        (0, held_out_loss(model, held_out, stage.micro_tokens)["eval/loss"])
-    ]
-
-    def on_step(state: TrainState, report: StepReport) -> dict[str, float]:
-        if state.step % 10 == 0 or state.step == stage.steps:
-            echo(f"{stage.name}: step {state.step}/{stage.steps} loss {report.loss:.4f}")
-        if not is_time_to_evaluate(state.step, stage):
-            return {}
-        found = held_out_loss(model, held_out, stage.micro_tokens)
-        losses.append((state.step, found["eval/loss"]))
-        echo(f"{stage.name}: step {state.step}/{stage.steps} held-out loss {losses[-1][1]:.4f}")
-        return found
-
+    watch = Watch(model, stage, held_out, echo)
+    before = watch.held_out_loss()
     writer = open_writer(run_dir, config.trackers)
     try:
         summary = run_stage(
@@ -146,30 +134,61 @@ def finetune(
             stage,
             lambda step: mixture.windows_for_step(stage.seed, step, stage.tokens_per_step),
             run_dir / "checkpoints",
-            on_step=on_step,
+            on_step=watch,
             writer=writer,
             saving=Saving(tokenizer_hash=tokenizer.sha256),
         )
     finally:
         writer.close()
-    if lora is not None:
-        save_adapter(model, lora, run_dir / "adapter")
-        merge_lora(model)
-    model.save(run_dir / "model")
-    tokenizer.save(run_dir / "model")
-    ChatTemplate.load(model_folder).save(run_dir / "model")
-    after = held_out_loss(model, held_out, stage.micro_tokens)["eval/loss"]
+    save_result(model, lora, tokenizer, model_folder, run_dir)
     report = {
         "kind": kind,
         "steps": stage.steps,
         "tokens": stage.steps * stage.tokens_per_step,
         "trained_parameters": count,
         "loss by source": summary.loss_by_source(),
-        "held-out loss": {"before": losses[0][1], "after": after},
+        "held-out loss": {"before": before, "after": watch.held_out_loss()},
         "model": str(run_dir / "model"),
     }
     (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+class Watch:
+    """Says how training goes, and measures the held-out loss now and then."""
+
+    def __init__(
+        self, model: Zaya, stage: StageConfig, held_out: Sequence[Window], echo: Echo
+    ) -> None:
+        """Watch a stage of `model`."""
+        self.model, self.stage, self.held_out, self.echo = model, stage, held_out, echo
+
+    def held_out_loss(self) -> float:
+        """Return the loss now, in nats a token."""
+        return held_out_loss(self.model, self.held_out, self.stage.micro_tokens)["eval/loss"]
+
+    def __call__(self, state: TrainState, report: StepReport) -> dict[str, float]:
+        """Return the held-out loss after steps that measure it."""
+        place = f"{self.stage.name}: step {state.step}/{self.stage.steps}"
+        if state.step % 10 == 0 or state.step == self.stage.steps:
+            self.echo(f"{place} loss {report.loss:.4f}")
+        if not is_time_to_evaluate(state.step, self.stage):
+            return {}
+        loss = self.held_out_loss()
+        self.echo(f"{place} held-out loss {loss:.4f}")
+        return {"eval/loss": loss}
+
+
+def save_result(
+    model: Zaya, lora: LoraConfig | None, tokenizer: TextTokenizer, base: Path, run_dir: Path
+) -> None:
+    """Write the model folder, and the adapters before they are merged into it."""
+    if lora is not None:
+        save_adapter(model, lora, run_dir / "adapter")
+        merge_lora(model)
+    model.save(run_dir / "model")
+    tokenizer.save(run_dir / "model")
+    ChatTemplate.load(base).save(run_dir / "model")
 
 
 def open_data(folder: Path, tokenizer: TextTokenizer) -> PreparedData:
