@@ -69,6 +69,16 @@ def test_the_first_sigterm_is_a_request_and_the_second_ends_the_process():
     assert in_child(stubborn) == signal.SIGTERM
 
 
+def test_sigusr1_is_a_request_however_often_it_comes():
+    def patient():
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return 5 if stop.requested else 2
+
+    assert os.waitstatus_to_exitcode(in_child(patient)) == 5
+
+
 def test_the_handler_of_before_comes_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal():

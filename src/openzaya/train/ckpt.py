@@ -1,7 +1,7 @@
 """Checkpoints that are either whole or absent: tensors, JSON state and a manifest of hashes.
 
     step_00000120/
-        tensors.safetensors     every tensor
+        tensors.safetensors     every tensor; with several ranks, shard-*.safetensors instead
         state.json              everything else; no pickle anywhere
         MANIFEST.json           sha256, crc32 and size of both, written last, with its own digest
     LATEST                      name of the newest one, for people and scripts
@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.core.files import sync
 from openzaya.train.lineage import refuse_changes
 from openzaya.train.manifest import DamagedCheckpoint, read_manifest, write_manifest
+from openzaya.train.tensor_files import read_all
 
 TENSORS, STATE, LATEST = "tensors.safetensors", "state.json", "LATEST"
 FREE_SPACE_FACTOR = 1.2
@@ -116,31 +117,46 @@ def write(
 
     Touches nothing but its arguments, so another thread may train meanwhile.
     """
-    target = folder / name_of(step)
-    work = folder / f"{target.name}.tmp-{uuid.uuid4().hex[:8]}"
+    work = work_folder(folder, step)
     check_finite(tensors)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        check_space(folder, tensors, state_text)
+        check_space(folder, sum(t.numel() * t.element_size() for t in tensors.values()))
         work.mkdir()
         save_file(dict(tensors), work / TENSORS)
         (work / STATE).write_text(state_text, encoding="utf-8")
         digest = write_manifest(work, step, meta)
-        if target.exists():
-            remove(target)
-        work.rename(target)
-        sync(folder)
-        point_latest(folder, target.name)
-        for old in keep.outdated([step_of(path) for path in checkpoints(folder)]):
-            remove(folder / name_of(old))
+        commit(work, folder / name_of(step), keep)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint {target} could not be written ({error}); the older ones are intact: make "
-            "room or choose another folder"
-        ) from error
+        raise CheckpointError(not_written(folder, step, error)) from error
     return digest
+
+
+def work_folder(folder: Path, step: int) -> Path:
+    """Return a temporary name for the checkpoint of a step."""
+    return folder / f"{name_of(step)}.tmp-{uuid.uuid4().hex[:8]}"
+
+
+def commit(work: Path, target: Path, keep: Keep) -> None:
+    """Put a finished checkpoint in its place, then forget those that `keep` does not want."""
+    folder = target.parent
+    if target.exists():
+        remove(target)
+    work.rename(target)
+    sync(folder)
+    point_latest(folder, target.name)
+    for old in keep.outdated([step_of(path) for path in checkpoints(folder)]):
+        remove(folder / name_of(old))
+
+
+def not_written(folder: Path, step: int, error: object) -> str:
+    """Return the message for a checkpoint that did not come to be."""
+    return (
+        f"checkpoint {folder / name_of(step)} could not be written ({error}); the older ones are "
+        "intact: make room or choose another folder"
+    )
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -190,7 +206,7 @@ def load(path: Path) -> Loaded:
     try:
         return Loaded(
             step=int(manifest["step"]),
-            tensors=load_file(path / TENSORS),
+            tensors=read_all(path),
             state=json.loads((path / STATE).read_text(encoding="utf-8")),
             meta=manifest["meta"],
             path=path,
@@ -248,10 +264,9 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_space(folder: Path, tensors: Mapping[str, Tensor], state_text: str) -> None:
-    """Raise CheckpointError when the disk is too full for a checkpoint."""
-    size = len(state_text) + sum(t.numel() * t.element_size() for t in tensors.values())
-    needed = int(FREE_SPACE_FACTOR * size)
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Raise CheckpointError when the disk is too full for a checkpoint of that size."""
+    needed = int(FREE_SPACE_FACTOR * num_bytes)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(

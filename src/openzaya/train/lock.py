@@ -1,4 +1,4 @@
-"""One trainer in a folder at a time, and an end that is asked for: the lock and SIGTERM."""
+"""One trainer in a folder at a time, and an end that is asked for: the lock and the signals."""
 
 import fcntl
 import os
@@ -58,20 +58,24 @@ class RunLock:
         os.close(self._descriptor)
 
 
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+"""What asks for the end; batch systems can send SIGUSR1 some time before they take the machine."""
+
+
 class StopSignal:
-    """Turns the first SIGTERM into `requested`; the second ends the process at once.
+    """Turns SIGTERM or SIGUSR1 into `requested`; a SIGTERM after that ends the process at once.
 
     Signals reach the main thread only: anywhere else nothing changes and `requested` stays False.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: signal._HANDLER = signal.SIG_DFL
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._is_main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Self:
         if self._is_main:
-            self._before = signal.signal(signal.SIGTERM, self._request)
+            self._before = {number: signal.signal(number, self._request) for number in STOPS}
         return self
 
     def __exit__(
@@ -80,9 +84,10 @@ class StopSignal:
         _error: BaseException | None,
         _where: TracebackType | None,
     ) -> None:
-        if self._is_main:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+        # A batch system may repeat SIGUSR1, to the launcher and to us; that is no reason to hurry.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,9 +12,9 @@ from openzaya.core.log import MetricWriter
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.zaya import Zaya
-from openzaya.optim import build_optimizer
 from openzaya.train.lineage import identity
 from openzaya.train.lock import StopSignal
+from openzaya.train.parallel import ALONE, Parallel
 from openzaya.train.saver import DEFAULT_SAVING, Saver, Saving
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import SpikeGuard, TrainState
@@ -68,7 +68,7 @@ class StageSummary:
         return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
-def run_stage(
+def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on which ranks
     model: Zaya,
     config: StageConfig,
     next_windows: NextWindows,
@@ -77,8 +77,11 @@ def run_stage(
     on_step: OnStep = lambda _state, _report: None,
     writer: MetricWriter | None = None,
     saving: Saving = DEFAULT_SAVING,
+    parallel: Parallel = ALONE,
 ) -> StageSummary:
     """Train `model` in place until the stage's last step; resume from `run_dir` if it can.
+
+    `next_windows` gives the windows of all ranks; `writer` is for the first rank only.
 
     The optimizer starts fresh with the stage. A resumed run is bit-identical to one that was
     never stopped. Raises CheckpointError when `run_dir` holds another stage's settings, tokenizer
@@ -87,10 +90,10 @@ def run_stage(
     model.set_rope_theta({"hybrid": config.rope_theta})
     model.train()
     model.recompute, model.offload = config.recompute, config.offload
-    run = Run(config, model)
+    run = Run(config, model, parallel)
     clock = CheckpointClock()
     start = identity(config, saving.tokenizer_hash)
-    with Saver(run_dir, start, saving) as saver, StopSignal() as stop:
+    with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
         if writer is not None:
             writer.truncate_after(run.state.step, config.name)
@@ -102,14 +105,19 @@ def run_stage(
                 writer.write(run.state.step, config.name, values)
             check_health(config, run.state)
             saver.poll()
-            stopping = stop.requested  # Read once: a later signal is the next step's business.
-            is_last = stopping or run.state.step == config.steps
-            if is_last or saver.wants_retry or clock.is_due(run.state.step, config):
+            # Read once: a later signal is the next step's business.
+            is_last = run.state.step == config.steps
+            stopping, saves = parallel.agree(
+                stop.requested,
+                is_last or saver.wants_retry or clock.is_due(run.state.step, config),
+            )
+            is_last |= stopping
+            if is_last or saves:
                 run.save(saver, is_last=is_last)
                 clock.restart()
             if stopping:
                 break
-        if stop.requested:
+        if any(parallel.agree(stop.requested)):
             raise stopped(config, run.state, run_dir)
     return run.summary
 
@@ -123,10 +131,11 @@ def is_time_to_evaluate(step: int, config: StageConfig) -> bool:
 class Run:
     """All that a stage's next step depends on."""
 
-    def __init__(self, config: StageConfig, model: Zaya) -> None:
+    def __init__(self, config: StageConfig, model: Zaya, parallel: Parallel = ALONE) -> None:
         self.config = config
         self.model = model
-        self.optimizers = build_optimizer(model, config.optim)
+        self.parallel = parallel
+        self.optimizers = parallel.optimizers(model, config.optim)
         self.balancer = RouterBalancer(model, config.balance)
         self.state = TrainState(SpikeGuard(config.spike_sigmas))
         self.summary = StageSummary()
@@ -139,7 +148,13 @@ class Run:
                 f"step {self.state.step} of {self.config.name} has no data; check the mixture"
             )
         report = train_step(
-            self.model, self.optimizers, self.balancer, windows, self.config, self.state
+            self.model,
+            self.optimizers,
+            self.balancer,
+            windows,
+            self.config,
+            self.state,
+            self.parallel,
         )
         self.summary.add(report)
         return report
@@ -170,7 +185,7 @@ class Run:
         loaded = saver.load()
         if loaded is None:
             return
-        self.model.load_state_dict(loaded.part("model"))
+        self.parallel.load_weights(self.model, loaded.part("model"))
         self.optimizers.load_state_dict(loaded.part("optim"))
         self.balancer.load_state_dict(loaded.part("balance"))
         self.state.step = loaded.step

@@ -32,15 +32,20 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose files are not what was written; an older one may be whole."""
 
 
-def write_manifest(folder: Path, step: int, meta: Mapping[str, Any]) -> str:
+def write_manifest(
+    folder: Path, step: int, meta: Mapping[str, Any], known: Mapping[str, Any] | None = None
+) -> str:
     """Sync all files of `folder`, then write and sync their manifest; return its digest.
 
-    It comes last: what it vouches for is on the disk.
+    It comes last: what it vouches for is on the disk. Files in `known` were synced and described
+    by the ranks that wrote them.
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
-        sync(path)
-    described = {path.name: describe(path) for path in files}
+    described = dict(known or {})
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        if path.name not in described:
+            sync(path)
+            described[path.name] = describe(path)
+    described = dict(sorted(described.items()))
     manifest = {"schema": SCHEMA, "step": step, "files": described, "meta": dict(meta)}
     # As it will be read back: JSON turns tuples into lists and number keys into text.
     manifest = json.loads(json.dumps(manifest))

@@ -143,10 +143,16 @@ class Saver:
     def _write(self, step: int, tensors: dict[str, Tensor], state_text: str) -> None:
         meta = {**self.identity, "run_id": self.run_id, "parent": self.parent}
         try:
-            digest = ckpt.write(self.folder, step, tensors, state_text, meta, self.saving.keep)
+            digest = self._commit(step, tensors, state_text, meta)
         except Exception as error:  # noqa: BLE001 - handed to the training thread by `_collect`
             self.failures += 1
             self._error = error
         else:
             self.failures = 0
             self.parent = {"step": step, "digest": digest}
+
+    def _commit(
+        self, step: int, tensors: dict[str, Tensor], state_text: str, meta: dict[str, Any]
+    ) -> str:
+        """Write one checkpoint; return its digest."""
+        return ckpt.write(self.folder, step, tensors, state_text, meta, self.saving.keep)

@@ -17,8 +17,9 @@ from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.zaya import Zaya
 from openzaya.optim import Optimizers, lr_scale
-from openzaya.train.batch import Batch, split_windows
+from openzaya.train.batch import Batch
 from openzaya.train.loss import chunked_cross_entropy
+from openzaya.train.parallel import ALONE, Parallel
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
 
@@ -76,19 +77,18 @@ def train_step(
     windows: Sequence[Window],
     config: StageConfig,
     state: TrainState,
+    parallel: Parallel = ALONE,
 ) -> StepReport:
-    """Do one optimizer step on `windows` and advance `state`.
+    """Do one optimizer step on `windows`, those of all ranks, and advance `state`.
 
     The loss is normalized over the whole step, so cutting it into microbatches changes nothing.
     A step that is not finite or spikes changes neither weights nor balancing biases.
     """
-    batches = [
-        Batch.from_windows(chosen, model.device)
-        for chosen in split_windows(windows, config.micro_tokens)
-    ]
-    total = max(1.0, sum(batch.total_weight for batch in batches))
+    batches = parallel.batches(windows, config.micro_tokens, model.device)
+    weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
-    loss, by_source = forward_backward(model, balancer, batches, total, config)
+    own = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
+    loss, by_source = parallel.reduce(*own, balancer.counts_LX)
     with part("train/update"):
         grad_norm = optimizers.grad_norm()
         applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
@@ -126,14 +126,18 @@ def forward_backward(
     batches: Sequence[Batch],
     total_weight: float,
     config: StageConfig,
+    parallel: Parallel = ALONE,
 ) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Accumulate the gradients of all microbatches; return the mean loss and sums by source."""
+    """Accumulate the gradients of all microbatches; return the mean loss and sums by source.
+
+    With more ranks they are this rank's part, to be summed.
+    """
     losses: list[Tensor] = []
     token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for batch in batches:
         with part("train/forward"):
-            trunk = model.trunk(batch.ids_T, lengths=batch.lengths)
+            trunk = parallel.trunk(model, batch)
         with part("train/loss"):
             loss, nll_T = chunked_cross_entropy(
                 trunk.hidden_TD,

@@ -1,0 +1,139 @@
+"""Real processes that talk over gloo: run a function on each, get what each returns."""
+
+import multiprocessing
+import pickle
+import socket
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tiny_training import stage, tiny_model, windows_of
+
+from openzaya.model.balance import RouterBalancer
+from openzaya.train.distributed.cluster import Cluster
+from openzaya.train.distributed.mesh import MeshConfig, Ranks
+from openzaya.train.parallel import ALONE
+from openzaya.train.state import SpikeGuard, TrainState
+from openzaya.train.step import train_step
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def spawn(function, world, *arguments, timeout_s=60):
+    """Fork `world` ranks; return what `function(rank, *arguments)` returns on each.
+
+    Forked, since importing torch again would take longer than the tests.
+    """
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    pipes, children = [], []
+    for rank in range(world):
+        mine, theirs = context.Pipe(duplex=False)
+        child = context.Process(
+            target=_child, args=(theirs, rank, world, port, function, arguments)
+        )
+        child.start()
+        theirs.close()
+        pipes.append(mine)
+        children.append(child)
+    results = []
+    try:
+        for rank, pipe in enumerate(pipes):
+            if not pipe.poll(timeout_s):
+                raise AssertionError(f"rank {rank} of {world} did not answer in {timeout_s} s")
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                kind, value = "error", "died without a word"
+            results.append((kind, pickle.loads(value) if kind == "value" else value))
+    finally:
+        for child in children:
+            child.join(timeout=5)
+            if child.is_alive():
+                child.kill()
+    errors = [
+        f"rank {rank}:\n{value}" for rank, (kind, value) in enumerate(results) if kind == "error"
+    ]
+    assert not errors, "\n".join(errors)
+    return [value for _, value in results]
+
+
+def _child(pipe, rank, world, port, function, arguments):
+    torch.set_num_threads(1)
+    try:
+        store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
+        dist.init_process_group("gloo", rank=rank, world_size=world, store=store)
+        value = function(rank, *arguments)
+        dist.barrier()
+        dist.destroy_process_group()
+        # Copied: a tensor sent as it is would be shared memory of a process that ends.
+        pipe.send(("value", pickle.dumps(value)))
+    except BaseException:  # noqa: BLE001 - told to the parent
+        pipe.send(("error", traceback.format_exc()))
+    finally:
+        pipe.close()
+
+
+def steps(parallel_of, windows=windows_of, count=3, model=None, settings=None):
+    """Train some steps; return losses, first gradients, weights, counts and norms.
+
+    `parallel_of(model)` gives the ranks, or None for one process.
+    """
+    model = tiny_model() if model is None else model
+    settings = stage() if settings is None else settings
+    parallel = parallel_of(model) or ALONE
+    optimizers = parallel.optimizers(model, settings.optim)
+    balancer = RouterBalancer(model, settings.balance)
+    state = TrainState(SpikeGuard(6.0))
+    reports, gradients = [], {}
+    for step in range(count):
+        reports.append(
+            train_step(model, optimizers, balancer, windows(step), settings, state, parallel)
+        )
+        if step == 0:
+            gradients = {n: whole(p.grad, parallel, n) for n, p in model.named_parameters()}
+    return {
+        "loss": [r.loss for r in reports],
+        "norm": [r.grad_norm for r in reports],
+        "sources": [r.loss_by_source for r in reports],
+        "gradients": gradients,
+        "weights": {n: whole(p.detach(), parallel, n) for n, p in model.named_parameters()},
+        "counts": balancer.last_LX.clone(),
+        "biases": [b.clone() for b in model.router_biases()],
+    }
+
+
+def whole(tensor, parallel, name):
+    """Return a tensor put together from all ranks."""
+    if parallel is ALONE:
+        return tensor.clone()
+    part = parallel.parts[name]
+    out = torch.zeros(part.shape)
+    box = tuple(slice(a, a + n) for a, n in zip(part.offsets, part.sizes, strict=True))
+    out[box] = tensor.to_local()
+    dist.all_reduce(out)
+    return out / parallel.ranks.config.dp_replicate
+
+
+def on_mesh(rank, mesh, windows, count, settings=None, recompute=False):
+    """Run `steps` on a mesh; the first rank returns what it got."""
+    config = MeshConfig(**mesh)
+    model = tiny_model()
+    model.recompute = recompute
+    got = steps(lambda model: Cluster(model, Ranks(config)), windows, count, model, settings)
+    return got if rank == 0 else None
+
+
+def largest(one, two):
+    """Return the largest difference between two dicts of tensors, relative to the largest value."""
+    return max(
+        float((t - two[n]).abs().max()) / max(1e-3, float(t.abs().max())) for n, t in one.items()
+    )
+
+
+FOLDER = Path(__file__).parent

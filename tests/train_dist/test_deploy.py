@@ -1,0 +1,188 @@
+"""The launch templates parse, and what they start exists; torchrun starts it for real."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from openzaya.core.log import read_metrics
+from openzaya.data.prepare import PrepareConfig, prepare
+from openzaya.model.checkpoint import load
+from openzaya.recipes.nano.vocabulary import build_tokenizer
+from openzaya.train import ckpt
+from openzaya.train.distributed import launch
+from openzaya.train.distributed.mesh import MeshConfig
+
+ROOT = Path(__file__).parents[2]
+SBATCH = ROOT / "deploy" / "slurm" / "train.sbatch"
+YAML = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+MODULE = "openzaya.train.distributed"
+
+
+def command_of(node):
+    """Return the command of the only container in a Kubernetes object."""
+    if isinstance(node, dict):
+        if "containers" in node:
+            (container,) = node["containers"]
+            return container["command"]
+        node = list(node.values())
+    found = [command_of(child) for child in node if isinstance(child, dict | list)]
+    return next((command for command in found if command), None)
+
+
+def commands():
+    """Return every template's command as words."""
+    text = SBATCH.read_text().replace("\\\n", " ")
+    words = re.search(r"^srun .*?(torchrun .*?) \|\| code", text, re.MULTILINE)[1]
+    plain = re.sub(r'"(\$\w+)(/\w+)?"', r"1", words)
+    found = {"train.sbatch": plain.replace("$HEAD_NODE", "head").split()}
+    return found | {path.name: command_of(yaml.safe_load(path.read_text())) for path in YAML}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_template_starts_our_command_with_flags_that_exist(name):
+    command = commands()[name]
+    assert command[0] == "torchrun"
+    start = command.index("-m")
+    assert command[start + 1] == MODULE
+    args = launch.parser().parse_args(command[start + 2 :])
+    assert args.out
+    assert args.export
+    if name != "train.sbatch":
+        assert MeshConfig.parse(args.mesh, 32).size == 32
+
+
+@pytest.mark.parametrize("name", commands())
+def test_torchrun_takes_a_templates_flags_and_hands_on_the_signals_that_we_obey(name):
+    from torch.distributed.run import get_args_parser
+
+    words = [word.replace('"', "") for word in commands()[name][1:]]
+    args = get_args_parser().parse_args(words)
+    assert args.training_script == MODULE
+    assert {"SIGTERM", "SIGUSR1"} <= set(args.signals_to_handle.split(","))
+    assert args.shutdown_timeout == 240
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: path.name)
+def test_a_pod_may_live_longer_than_its_last_checkpoint_takes(path):
+    text = path.read_text()
+    grace = int(re.search(r"terminationGracePeriodSeconds: (\d+)", text)[1])
+    assert grace > int(re.search(r"--shutdown-timeout=(\d+)", text)[1])
+
+
+def test_the_sbatch_script_is_bash_and_leaves_time_for_a_checkpoint():
+    assert subprocess.run(["bash", "-n", str(SBATCH)], check=False).returncode == 0
+    text = SBATCH.read_text()
+    notice = int(re.search(r"#SBATCH --signal=USR1@(\d+)", text)[1])
+    assert notice > int(re.search(r"--shutdown-timeout=(\d+)", text)[1])
+
+
+@pytest.mark.parametrize(
+    ("marker", "exit_code", "expected", "requeued"),
+    [("STOPPED", 1, 0, True), ("DONE", 0, 0, False), ("", 7, 7, False)],
+)
+def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
+    tmp_path, marker, exit_code, expected, requeued
+):
+    """With programs of our own in the place of srun and scontrol."""
+    scripts = {
+        "srun": f'[ -z "{marker}" ] || touch "$OUT/{marker}"; exit {exit_code}',
+        "scontrol": f'if [ "$1" = show ]; then echo node1; else echo "$@" > {tmp_path}/asked; fi',
+    }
+    for name, body in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "OUT": str(tmp_path),
+        "SLURM_JOB_ID": "42",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "node1",
+    }
+    done = subprocess.run(["bash", str(SBATCH)], env=environment, capture_output=True, check=False)
+    assert done.returncode == expected, done.stderr
+    assert (tmp_path / "asked").exists() == requeued
+    if requeued:
+        assert (tmp_path / "asked").read_text() == "requeue 42\n"
+
+
+STAGE = """
+name = "tiny"
+steps = 6
+tokens_per_step = 2048
+context_tokens = 256
+micro_tokens = 512
+checkpoint_every_steps = 2
+"""
+
+
+def prepared(folder):
+    """Write a prepared folder for the nano vocabulary, and a stage."""
+    build_tokenizer().save(folder / "tokenizer")
+    lines = [json.dumps({"text": f"{i} and {i + 1} make {2 * i + 1}. " * 4}) for i in range(400)]
+    (folder / "sums.jsonl").write_text("\n".join(lines) + "\n")
+    source = {"sums": str(folder / "sums.jsonl")}
+    prepare(folder / "data", source, folder / "tokenizer", PrepareConfig())
+    (folder / "stage.toml").write_text(STAGE)
+
+
+def torchrun(folder, processes, *flags):
+    """Start the command as the templates do."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"]
+    command += ["--shutdown-timeout=60", "-m", MODULE, "--model", "nano"]
+    command += ["--data", f"{folder}/data=1", "--config", f"{folder}/stage.toml"]
+    command += ["--out", f"{folder}/run", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_torchrun_hands_a_signal_on_and_the_run_goes_on_on_other_ranks(tmp_path, number):
+    prepared(tmp_path)
+    first = torchrun(tmp_path, 2, "--mesh", "cp=2", "--set", "steps=400")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3):
+        assert time.monotonic() < deadline, first.communicate(timeout=5)
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.05)
+    first.send_signal(number)
+    said = first.communicate(timeout=90)[1]
+    assert "was stopped by" in said, said
+    assert (tmp_path / "run" / "STOPPED").exists()
+    stopped = ckpt.load_newest(tmp_path / "run").step
+    assert f"after step {stopped} of 400" in said
+    steps = stopped + 2
+    second = torchrun(tmp_path, 3, "--set", f"steps={steps}", "--export", f"{tmp_path}/model")
+    said = second.communicate(timeout=120)[1]
+    assert second.returncode != 0, "other settings are refused"
+    assert "steps: 400" in said
+    third = torchrun(tmp_path, 3, "--set", "steps=400", "--set", "seed=0")
+    while len(read_metrics(metrics)) < steps:
+        assert third.poll() is None, third.communicate()[1]
+        time.sleep(0.05)
+    third.send_signal(signal.SIGTERM)
+    third.communicate(timeout=90)
+    assert ckpt.load_newest(tmp_path / "run").step >= steps
+
+
+@pytest.mark.slow
+def test_torchrun_trains_to_the_end_and_exports_a_model(tmp_path):
+    prepared(tmp_path)
+    run = torchrun(tmp_path, 2, "--mesh", "ep=2", "--export", f"{tmp_path}/model")
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 0, said
+    assert (tmp_path / "run" / "DONE").exists()
+    assert load(tmp_path / "model").config.num_experts == 8
+    losses = [line["train/loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]

@@ -1,0 +1,89 @@
+"""Every way to spread a step over real processes gives what one process gives."""
+
+import pytest
+import torch
+from ranks import largest, on_mesh, spawn, steps
+from tiny_training import stage, window, windows_of
+
+from openzaya.train.distributed.mesh import MeshConfig
+
+LOSS, GRADIENT = 1e-6, 1e-5
+
+
+def straddling(step):
+    """Return documents of every size, so that cuts fall inside and between documents.
+
+    One of 61 tokens lies on all ranks; after it come documents of one and two tokens.
+    """
+    return [window([61, 1, 2, 3], seed=step), window([2, 2, 30], seed=step + 7, source="other")]
+
+
+def one_window(step):
+    """Return less than every rank needs: some ranks have nothing but padding."""
+    return [window([7, 6], seed=step)]
+
+
+CASES = {"many": windows_of, "straddling": straddling, "one": one_window}
+SETTINGS = stage(micro_tokens=70)
+
+
+def check(mesh, name, count):
+    """Compare losses, norms, gradients, weights and the balancer with one process."""
+    one = steps(lambda _model: None, CASES[name], count, settings=SETTINGS)
+    two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, SETTINGS)[0]
+    for a, b in zip(one["loss"], two["loss"], strict=True):
+        assert a == pytest.approx(b, abs=LOSS)
+    assert two["norm"] == pytest.approx(one["norm"], abs=GRADIENT)
+    assert largest(one["gradients"], two["gradients"]) < GRADIENT
+    assert largest(one["weights"], two["weights"]) < 1e-4
+    assert torch.equal(one["counts"], two["counts"])
+    assert all(torch.equal(a, b) for a, b in zip(one["biases"], two["biases"], strict=True))
+    for a, b in zip(one["sources"], two["sources"], strict=True):
+        assert {k: v[1] for k, v in a.items()} == {k: v[1] for k, v in b.items()}
+
+
+@pytest.mark.parametrize("mesh", [{"dp_shard": 2}, {"ep": 2}, {"cp": 2}, {"dp_replicate": 2}])
+def test_two_processes_equal_one(mesh):
+    check(mesh, "straddling", count=1)
+
+
+@pytest.mark.parametrize(("mesh", "name"), [({"cp": 3}, "many"), ({"dp_shard": 3}, "one")])
+def test_three_processes_equal_one(mesh, name):
+    """With many, one rank needs no keys of others; with one, two ranks have padding only."""
+    check(mesh, name, count=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"dp_shard": 2}, {"ep": 2}, {"cp": 2}])
+def test_layers_that_are_computed_again_change_nothing(mesh):
+    """Activation checkpointing repeats the exchanges in the backward pass."""
+    one, two = (
+        spawn(on_mesh, 2, mesh, straddling, 1, SETTINGS, again)[0] for again in (False, True)
+    )
+    assert one["loss"] == two["loss"]
+    assert all(torch.equal(t, two["gradients"][n]) for n, t in one["gradients"].items())
+
+
+ALL = [
+    {"dp_shard": 2},
+    {"dp_shard": 3},
+    {"dp_replicate": 2},
+    {"dp_replicate": 2, "dp_shard": 2},
+    {"ep": 2},
+    {"ep": 4},
+    {"cp": 2},
+    {"cp": 3},
+    {"cp": 4},
+    {"dp_shard": 2, "ep": 2},
+    {"dp_shard": 2, "cp": 2},
+    {"ep": 2, "cp": 2},
+    {"dp_replicate": 2, "ep": 2},
+    {"dp_replicate": 2, "cp": 2},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("mesh", ALL, ids=lambda mesh: str(MeshConfig(**mesh)))
+def test_every_mesh_of_up_to_four_equals_one_process_for_three_steps(mesh, name):
+    check(mesh, name, count=3)
