@@ -15,10 +15,14 @@ from openzaya.core.errors import RequestError, UpstreamError
 from openzaya.core.protocols import Sampler, WatchedSampler
 from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
-from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages
+from openzaya.text.tails import (
+    AGGREGATION_TEMPLATE_SHA256,
+    aggregation_messages,
+    selection_messages,
+)
 from openzaya.ttc.answers import canonical
 from openzaya.ttc.behaviour import Runs
-from openzaya.ttc.budget import Preview, Usage, check_context, preview
+from openzaya.ttc.budget import Preview, Usage, check_context, may_judge, preview
 from openzaya.ttc.choosing import Chosen, Selection, Verifier
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.driver import ContinuingSampler, Driver, Settings, Sleep
@@ -224,6 +228,9 @@ def bounds_for(
         sampler.count_prompt_tokens(aggregation_messages(question, [""] * count, hint))
         for count in {1, *map(config.tails_at, range(1, config.num_stages))} - {0}
     )
+    if may_judge(config):
+        shown = [""] * config.tails_per_prompt
+        overhead = max(overhead, sampler.count_prompt_tokens(selection_messages(question, shown)))
     bounds = preview(config, question_tokens, overhead_tokens=max(0, overhead - question_tokens))
     return bounds, question_tokens
 
