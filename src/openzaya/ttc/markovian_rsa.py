@@ -30,7 +30,7 @@ from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore
 from openzaya.ttc.judge import Judge
 from openzaya.ttc.machine import Abilities, Machine
 from openzaya.ttc.presets import preset
-from openzaya.ttc.result import Result
+from openzaya.ttc.result import Candidate, Result
 from openzaya.ttc.selection import Extract, extract_answer
 
 
@@ -199,6 +199,15 @@ class _Run:
             settings.priority,
         )
 
+    def _prefill_of(self, candidate: Candidate) -> int:
+        """Return the prompt tokens of a candidate of an earlier process."""
+        if candidate.is_failed or not candidate.attempts:
+            return 0
+        plan = self.machine.stages[candidate.stage].plans.get(candidate.slot)
+        if candidate.num_prompt_tokens or plan is None:
+            return candidate.num_prompt_tokens
+        return self.driver.sampler.count_prompt_tokens(plan.messages)
+
     def _usage(self, chosen: Chosen) -> Usage:
         """Return what the run used, earlier processes included."""
         driver, judged = self.driver, chosen.judged
@@ -208,7 +217,7 @@ class _Run:
                 sum(c.num_tokens for c in entry.candidates) for entry in self.machine.rounds
             ),
             prefill=driver.prefill
-            + sum(c.num_prompt_tokens for c in old)
+            + sum(map(self._prefill_of, old))
             + (judged.num_prompt_tokens if judged else 0),
             calls=driver.calls + sum(c.attempts for c in old) + (judged.calls if judged else 0),
             failed_calls=driver.failed_calls
