@@ -13,7 +13,6 @@ from backends.mock_openai import (
     endless,
     event,
     first_events,
-    good,
     keep_alive,
     raw,
     serve,
