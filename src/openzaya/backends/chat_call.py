@@ -93,11 +93,10 @@ class ChatCall(Exchange):
         try:
             for event in self._events.feed(data):
                 self.stream.feed(event)
-                if self.stream.is_done or self._is_enough():
-                    break
         except StreamError as error:
             self._fail(CallFault("garbage", self._server.clean(f"{_named(error)}")))
         else:
+            self._check_length()
             self._progress()
 
     def on_end(self) -> None:
@@ -124,12 +123,10 @@ class ChatCall(Exchange):
             kind = "cut" if isinstance(error, OSError) or self._head is not None else "garbage"
             self._fail(CallFault(kind, self._server.clean(_named(error))))
 
-    def _is_enough(self) -> bool:
+    def _check_length(self) -> None:
         if self.stream.num_seen > self._max_tokens + OVERRUN_TOKENS:
             self.has_overrun = True
             self.stream.finish_reason = "length"
-            return True
-        return self._watch is not None and self._watch.cut.is_set()
 
     def _progress(self) -> None:
         """Renew the timers after new events."""

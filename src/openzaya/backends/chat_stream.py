@@ -13,7 +13,10 @@ RING_TOKENS = 8192
 """Pieces whose boundaries are kept: the longest tail of the paper's settings."""
 THINK_CLOSED = "\n</think>\n\n"
 
-_decode = json.JSONDecoder().decode
+TEMPLATE_CHARS = 32
+"""Longest text of an event after which the next is expected to look the same."""
+
+_scan = json.JSONDecoder().raw_decode
 
 
 class Part:
@@ -114,14 +117,15 @@ class ChatStream:
         """Take in one event. Raises StreamError for anything that is no chat chunk."""
         if self._template is not None and self._take_like_the_last(data, *self._template):
             return
-        if data.strip() == "[DONE]":
+        data = data.strip()
+        if data == "[DONE]":
             self.is_done = True
             return
         try:
-            event = _decode(data)
+            event, end = _scan(data)
         except (ValueError, RecursionError) as error:
             raise StreamError(f"the stream holds no JSON: {clip(data)!r}") from error
-        if not isinstance(event, dict):
+        if end != len(data) or not isinstance(event, dict):
             raise StreamError(f"the stream holds {clip(data)!r}, expected a chat chunk")
         if event.get("error"):
             raise StreamError(f"the server reports an error: {clip(json.dumps(event['error']))}")
@@ -141,25 +145,29 @@ class ChatStream:
             raise StreamError(f"a chat chunk is not of the form asked for: {clip(data)!r}")
         name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
         reasoning, content = delta.get(name) or "", delta.get("content") or ""
-        ids = choice.get("token_ids") or choice.get("response_token_ids") or []
         if not isinstance(reasoning, str) or not isinstance(content, str):
             raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
-        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << 32 for i in ids):
-            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
-        self.token_ids.extend(ids)
-        finish = choice.get("finish_reason")
+        ids = choice.get("token_ids") or choice.get("response_token_ids")
+        num_ids = self._take_ids(ids, data) if ids else 0
         if reasoning:
             self.reasoning_field = name
-            self._add(self.reasoning, reasoning, 0 if content else len(ids))
+            self._add(self.reasoning, reasoning, 0 if content else num_ids)
         if content:
-            self._add(self.content, content, len(ids))
+            self._add(self.content, content, num_ids)
+        finish = choice.get("finish_reason")
         if finish:
             self.finish_reason = str(finish)
             if finish == "stop" and self.reasoning and not self.content:
                 self._tell(THINK_CLOSED, 0)
-        elif not ids and bool(reasoning) != bool(content):
+        elif not num_ids and 0 < len(reasoning) + len(content) <= TEMPLATE_CHARS:
             part = self.reasoning if reasoning else self.content
             self._template = _template(data, reasoning or content, part)
+
+    def _take_ids(self, ids: Any, data: str) -> int:
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << 32 for i in ids):
+            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
+        self.token_ids.extend(ids)
+        return len(ids)
 
     def _take_like_the_last(self, data: str, part: Part, prefix: str, suffix: str) -> bool:
         """Take in an event that differs from the last one only in its text, without JSON.

@@ -129,7 +129,7 @@ class RunSampler:
     async def _complete(self, attempt: "_Attempt") -> Completion:
         request = attempt.request
         model = self._models[min(request.stage, len(self._models) - 1)]
-        rng = stream(request.seed, "retry")
+        rng: Random | None = None
         faults = overloads = 0
         self._budget.needed += 1
         while True:
@@ -145,6 +145,7 @@ class RunSampler:
                 assert attempt.upstream is not None
                 self._check_again(fault, faults, overloads, attempt.upstream)
                 attempt.upstream.retries += 1
+                rng = rng or stream(request.seed, "retry")
                 await attempt.nap(self._sleep, _wait(attempt, faults + overloads, rng))
             else:
                 return self._completion(model, upstream, call, attempt)

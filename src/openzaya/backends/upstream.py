@@ -1,7 +1,6 @@
 """One server of a pool: its calls, what it takes, whether it is up, and its figures."""
 
 import asyncio
-import json
 import math
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.client import StaleConnectionError
 from openzaya.backends.faults import CallFault
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
+from openzaya.backends.json_text import body_with_messages
 from openzaya.core.errors import ContextLengthError, UpstreamError
 from openzaya.core.records import SampleRequest, Watch
 
@@ -68,7 +68,7 @@ class Upstream:
 
         Raises CallFault, ContextLengthError, UpstreamError.
         """
-        body = json.dumps(self.body(request), ensure_ascii=False).encode("utf-8", "replace")
+        body = body_with_messages(self.fields(request), request.messages)
         began = time.monotonic()
         self.calls += 1
         try:
@@ -105,12 +105,11 @@ class Upstream:
             else:
                 return call
 
-    def body(self, request: SampleRequest) -> dict[str, Any]:
-        """Return the request as this server understands it."""
+    def fields(self, request: SampleRequest) -> dict[str, Any]:
+        """Return the fields of a request as this server understands them, all but the messages."""
         can = self.capabilities
         body: dict[str, Any] = {
             "model": self.server.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
             can.length_field: request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
