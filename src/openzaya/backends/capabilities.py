@@ -52,8 +52,8 @@ class Capabilities:
         return asdict(self)
 
 
-async def probe(server: Server, config: HttpConfig) -> Capabilities:
-    """Find out what a server can do with a few tiny calls.
+async def probe(server: Server, config: HttpConfig, *, probes_all: bool = True) -> Capabilities:
+    """Find out what a server can do with a few tiny calls; with one, unless `probes_all`.
 
     A server that answers a question badly cannot do what was asked. Raises UpstreamError for one
     that is known to decode the model wrongly, CallFault when it cannot be reached.
@@ -69,8 +69,8 @@ async def probe(server: Server, config: HttpConfig) -> Capabilities:
     known = replace(
         known, tokenize=bool(ids) and await server.cut_tail("probe probe", 1) is not None
     )
-    if not known.extensions:
-        return known
+    if not probes_all or not known.extensions:
+        return replace(known, priority=None)
     ids_in, continuation, honours_n, can_order = await asyncio.gather(
         asking.takes_ids(ids), asking.continues(), asking.honours_n(), asking.takes_priority()
     )

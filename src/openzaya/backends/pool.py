@@ -74,8 +74,13 @@ class Upstreams:
         *,
         tokenizer: Tokenizer | None = None,
         sleep: Sleep = asyncio.sleep,
+        probes_all: bool = True,
     ) -> None:
-        """Keep the settings; nothing is sent yet. Raises ConfigError for settings that clash."""
+        """Keep the settings; nothing is sent yet.
+
+        `probes_all=False` asks only for what completing chats needs, in one call to each server.
+        Raises ConfigError for settings that clash.
+        """
         if not upstreams:
             raise ConfigError("no upstream is named; give at least one URL")
         self.config = config or PoolConfig()
@@ -84,6 +89,7 @@ class Upstreams:
         self._models: dict[str, ModelPool] = {}
         self._tokenizer = tokenizer
         self._sleep = sleep
+        self._probes_all = probes_all
         self._searching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Upstreams":
@@ -255,7 +261,7 @@ class Upstreams:
         server = upstream.server
         try:
             await server.find_model()
-            upstream.capabilities = await probe(server, upstream.config)
+            upstream.capabilities = await probe(server, upstream.config, probes_all=self._probes_all)
         except CallFault as fault:
             return NoUpstreamError(f"{server.base} cannot be reached ({fault}); check that it runs")
         except NoUpstreamError as error:
