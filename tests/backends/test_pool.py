@@ -16,6 +16,8 @@ from openzaya.backends.run_sampler import RetryBudget
 from openzaya.core.errors import ConfigError, RequestError, UpstreamError
 from openzaya.core.protocols import WatchedSampler
 from openzaya.core.records import Message, SampleRequest, Watch
+from openzaya.serve.tool_calls import ToolScanner
+from openzaya.text.think import split_thinking
 from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
 
 ASK = SampleRequest(messages=(Message("user", "What is it? [key: 41]"),), max_tokens=100, seed=3)
@@ -256,6 +258,29 @@ def test_settings_that_cannot_work_are_refused():
         Upstreams([])
     with pytest.raises(ConfigError, match="weight"):
         HttpConfig(url="http://x", weight=0.0)
+
+
+def test_fields_of_the_request_reach_the_server_and_tool_calls_come_back_as_text():
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {}}}}
+    turns = [
+        {"role": "system", "content": "Be short. " * 300},
+        {"role": "user", "content": "\u00e9"},
+    ]
+    asked = replace(ASK, fields={"top_k": 5, "tools": [tool], "messages": turns, "seed": 99})
+
+    async def main():
+        async with pool_of(replace(FAST, kept_requests=9)) as (pool, server):
+            watch = Watch()
+            completion = await pool.sampler().sample_watched(asked, watch)
+            body = server.records.requests[0]["body"]
+            assert (body["messages"], body["top_k"], body["seed"]) == (turns, 5, 3)
+            assert "".join(watch.pieces) == completion.text
+            answer = split_thinking(completion.text).answer
+            _, calls = ToolScanner({"weather": {}}).feed(answer)
+            assert [call.name for call in calls] == ["weather"]
+            assert completion.finish_reason == "stop"
+
+    run(main())
 
 
 # Watching and cutting
