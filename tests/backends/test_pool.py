@@ -222,6 +222,16 @@ def test_a_missing_server_is_looked_for_and_none_at_all_is_an_error(monkeypatch)
     run(main())
 
 
+def test_a_server_that_speaks_no_tls_cannot_be_reached_over_it():
+    async def main():
+        async with MockUpstream(FAST) as server:
+            with pytest.raises(UpstreamError, match=r"cannot be reached \(SSLError"):
+                async with Upstreams([HttpConfig(url=server.url.replace("http:", "https:"))]):
+                    raise AssertionError("it must not open")
+
+    run(main())
+
+
 def test_stages_go_to_their_models_and_models_are_found_by_role():
     async def main():
         async with (
@@ -355,7 +365,7 @@ def test_a_call_can_be_cut_wherever_it_waits(where):
             watch.cut.set()
             completion = await asyncio.wait_for(task, 2)
             assert (completion.text, completion.finish_reason) == ("", "abort")
-            assert pool.status()["waiting"] == 0
+            assert pool.status()["waiting"] == pool.status()["upstreams"][0]["waiting"] == 0
             if where == "queue":
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)
