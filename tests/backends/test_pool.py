@@ -224,7 +224,7 @@ def test_a_missing_server_is_looked_for_and_none_at_all_is_an_error(monkeypatch)
 
 def test_a_server_that_speaks_no_tls_cannot_be_reached_over_it():
     async def main():
-        async with MockUpstream(FAST) as server:
+        async with serve(Mock()) as server:
             with pytest.raises(UpstreamError, match=r"cannot be reached \(SSLError"):
                 async with Upstreams([HttpConfig(url=server.url.replace("http:", "https:"))]):
                     raise AssertionError("it must not open")
