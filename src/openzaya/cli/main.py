@@ -28,6 +28,7 @@ VERBS: dict[str, str] = {
     "speedrun": "Train the nano model through every stage of the recipe and print its report card.",
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
     "serve": "Serve a model through the OpenAI API on our own engine, or the sandbox.",
+    "runs": "List, show, resume, export and forget recorded runs of test-time compute.",
     "eval": "Explain how an answer is judged: grade one reply in mathematics.",
     "plan": "Say what a recipe costs on given hardware: steps, time, memory, traffic; or serving.",
     "data": "Prepare your own data for training: tokenize it once, and see what will be trained.",

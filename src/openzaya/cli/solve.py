@@ -14,8 +14,9 @@ from openzaya.core.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
+    from openzaya.ttc.config import MarkovianRSAConfig
+    from openzaya.ttc.journal import RunSpec
     from openzaya.ttc.result import Result
-    from openzaya.ttc.strategies import MarkovianRSAConfig
 
 NAME = "solve"
 SUMMARY = "Answer one hard question with Markovian RSA, on our model or on a server."
@@ -31,6 +32,10 @@ examples:
   openzaya solve 'sort qdkax' -n 4 --budget 120 --show rounds
   openzaya solve 'sort qdkax' --set rounds=2 --set tail_tokens=32 --set tails_per_prompt=2
 
+  openzaya solve -f problems.jsonl -o answers.jsonl -j 4     a batch; killed? run it again
+
+A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
+left out. Every run is recorded: see `openzaya runs list`; --journal none switches that off.
 cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
 Ctrl-C stops and prints the best answer so far.
 """
@@ -54,6 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a preset's field"
     )
+    parser.add_argument("-o", "--out", metavar="FILE", help="batch: where the answers go")
+    parser.add_argument("-j", "--jobs", type=int, default=2, help="batch: problems at once [2]")
+    parser.add_argument(
+        "--journal", metavar="PATH|URL", help="where the run is recorded; none = nowhere"
+    )
     parser.epilog = EXAMPLES
 
 
@@ -61,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
     """Answer the question; return 0, or 130 when it was stopped."""
     from openzaya.cli.progress import show_result
 
+    if args.out:
+        from openzaya.cli.batch import run_batch
+
+        return run_batch(args, choose_config(args))
     question = read_question(args)
     config = choose_config(args)
     result = asyncio.run(solve(question, config, args))
@@ -108,21 +122,51 @@ def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
 
 async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":
     """Open the sampler and run; Ctrl-C ends the run with the best so far."""
+    from openzaya.cli.journals import open_journal
     from openzaya.cli.progress import Progress
     from openzaya.ttc import MarkovianRSA
+    from openzaya.ttc.journal.session import run_recorded
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
     try:
-        async with open_sampler(args.model, args.upstream_model, config) as sampler:
+        async with (
+            open_journal(args.journal) as journal,
+            open_sampler(args.model, args.upstream_model, config) as sampler,
+        ):
             with Progress(quiet=args.json) as progress:
-                solver = MarkovianRSA(config)
-                return await solver.run(
-                    question, sampler, seed=args.seed, on_event=progress, stop=stop
+                if journal is None:
+                    return await MarkovianRSA(config).run(
+                        question, sampler, seed=args.seed, on_event=progress, stop=stop
+                    )
+                begun = await journal.begin(spec_of(question, config, args))
+                return await run_recorded(
+                    journal, begun.run_id, sampler, on_event=progress, stop=stop
                 )
     finally:
         loop.remove_signal_handler(signal.SIGINT)
+
+
+def spec_of(
+    question: str, config: "MarkovianRSAConfig", args: argparse.Namespace, key: str | None = None
+) -> "RunSpec":
+    """Return what the journal keeps of a run, so that it can go on later."""
+    from openzaya.core.records import Message
+    from openzaya.ttc.journal import RunSpec
+
+    is_remote = args.model.startswith(("http://", "https://"))
+    is_folder = not is_remote and args.model != "nano"
+    model = str(Path(args.model).absolute()) if is_folder else args.model
+    return RunSpec(
+        question=(Message("user", question),),
+        config=config,
+        seed=args.seed,
+        model=args.upstream_model or model,
+        preset=args.preset or "",
+        sampler={"model": model, "upstream_model": args.upstream_model},
+        key=key,
+    )
 
 
 @asynccontextmanager
