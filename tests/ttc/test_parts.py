@@ -11,7 +11,8 @@ from ttc.fake_sampler import FakeSampler, words
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Completion
 from openzaya.ttc import MarkovianRSAConfig, extract_answer, majority, preset, presets, preview
-from openzaya.ttc.compaction import Place, compact, is_looping, snap_to_line
+from openzaya.ttc.compaction import compact, is_looping, snap_to_line
+from openzaya.ttc.place import Place
 from openzaya.ttc.selection import choose, last_boxed
 from openzaya.ttc.subsets import parents_of
 

@@ -10,7 +10,7 @@ Paper: VI-A(c).
 from dataclasses import dataclass
 
 from openzaya.core.errors import ConfigError, ContextLengthError
-from openzaya.ttc.strategies import MarkovianRSAConfig
+from openzaya.ttc.config import MarkovianRSAConfig
 
 PROMPT_TOKENS = 96
 """Allowance for the aggregation instruction, in tokens of a general tokenizer."""

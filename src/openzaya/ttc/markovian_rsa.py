@@ -16,11 +16,20 @@ from openzaya.core.seeding import stream, stream_seed
 from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages
 from openzaya.ttc.best_so_far import best_so_far
 from openzaya.ttc.budget import Usage, check_context, preview
-from openzaya.ttc.compaction import Place, Plan, compact, failed
-from openzaya.ttc.events import CandidateDone, OnEvent, RunDone, RunStarted, StageDone, ignore
+from openzaya.ttc.compaction import compact, failed
+from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.events import (
+    CandidateDone,
+    OnEvent,
+    RunDone,
+    RunStarted,
+    StageDone,
+    ignore,
+)
+from openzaya.ttc.place import Place, Plan
+from openzaya.ttc.presets import preset
 from openzaya.ttc.result import Candidate, Result, Round
 from openzaya.ttc.selection import Extract, extract_answer
-from openzaya.ttc.strategies import MarkovianRSAConfig, preset
 from openzaya.ttc.subsets import parents_of, pool_of
 
 MAX_RETRY_WAIT_S = 30.0
@@ -206,16 +215,7 @@ class _Run:
             self.errors.append(last)
             candidate = failed(place, attempt, last)
         done.append(candidate)
-        self.emit(
-            CandidateDone(
-                stage=place.stage,
-                slot=place.slot,
-                num_tokens=candidate.num_tokens,
-                answer=candidate.answer,
-                failed=candidate.is_failed,
-                total_tokens=sum(self.generated),
-            )
-        )
+        self.emit(CandidateDone(candidate, sum(self.generated)))
 
     async def sample_once(self, plan: Plan, attempt: int) -> Candidate:
         """Make one call, count what it used, and compact it."""
@@ -244,10 +244,10 @@ class _Run:
         if self.stop.is_set() or stage == self.config.rounds:
             return True
         survivors = len(self.rounds[-1].survivors)
-        if survivors >= self.config.min_survivors:
+        if survivors >= self.config.min_survivors():
             return False
         self.notes.append(
-            f"stage {stage}: only {survivors} candidates survived, {self.config.min_survivors} "
+            f"stage {stage}: only {survivors} candidates survived, {self.config.min_survivors()} "
             "are needed to go on; the best so far was returned"
         )
         self.is_degraded = True
@@ -260,7 +260,7 @@ class _Run:
         if self.errors and not any(r.survivors for r in self.rounds) and not is_interrupted:
             raise self.errors[-1]
         is_early = is_interrupted or len(self.rounds) < self.config.num_stages
-        quorum = self.config.min_survivors if is_early else 1
+        quorum = self.config.min_survivors() if is_early else 1
         rng = stream(self.seed, "ttc", "select")
         chosen, why = best_so_far(self.rounds, self.config.rounds, quorum, rng)
         lost = sum(c.is_failed for r in self.rounds for c in r.candidates)

@@ -6,8 +6,8 @@ from typing import Any
 
 from openzaya.core.records import FinishReason
 from openzaya.ttc.budget import Usage
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.selection import histogram
-from openzaya.ttc.strategies import MarkovianRSAConfig
 
 SCHEMA = 1
 """Version of the JSON form of a result."""

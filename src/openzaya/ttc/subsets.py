@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
+from openzaya.ttc.config import MarkovianRSAConfig, Order, Subset
 from openzaya.ttc.result import Candidate
-from openzaya.ttc.strategies import MarkovianRSAConfig, Order, Subset
 
 
 def pool_of(candidates: Sequence[Candidate]) -> tuple[int, ...]:
