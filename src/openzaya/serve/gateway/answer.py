@@ -1,31 +1,30 @@
 """The answer of a run in the shape of the OpenAI API, with a `ttc` object beside it.
 
-A finished run is answered from its result, a run of the past from the journal; both become an
-`Outcome` first, so a repeated request gets the same body.
+It is made from what the journal holds of the run, so a repeated request gets the same body.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Wish
 from openzaya.serve.tool_calls import Call, Schemas, ToolScanner
 from openzaya.text.calls import TextCall, canonical_calls, split_calls
-from openzaya.ttc import Candidate, Result, extract_answer
+from openzaya.ttc import extract_answer
+from openzaya.ttc.journal import Journal
 from openzaya.ttc.selection import Extract
 
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """One candidate that a choice of the answer may be made of."""
+    """One candidate that a choice of the answer is made of."""
 
-    stage: int
-    slot: int
     thinking: str
     answer_text: str
-    answer: str | None
     num_tokens: int
     finish_reason: str
 
@@ -35,15 +34,13 @@ class Outcome:
     """What came of a run."""
 
     finals: Sequence[Final]
-    """The chosen candidate first, then others that answer differently, then the rest."""
+    """The chosen candidate first; n of them, or as many as there are."""
     facts: Mapping[str, Any]
     """The `ttc` object."""
     question_tokens: int
     generated_tokens: int
-
-    def choices(self, n: int) -> Sequence[Final]:
-        """Return what the client gets: n candidates, or all there are."""
-        return self.finals[:n]
+    created: int
+    """Unix time of the run's beginning."""
 
 
 def extractor(wish: Wish) -> Extract:
@@ -75,80 +72,80 @@ def take_calls(answer_text: str, schemas: Schemas) -> tuple[str, list[Call]]:
     return text, calls
 
 
-def outcome_of(result: Result, run_id: str, preset: str, strategy: str) -> Outcome:
-    """Return what came of a run that has just ended."""
-    usage = result.usage
-    chosen = result.chosen
-    last = chosen.stage if chosen else len(result.rounds) - 1
-    stages = [r for r in result.rounds if r.stage == last]
-    finals = [_final(c) for r in stages for c in r.candidates if not c.is_failed]
-    generated = usage.generated_by_stage
-    final_tokens = generated[-1] if len(generated) > result.config.rounds else 0
-    facts: dict[str, Any] = {
-        "run_id": run_id,
-        "preset": preset,
-        "strategy": strategy,
-        "stages": len(result.rounds),
-        "calls": usage.calls,
-        "failed_calls": usage.failed_calls,
-        "answers": [dict(r.answers) for r in result.rounds],
-        "answer": result.answer,
-        "selection": result.why,
-        "winner": chosen and {"stage": chosen.stage, "slot": chosen.slot},
-        "degraded": result.degraded,
-        "interrupted": result.interrupted,
-        "notes": list(result.notes),
-        "seed": result.seed,
-        "template_sha256": result.template_sha256,
-        "tail_method": result.tail_method,
+async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
+    """Return what came of a run that has ended, from the journal.
+
+    Raises ApiError 409 for one without a result, and what the journal raises.
+    """
+    detail = await journal.run(run_id)
+    run, winner = detail["run"], detail["winner"]
+    if run["state"] not in ("done", "interrupted") or winner is None:
+        raise ApiError(409, f"run {run_id} ended without an answer: {run['error'] or run['why']}")
+    last = winner["stage"]
+    views = [c for c in detail["candidates"] if c["stage"] == last and c["state"] == "done"]
+    finals = []
+    for view in ordered(views, winner["slot"])[: wish.n]:
+        found = await journal.candidate(run_id, view["stage"], view["slot"])
+        finals.append(Final(*(found[name] for name in Final.__match_args__)))
+    return Outcome(
+        finals=finals,
+        facts=facts_of(detail),
+        question_tokens=wish.question_tokens,
+        generated_tokens=run["usage"]["generated"],
+        created=int(run["created"]),
+    )
+
+
+def facts_of(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `ttc` object of a run."""
+    run = detail["run"]
+    usage = run["usage"]
+    by_stage = list(usage["generated_by_stage"])
+    final = by_stage[-1] if len(by_stage) == run["preview"]["stages"] else 0
+    return {
+        "run_id": run["id"],
+        "preset": run["preset"],
+        "strategy": run["strategy"],
+        "stages": len(detail["stages"]),
+        "calls": run["calls"],
+        "failed_calls": run["failed_calls"],
+        "answers": [stage["answers"] for stage in detail["stages"]],
+        "answer": run["answer"],
+        "selection": run["why"],
+        "winner": detail["winner"],
+        "degraded": run["degraded"],
+        "interrupted": run["state"] == "interrupted",
+        "notes": detail["notes"],
+        "seed": detail["seed"],
+        "template_sha256": detail["template_sha256"],
+        "tail_method": detail["tail_method"],
         "usage": {
-            "generated": usage.generated,
-            "final": final_tokens,
-            "exploration": usage.generated - final_tokens,
-            "generated_by_stage": list(generated),
-            "prefill": usage.prefill,
-            "cached": getattr(usage, "cached", None),
-            "cap": usage.cap,
+            "generated": usage["generated"],
+            "final": final,
+            "exploration": usage["generated"] - final,
+            "generated_by_stage": by_stage,
+            "prefill": usage["prefill"],
+            "cached": usage["cached"],
+            "cap": usage["cap"],
         },
     }
-    return Outcome(
-        finals=ordered(finals, chosen and chosen.slot),
-        facts=facts,
-        question_tokens=getattr(usage, "question_tokens", 0),
-        generated_tokens=usage.generated,
-    )
 
 
-def _final(candidate: Candidate) -> Final:
-    return Final(
-        candidate.stage,
-        candidate.slot,
-        candidate.thinking,
-        candidate.answer_text,
-        candidate.answer,
-        candidate.num_tokens,
-        candidate.finish_reason,
-    )
-
-
-def ordered(finals: Sequence[Final], chosen_slot: int | None) -> list[Final]:
+def ordered(views: Sequence[Mapping[str, Any]], chosen_slot: int) -> list[Mapping[str, Any]]:
     """Return candidates for `n` choices: the chosen one, one of every other answer, the rest.
 
     Answers that more candidates give come first; a class is represented by its shortest trace.
     """
-    chosen = [f for f in finals if f.slot == chosen_slot]
-    votes: dict[str, int] = {}
-    for final in finals:
-        if final.answer is not None:
-            votes[final.answer] = votes.get(final.answer, 0) + 1
-    seen = {final.answer for final in chosen}
-    others: list[Final] = []
-    for answer in sorted(votes, key=lambda a: (-votes[a], a)):
-        if answer not in seen:
-            mine = [f for f in finals if f.answer == answer]
-            others.append(min(mine, key=lambda f: (f.num_tokens, f.slot)))
+    chosen = [view for view in views if view["slot"] == chosen_slot]
+    votes = Counter(view["answer"] for view in views if view["answer"] is not None)
+    told = {view["answer"] for view in chosen}
+    others = []
+    for answer in sorted(votes.keys() - told, key=lambda a: (-votes[a], a)):
+        mine = [view for view in views if view["answer"] == answer]
+        others.append(min(mine, key=lambda view: (view["num_tokens"], view["slot"])))
     first = [*chosen, *others]
-    return [*first, *(f for f in finals if f not in first)]
+    slots = {view["slot"] for view in first}
+    return [*first, *(view for view in views if view["slot"] not in slots)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +161,7 @@ class Body:
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         """Return the answer at once."""
         choices = []
-        for index, final in enumerate(outcome.choices(self.wish.n)):
+        for index, final in enumerate(outcome.finals):
             message = {"role": "assistant", **self.message(final)}
             reason = self.reason(final, "tool_calls" in message)
             choices.append(
@@ -208,8 +205,7 @@ class Body:
 
         Deviation: D-060.
         """
-        chosen = outcome.choices(self.wish.n)
-        own = sum(final.num_tokens for final in chosen)
+        own = sum(final.num_tokens for final in outcome.finals)
         completion = own if self.counts_final_only else outcome.generated_tokens
         return {
             "prompt_tokens": outcome.question_tokens,

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from openzaya.core.protocols import WatchedSampler
+from openzaya.serve.errors import bad_request
 from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
@@ -48,6 +50,8 @@ class Wish:
     wants_json: bool = False
     """Whether the answer must be JSON."""
     priority: int = 0
+    question_tokens: int = 0
+    """Length of the prompt that the client sent, an estimate in front of some servers."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What the calls of every stage carry beside ours."""
     final_fields: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +61,7 @@ class Wish:
 
     def is_final(self, stage: int) -> bool:
         """Say whether answers of a stage may be given to the client."""
-        return stage >= self.config.rounds
+        return stage == self.config.rounds or not self.config.aggregate
 
 
 class Backend(Protocol):
@@ -76,8 +80,10 @@ class Backend(Protocol):
         """Return the wish in a body with test-time compute. Raises ApiError for what is refused."""
         ...
 
-    def sampler(self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None) -> Any:
-        """Return an async context manager that yields the `WatchedSampler` of a run.
+    def sampler(
+        self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None
+    ) -> WatchedSampler:
+        """Return the sampler of one run.
 
         `run` counts up: the smaller one is the older one. `live` hears the last stage's text.
         """
@@ -93,9 +99,24 @@ class Backend(Protocol):
         """Return `{status: ok|degraded|failed, upstreams: [...]}` in plain JSON."""
         ...
 
-    def document(self) -> dict[str, Any]:
-        """Return the parts of the OpenAPI document that depend on the backend."""
+    def drain(self) -> None:
+        """Take note that the server is about to end."""
+        ...
+
+    @property
+    def posts(self) -> Mapping[str, tuple[type[BaseModel], str]]:
+        """The schemas of POST requests by path, with a summary of each."""
         ...
 
 
-Sampler = WatchedSampler
+ALONE = (
+    ("logprobs", "log-probabilities belong to one call"),
+    ("return_token_ids", "token ids belong to one call"),
+)
+
+
+def check_alone(body: Any) -> None:
+    """Refuse what has a meaning for a single call only. Raises ApiError 400."""
+    for name, why in ALONE:
+        if getattr(body, name, None):
+            raise bad_request(f'{name}: {why}; leave it out or send "ttc": false', name)

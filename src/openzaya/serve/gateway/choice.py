@@ -1,22 +1,17 @@
 """Which model a request means, and which test-time compute: by the model's name or by `ttc`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any
 
-from openzaya.core.coerce import grow, plant
 from openzaya.core.errors import ConfigError
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.gateway.schema import TtcAsk
 from openzaya.serve.schema import reader
-from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, presets
-from openzaya.ttc.strategies import delethink, pacore_hybrid, rsa
+from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, config_from, presets
 
 PREFIX = "mrsa-"
-Lay = Callable[[MarkovianRSAConfig], MarkovianRSAConfig]
-STRATEGIES: Mapping[str, Lay] = {"rsa": rsa, "delethink": delethink, "hybrid": pacore_hybrid}
-"""Strategies by name: what each one changes in a preset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +48,7 @@ def choose(body: Mapping[str, Any], models: Sequence[str]) -> Choice:
     if wanted is False or (wanted is None and not named):
         return Choice(model=model, shown=shown)
     if wanted is not None and not isinstance(wanted, dict):
-        raise bad_request("ttc: expected false or an object such as {\"preset\": \"16k\"}", "ttc")
+        raise bad_request('ttc: expected false or an object such as {"preset": "16k"}', "ttc")
     options = reader(TtcAsk)(dict(wanted or {}))
     preset = options.preset or named or DEFAULT_PRESET
     try:
@@ -94,40 +89,65 @@ def split_name(shown: str, models: Sequence[str]) -> tuple[str, str]:
 def configure(name: str, options: TtcAsk) -> MarkovianRSAConfig:
     """Return the settings of a preset with the strategy and the single settings laid over it.
 
-    As on the command line, C follows a smaller N, and a new beta is the budget of the last stage
-    too unless that is given, with a tail no longer than it. Raises ConfigError.
+    Raises ConfigError for what does not exist or does not fit.
     """
-    plain = name.removeprefix(PREFIX)
-    if plain not in presets:
-        raise ConfigError(f"there is no preset {name!r}; {_near(plain, presets)}")
-    base = presets[plain]
-    if options.strategy:
-        if options.strategy not in STRATEGIES:
-            raise ConfigError(
-                f"there is no strategy {options.strategy[:80]!r}; "
-                f"{_near(options.strategy, STRATEGIES)}"
-            )
-        base = STRATEGIES[options.strategy](base)
-    changes = dict(options.model_extra or {})
-    known = {field.name for field in fields(MarkovianRSAConfig)}
-    for unknown in sorted(set(changes) - known):
-        raise ConfigError(f"there is no setting {unknown[:80]!r}; {_near(unknown, known)}")
-    if isinstance(count := changes.get("num_candidates"), int):
-        changes.setdefault("tails_per_prompt", max(1, min(base.tails_per_prompt, count)))
-    if isinstance(budget := changes.get("budget_tokens"), int):
-        changes.setdefault("final_budget_tokens", None)
-        changes.setdefault("tail_tokens", max(1, min(base.tail_tokens, budget)))
-    return cast(
-        MarkovianRSAConfig, grow(MarkovianRSAConfig, plant(_words(changes), "ttc"), "", base)
-    )
+    given = dict(options.model_extra or {})
+    if options.strategy is not None:
+        given["strategy"] = options.strategy
+    return config_from({**given, "preset": name.removeprefix(PREFIX)})
 
 
-def _words(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Write null as the word that settings know."""
-    return {name: "none" if value is None else value for name, value in changes.items()}
+def shaped(
+    config: MarkovianRSAConfig,
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    limit: int | None = None,
+    n: int = 1,
+    has_form: bool = False,
+) -> MarkovianRSAConfig:
+    """Return settings with what the plain fields of a request say of them.
+
+    `temperature` and `top_p` hold for every stage, `limit` (max_tokens) for a candidate of the
+    last one. With tools or a schema (`has_form`) only that stage can answer, so nothing ends a run
+    before it. Raises ApiError 400.
+
+    Deviation: D-060.
+    """
+    changes: dict[str, Any] = {}
+    if temperature is not None:
+        changes |= {"temperature": temperature, "final_temperature": None}
+    if top_p is not None:
+        changes["top_p"] = top_p
+    if limit is not None:
+        changes["final_budget_tokens"] = limit
+    if has_form:
+        changes |= {"consensus": None, "copy_agreed": False}
+    last = config.candidates_at(config.rounds)
+    if n > last:
+        raise bad_request(
+            f"n: {n} choices are wanted, but the last stage has {last} candidates; ask for fewer "
+            "or for more candidates",
+            "n",
+        )
+    try:
+        return replace(config, **changes)
+    except ConfigError as error:
+        raise bad_request(f"ttc: {error}", "ttc") from None
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = get_close_matches(name[:80], names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+def arithmetic(config: MarkovianRSAConfig) -> str:
+    """Return how the most tokens that a run may generate add up."""
+    terms: list[list[int]] = []
+    for stage in range(config.num_stages):
+        factors = [1, config.candidates_at(stage), config.budget_at(stage)]
+        if terms and terms[-1][1:] == factors[1:]:
+            terms[-1][0] += 1
+        else:
+            terms.append(factors)
+    told = [
+        f"{stages} x {count} x {budget:,}" if stages > 1 else f"{count} x {budget:,}"
+        for stages, count, budget in terms
+    ]
+    total = sum(stages * count * budget for stages, count, budget in terms)
+    return f"{' + '.join(told)} = {total:,}"

@@ -1,26 +1,26 @@
 """Runs on the engine of this process: its calls go beside plain requests, through one driver."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from openzaya.core.errors import ContextLengthError, EngineError, RequestError
-from openzaya.core.records import Completion, Message, SampleRequest, Watch
+from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Watch
 from openzaya.serve import generation
 from openzaya.serve.app import card
 from openzaya.serve.chat import schemas_of
-from openzaya.serve.errors import ApiError, bad_request
-from openzaya.serve.gateway.backend import Who, Wish
-from openzaya.serve.gateway.choice import Choice
+from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.backend import Who, Wish, check_alone
+from openzaya.serve.gateway.choice import Choice, shaped
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.gateway.turns import Turns
 from openzaya.serve.jobs import Ask, Job
+from openzaya.serve.openapi import POSTS
 from openzaya.serve.reply import Reply, ReplyRules
 from openzaya.serve.schema import ChatRequest, reader
 from openzaya.serve.service import Service
@@ -28,21 +28,12 @@ from openzaya.serve.stream import Detokenizer
 
 BUSY_S = 0.2
 """How long a call waits when plain requests have filled the queue."""
-ALONE = (
-    ("logprobs", "log-probabilities belong to one call"),
-    ("return_token_ids", "token ids belong to one call"),
-)
-
-
-def check_alone(body: Any) -> None:
-    """Refuse what has a meaning for a single call only. Raises ApiError 400."""
-    for name, why in ALONE:
-        if getattr(body, name, None):
-            raise bad_request(f'{name}: {why}; leave it out or send "ttc": false', name)
 
 
 class EngineBackend:
     """Our engine behind the server's own routes."""
+
+    posts = POSTS
 
     def __init__(self, service: Service, *, max_slots: int, run_share: float) -> None:
         self.service = service
@@ -67,7 +58,14 @@ class EngineBackend:
         self.service.room(question, None, "messages")
         return Wish(
             conversation=conversation,
-            config=choice.config,
+            config=shaped(
+                choice.config,
+                temperature=ask.temperature,
+                top_p=ask.top_p,
+                limit=ask.limit,
+                n=ask.n or 1,
+                has_form=tools is not None,
+            ),
             n=ask.n or 1,
             stream=bool(ask.stream),
             include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
@@ -75,15 +73,15 @@ class EngineBackend:
             stops=ask.stops,
             tools=schemas_of(tools),
             priority=ask.priority or 0,
+            question_tokens=len(question),
             body=ask,
         )
 
-    @asynccontextmanager
-    async def sampler(
+    def sampler(
         self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None
-    ) -> "AsyncIterator[EngineSampler]":
-        """Yield the sampler of one run."""
-        yield EngineSampler(self, wish, run, who.tenant, live)
+    ) -> "EngineSampler":
+        """Return the sampler of one run."""
+        return EngineSampler(self, wish, run, who.tenant, live)
 
     async def pass_through(
         self, request: Request, body: dict[str, Any], choice: Choice, who: Who
@@ -105,6 +103,10 @@ class EngineBackend:
             "waiting": self.turns.num_waiting,
         }
         return {"status": state, "upstreams": [told]}
+
+    def drain(self) -> None:
+        """Take no more requests."""
+        self.service.driver.draining = True
 
 
 @dataclass(slots=True)
@@ -154,9 +156,7 @@ class EngineSampler:
             )
             ask = self._ask(prompt, request, is_final)
         except ApiError as error:
-            kind = (
-                ContextLengthError if error.code == "context_length_exceeded" else RequestError
-            )
+            kind = ContextLengthError if error.code == "context_length_exceeded" else RequestError
             raise kind(error.message) from None
         async with self.backend.turns.place(self.run, self.wish.priority):
             job = await self._submit(ask)
@@ -202,6 +202,8 @@ class EngineSampler:
         service = self.backend.service
         stop_ids = service.codec.stop_ids
         thinks = self.wish.body.thinks
+        if is_final and self.live is not None:
+            self.live.restart()
         detokenizer = Detokenizer(service.codec.tokenizer)
         rules = ReplyRules(
             stop_ids=stop_ids, stops=self.wish.stops if is_final else (), thinks=thinks
@@ -225,7 +227,7 @@ class EngineSampler:
         return Completion(
             text=_text_of(reply) if reply.hit_stop_string else "".join(watch.pieces),
             num_tokens=len(reply.events),
-            finish_reason=job_reason(reply),
+            finish_reason=_reason_of(reply),
             num_prompt_tokens=len(prompt),
             token_ids=tuple(event.token_id for event in reply.events),
             started_in_think=thinks,
@@ -243,9 +245,9 @@ async def _events_or(job: Job, cut: "asyncio.Task[bool]") -> Any:
         news.cancel()
 
 
-def job_reason(reply: Reply) -> Any:
+def _reason_of(reply: Reply) -> FinishReason:
     """Return why a reply ended; "abort" when it was cut."""
-    return reply.finish_reason or "abort"
+    return cast(FinishReason, reply.finish_reason or "abort")
 
 
 def _text_of(reply: Reply) -> str:
@@ -253,6 +255,3 @@ def _text_of(reply: Reply) -> str:
     if not reply.reasoning:
         return f"</think>{reply.content}" if reply.content else ""
     return f"{reply.reasoning}\n</think>\n\n{reply.content}"
-
-
-__all__ = ["EngineBackend", "EngineSampler", "replace"]

@@ -29,9 +29,7 @@ def api_error(error: OpenZayaError, run_id: str = "") -> ApiError:
         case IdempotencyConflictError():
             return ApiError(409, message, code="idempotency_conflict")
         case LeaseHeldError() | LeaseLostError():
-            return ApiError(
-                409, message, code="run_held_elsewhere", headers={"Retry-After": "5"}
-            )
+            return ApiError(409, message, code="run_held_elsewhere", headers={"Retry-After": "5"})
         case JournalFullError():
             return ApiError(507, message, code="journal_full")
         case JournalError():

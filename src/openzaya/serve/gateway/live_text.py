@@ -1,6 +1,6 @@
 """The answer of a run as it grows: reasoning and content of its only final candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from openzaya.serve.scanners import StopScanner, ThinkScanner
 
@@ -12,10 +12,17 @@ class LiveText:
     have seen cannot be taken back. When it does not, `is_torn` says so and nothing more is told.
     """
 
-    def __init__(self, stops: Sequence[str] = (), *, started_in_think: bool = True) -> None:
+    def __init__(
+        self,
+        on_news: Callable[[], None],
+        stops: Sequence[str] = (),
+        *,
+        started_in_think: bool = True,
+    ) -> None:
+        """`on_news` is called when there is more to tell."""
+        self._on_news = on_news
         self._stops = stops
         self._started_in_think = started_in_think
-        self._seen = 0
         self.is_torn = False
         """Whether a repeated call said something else than before."""
         self.reasoning = ""
@@ -38,33 +45,35 @@ class LiveText:
         """Take note that the call is tried again."""
         self._begin()
 
-    def feed(self, text: str) -> bool:
-        """Take in more of what the model wrote; say whether there is more to tell."""
+    def feed(self, text: str) -> None:
+        """Take in more of what the model wrote."""
         reasoning, answer = self._think.feed(text)
         self._now[0] += reasoning
         self._now[1] += self._stop.feed(answer)
-        return self._tell()
+        self._tell()
 
-    def finish(self, reasoning: str, content: str) -> bool:
-        """Take in the whole answer that was chosen; say whether there is more to tell."""
+    def finish(self, reasoning: str, content: str) -> None:
+        """Take in the whole answer that was chosen."""
         self._now = [reasoning, content]
-        return self._tell()
+        self._tell()
 
-    def _tell(self) -> bool:
+    def _tell(self) -> None:
         reasoning, content = self._now
         old = (self.reasoning, self.content)
         if self.is_torn:
-            return False
+            return
         if not _agree(reasoning, old[0]) or not _agree(content, old[1]):
             self.is_torn = True
-            return True
+            self._on_news()
+            return
         # Content is only told once the reasoning before it is: the order of deltas is the order
         # of the text.
         if len(reasoning) > len(old[0]):
             self.reasoning = reasoning
         if len(content) > len(old[1]):
             self.content = content
-        return (self.reasoning, self.content) != old
+        if (self.reasoning, self.content) != old:
+            self._on_news()
 
 
 def _agree(new: str, told: str) -> bool:

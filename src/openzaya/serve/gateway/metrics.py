@@ -31,9 +31,7 @@ class GatewayMetrics:
         self.calls = Counter(
             "openzaya_run_calls", "Candidates that ended", ("outcome",), registry=registry
         )
-        self.tokens = Counter(
-            "openzaya_run_tokens", "Tokens of runs", ("kind",), registry=registry
-        )
+        self.tokens = Counter("openzaya_run_tokens", "Tokens of runs", ("kind",), registry=registry)
         self.run_seconds = Histogram(
             "openzaya_run_seconds", "From a request to its answer", registry=registry,
             buckets=RUN_SECONDS,

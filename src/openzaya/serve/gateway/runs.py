@@ -10,25 +10,26 @@ Deviation: D-061.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.answer import extractor
 from openzaya.serve.gateway.backend import Backend, Who, Wish
 from openzaya.serve.gateway.choice import Choice
+from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.gateway.failures import api_error
+from openzaya.serve.gateway.lengths import Lengths
 from openzaya.serve.gateway.limits import Hold
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.gateway.news import News
 from openzaya.ttc import CandidateDone, Event, MarkovianRSA, Result, RunStarted, StageDone
 from openzaya.ttc.journal import Journal, RunSpec
-from openzaya.ttc.journal.spec import ENDED, Begun
+from openzaya.ttc.journal.spec import Begun
 
 log = logging.getLogger("openzaya.gateway")
 
@@ -91,21 +92,45 @@ class LiveRun:
         self.news.tell()
 
 
+class RunParts(Protocol):
+    """What runs are made with."""
+
+    @property
+    def config(self) -> GatewayConfig:
+        """What the gateway bears."""
+        ...
+
+    @property
+    def backend(self) -> Backend:
+        """What generates."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """Where runs are kept."""
+        ...
+
+    @property
+    def metrics(self) -> GatewayMetrics:
+        """What is counted."""
+        ...
+
+    @property
+    def lengths(self) -> Lengths:
+        """How long traces are."""
+        ...
+
+
 class Runs:
     """All runs of this process."""
 
-    def __init__(
-        self, backend: Backend, journal: Journal, metrics: GatewayMetrics, max_runs: int
-    ) -> None:
-        self.journal = journal
+    def __init__(self, parts: RunParts) -> None:
         self.draining = False
         """Whether no new run is taken."""
-        self._backend = backend
-        self._metrics = metrics
-        self._max_runs = max_runs
+        self._parts = parts
         self._live: dict[str, LiveRun] = {}
         self._number = 0
-        metrics.watch_runs(lambda: len(self._live))
+        parts.metrics.watch_runs(lambda: len(self._live))
 
     def find(self, run_id: str) -> LiveRun | None:
         """Return a run of this process, None for one of the past or of another process."""
@@ -125,7 +150,7 @@ class Runs:
                 headers={"Retry-After": "5"},
             )
         mine = self.num_of(who.tenant)
-        if len(self._live) >= self._max_runs or mine >= who.key.allowance.runs:
+        if len(self._live) >= self._parts.config.max_runs or mine >= who.key.allowance.runs:
             raise ApiError(
                 429,
                 f"{len(self._live)} runs are under way, {mine} of them of this key; wait for one "
@@ -157,11 +182,13 @@ class Runs:
             sampler={"model": choice.model},
         )
         try:
-            return await self.journal.begin(spec), spec
+            return await self._parts.journal.begin(spec), spec
         except OpenZayaError as error:
             raise api_error(error) from None
 
-    def start(self, run_id: str, spec: RunSpec, wish: Wish, choice: Choice, **given: Any) -> LiveRun:
+    def start(
+        self, run_id: str, spec: RunSpec, wish: Wish, choice: Choice, **given: Any
+    ) -> LiveRun:
         """Start the task of a run that is leased here; `given` is `who` and `hold`."""
         self._number += 1
         is_single = wish.config.candidates_at(wish.config.rounds) == 1
@@ -176,35 +203,29 @@ class Runs:
             **given,
         )
         if is_single and wish.stream and wish.tools is None and wish.n == 1:
-            run.live = LiveText(wish.stops, started_in_think=thinks)
+            run.live = LiveText(run.news.tell, wish.stops, started_in_think=thinks)
         self._live[run_id] = run
         run.task = asyncio.create_task(self._work(run), name=f"run {run_id}")
         return run
 
-    @asynccontextmanager
-    async def watching(self, run: LiveRun) -> AsyncIterator[None]:
-        """Count as a client of a run while the block runs; the last one to leave ends it."""
+    def join(self, run: LiveRun) -> None:
+        """Count a client of a run; every `join` needs its `leave`."""
         run.num_watchers += 1
-        try:
-            yield
-        finally:
-            run.num_watchers -= 1
-            if not run.num_watchers and not run.is_over and not run.choice.options.background:
-                self._metrics.disconnects.inc()
-                self._cancel_task(run)
+
+    def leave(self, run: LiveRun) -> None:
+        """Count a client that is gone; the last one to leave before the end ends the run."""
+        run.num_watchers -= 1
+        if not run.num_watchers and not run.is_over and not run.choice.options.background:
+            self._parts.metrics.disconnects.inc()
+            _end_task(run)
 
     async def cancel(self, run_id: str) -> bool:
         """End a run, whoever works on it; say whether it still ran."""
         run = self._live.get(run_id)
-        was_live = await self.journal.cancel(run_id)
+        was_live = await self._parts.journal.cancel(run_id)
         if run is not None:
-            self._cancel_task(run)
+            _end_task(run)
         return was_live or run is not None
-
-    @staticmethod
-    def _cancel_task(run: LiveRun) -> None:
-        if run.task is not None:
-            run.task.cancel()
 
     async def drain(self, grace_s: float) -> None:
         """Give runs `grace_s` to end, then end them; the journal keeps what finished."""
@@ -225,17 +246,20 @@ class Runs:
         except asyncio.CancelledError:
             state = "cancelled"
             run.error = ApiError(499, "the run was cancelled", code="cancelled")
-            with suppress(OpenZayaError):
-                await self._close(run)
+            if not self.draining:  # else the run may go on: its lease ends with the journal
+                with suppress(OpenZayaError):
+                    await self._parts.journal.cancel(run.id)
             raise
         except OpenZayaError as error:
             run.error = api_error(error, run.id)
-            await self._fail(run, error)
+            with suppress(OpenZayaError):
+                await self._parts.journal.fail(run.id, error)
         except Exception as error:
             run.error = ApiError(
                 500, f"an internal error; the server's log says where (run {run.id})"
             )
-            await self._fail(run, error)
+            with suppress(OpenZayaError):
+                await self._parts.journal.fail(run.id, error)
             raise
         finally:
             self._end(run, state)
@@ -243,46 +267,34 @@ class Runs:
     async def _solve(self, run: LiveRun) -> Result:
         """Run the state machine over the backend's calls, from where the journal stands."""
         wish = run.wish
-        record = self.journal.listener(run.id, on_lost=lambda: self._cancel_task(run))
+        record = self._parts.journal.listener(run.id, on_lost=lambda: _end_task(run))
 
         def hear(event: Event) -> None:
             record(event)
             run.note(event)
-            self._metrics.note(event)
+            self._parts.metrics.note(event)
+            self._parts.lengths.note(run.choice.model, event)
 
         machine = MarkovianRSA(wish.config, extract=extractor(wish))
-        recorded = await self.journal.recorded(run.id)
-        opening = self._backend.sampler(
-            wish, run.choice.model, run.number, run.who, _Told(run).wrap()
+        result = await machine.run(
+            wish.conversation.question,
+            self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live),
+            seed=run.seed,
+            on_event=hear,
+            task_hint=run.choice.options.hint,
+            stop=run.stop,
+            priority=wish.priority,
+            recorded=await self._parts.journal.recorded(run.id),
         )
-        async with opening as sampler:
-            result = await machine.run(
-                wish.conversation.question,
-                sampler,
-                seed=run.seed,
-                on_event=hear,
-                task_hint=run.choice.options.hint,
-                stop=run.stop,
-                priority=wish.priority,
-                recorded=recorded,
-            )
-        await self.journal.finish(run.id, result)
+        await self._parts.journal.finish(run.id, result)
         return result
-
-    async def _close(self, run: LiveRun) -> None:
-        """Write that a run was cancelled, or interrupted where it may go on by its key."""
-        await self.journal.cancel(run.id)
-
-    async def _fail(self, run: LiveRun, error: BaseException) -> None:
-        with suppress(OpenZayaError):
-            await self.journal.fail(run.id, error)
 
     def _end(self, run: LiveRun, state: str) -> None:
         """Forget a run that is over."""
         self._live.pop(run.id, None)
         run.hold.settle(run.num_tokens)
         seconds = monotonic() - run.began
-        self._metrics.ended(state, run.choice.preset, seconds)
+        self._parts.metrics.ended(state, run.choice.preset, seconds)
         log.info(
             "run ended",
             extra={
@@ -295,3 +307,9 @@ class Runs:
             },
         )
         run.news.tell()
+
+
+def _end_task(run: LiveRun) -> None:
+    """Cancel a run's task, and with it all of its calls."""
+    if run.task is not None:
+        run.task.cancel()
