@@ -175,7 +175,8 @@ class Body:
 
     def message(self, final: Final) -> dict[str, Any]:
         """Return what a candidate says."""
-        text, calls = final.answer_text, []
+        text = final.answer_text
+        calls: list[Call] = []
         if self.wish.tools is not None:
             text, calls = take_calls(final.answer_text, self.wish.tools)
         told: dict[str, Any] = {"content": text}

@@ -26,8 +26,6 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-CHECKPOINT_S = 2.0
-"""Part of the time to drain that is left for writing what is unfinished."""
 
 
 def create_gateway(
@@ -35,8 +33,9 @@ def create_gateway(
     resources: Sequence[AbstractAsyncContextManager[object]],
     extra: Sequence[Route] = (),
 ) -> ASGIApp:
-    """Return the application. Its lifespan opens `resources` in order and closes them in the end;
-    `extra` are routes of the backend's own.
+    """Return the application; `extra` are routes of the backend's own.
+
+    Its lifespan opens `resources` in order, lets runs end, and closes the resources.
     """
 
     def route(path: str, method: str, handler: Handler[Gateway]) -> Route:
@@ -47,7 +46,10 @@ def create_gateway(
         async with AsyncExitStack() as stack:
             for resource in resources:
                 await stack.enter_async_context(resource)
-            yield
+            try:
+                yield
+            finally:
+                await gateway.runs.drain(0.0)
 
     routes = [
         route("/v1/chat/completions", "POST", chat.chat),
@@ -69,14 +71,6 @@ def create_gateway(
     return Guard(application(routes, lifespan), gateway, open_paths=(OPEN_PATH, PAGE_PATH))
 
 
-async def drain(gateway: Gateway) -> None:
-    """Let runs end within the time that the settings give, then end them.
-
-    The journal keeps what finished: the same request with the same idempotency key goes on.
-    """
-    await gateway.runs.drain(max(0.0, gateway.config.drain_s - CHECKPOINT_S))
-
-
 async def health(gateway: Gateway, request: Request) -> Response:
     """Answer GET /health: 200 while requests are taken, else 503.
 
@@ -92,10 +86,8 @@ async def health(gateway: Gateway, request: Request) -> Response:
 
 async def show_metrics(gateway: Gateway, _request: Request) -> Response:
     """Answer GET /metrics."""
-    return Response(
-        await asyncio.to_thread(gateway.metrics.text),
-        headers={"Content-Type": metrics.CONTENT_TYPE},
-    )
+    text = await asyncio.to_thread(gateway.metrics.text)
+    return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def show_openapi(gateway: Gateway, _request: Request) -> Response:

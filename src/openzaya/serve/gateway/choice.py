@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+from pydantic import ValidationError
+
 from openzaya.core.errors import ConfigError
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.gateway.schema import TtcAsk
-from openzaya.serve.schema import reader
+from openzaya.serve.schema import explain
 from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, config_from, presets
 
 PREFIX = "mrsa-"
@@ -49,7 +51,7 @@ def choose(body: Mapping[str, Any], models: Sequence[str]) -> Choice:
         return Choice(model=model, shown=shown)
     if wanted is not None and not isinstance(wanted, dict):
         raise bad_request('ttc: expected false or an object such as {"preset": "16k"}', "ttc")
-    options = reader(TtcAsk)(dict(wanted or {}))
+    options = read_ttc(wanted or {})
     preset = options.preset or named or DEFAULT_PRESET
     try:
         config = configure(preset, options)
@@ -63,6 +65,15 @@ def choose(body: Mapping[str, Any], models: Sequence[str]) -> Choice:
         strategy=options.strategy or "",
         options=options,
     )
+
+
+def read_ttc(wanted: Mapping[str, Any]) -> TtcAsk:
+    """Return the `ttc` field. Raises ApiError 400 for what is refused."""
+    try:
+        return TtcAsk.model_validate(wanted)
+    except ValidationError as error:
+        problem = explain(error, TtcAsk)
+        raise bad_request(f"ttc.{problem.message}", f"ttc.{problem.param}") from None
 
 
 def split_name(shown: str, models: Sequence[str]) -> tuple[str, str]:

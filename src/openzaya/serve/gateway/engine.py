@@ -78,13 +78,22 @@ class EngineBackend:
         )
 
     def sampler(
-        self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None
+        self,
+        wish: Wish,
+        model: str,
+        run: int,
+        who: Who,
+        live: LiveText | None,  # noqa: ARG002
     ) -> "EngineSampler":
         """Return the sampler of one run."""
         return EngineSampler(self, wish, run, who.tenant, live)
 
     async def pass_through(
-        self, request: Request, body: dict[str, Any], choice: Choice, who: Who
+        self,
+        request: Request,
+        body: dict[str, Any],
+        choice: Choice,
+        who: Who,  # noqa: ARG002
     ) -> ASGIApp:
         """Answer a chat as the server does without a gateway."""
         ask = reader(ChatRequest)({**body, "model": choice.model})

@@ -1,4 +1,4 @@
-"""Errors of the layers below as answers: what is the client's, what is an upstream's, what is ours."""
+"""Errors of the layers below as answers: the client's, an upstream's, or ours."""
 
 from openzaya.core.errors import (
     ConfigError,

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from openzaya.serve.metrics import request_counter
+from openzaya.serve.metrics import Metrics, request_counter
 from openzaya.ttc import CandidateDone, Event
 
 RUN_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -19,12 +19,18 @@ STATES = ("up", "half-open", "paused", "open")
 class GatewayMetrics:
     """Counters of one gateway."""
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = request_counter(registry)
-        self.disconnects = Counter(
-            "openzaya_disconnects", "Clients that left before the end", registry=registry
-        )
+    def __init__(self, engine: Metrics | None = None) -> None:
+        """`engine` are the counters of an engine in this process: all go into one registry."""
+        if engine is None:
+            self.registry = CollectorRegistry()
+            self.requests = request_counter(self.registry)
+            self.disconnects = Counter(
+                "openzaya_disconnects", "Clients that left before the end", registry=self.registry
+            )
+        else:
+            self.registry = engine.registry
+            self.requests, self.disconnects = engine.requests, engine.disconnects
+        registry = self.registry
         self.runs = Counter(
             "openzaya_runs", "Runs that ended", ("state", "preset"), registry=registry
         )
@@ -118,11 +124,15 @@ class UpstreamCollector(Collector):
         failures = CounterMetricFamily(
             "openzaya_upstream_failures", "Calls that failed", labels=(*labels, "kind")
         )
+        families: tuple[tuple[str, GaugeMetricFamily | CounterMetricFamily], ...] = (
+            *gauges.items(),
+            *counters.items(),
+        )
         for found in self._status().get("upstreams", ()):
             names = (str(found.get("url", "")), str(found.get("model", "")))
             for known in STATES:
                 state.add_metric((*names, known), float(found.get("state") == known))
-            for name, family in (*gauges.items(), *counters.items()):
+            for name, family in families:
                 family.add_metric(names, float(found.get(name) or 0))
             for kind, count in (found.get("failures") or {}).items():
                 failures.add_metric((*names, str(kind)), float(count))

@@ -130,6 +130,7 @@ class Runs:
         self._parts = parts
         self._live: dict[str, LiveRun] = {}
         self._number = 0
+        self._ending: asyncio.Task[None] | None = None
         parts.metrics.watch_runs(lambda: len(self._live))
 
     def find(self, run_id: str) -> LiveRun | None:
@@ -227,9 +228,22 @@ class Runs:
             _end_task(run)
         return was_live or run is not None
 
+    def drain_later(self, grace_s: float) -> None:
+        """Take no new runs, and end those that have not ended after `grace_s`."""
+        if self._ending is None:
+            self.draining = True
+            self._ending = asyncio.create_task(self._drain(grace_s))
+
     async def drain(self, grace_s: float) -> None:
-        """Give runs `grace_s` to end, then end them; the journal keeps what finished."""
-        self.draining = True
+        """Give runs `grace_s` to end, then end them; the journal keeps what finished.
+
+        The same request with the same idempotency key goes on from there.
+        """
+        self.drain_later(grace_s)
+        assert self._ending is not None
+        await self._ending
+
+    async def _drain(self, grace_s: float) -> None:
         tasks = [run.task for run in self._live.values() if run.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace_s)

@@ -16,6 +16,8 @@ from openzaya.serve.json_body import read_json
 from openzaya.serve.keys import Key, Keys
 from openzaya.ttc.journal import Journal
 
+CHECKPOINT_S = 2.0
+"""Part of the time to drain that is left for writing what is unfinished."""
 NOBODY = Key(b"", frozenset())
 
 
@@ -52,8 +54,9 @@ class Gateway:
 
     @draining.setter
     def draining(self, value: bool) -> None:
-        self.runs.draining = value
-        self.backend.drain()
+        if value:
+            self.backend.drain()
+            self.runs.drain_later(max(0.0, self.config.drain_s - CHECKPOINT_S))
 
     def who(self, request: Request) -> Who:
         """Return who asks; the guard has let them in."""

@@ -159,7 +159,12 @@ class UpstreamBackend:
         )
 
     def sampler(
-        self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None
+        self,
+        wish: Wish,
+        model: str,
+        run: int,
+        who: Who,
+        live: LiveText | None,  # noqa: ARG002
     ) -> "UpstreamSampler":
         """Return the sampler of one run."""
         weight = who.key.allowance.weight
@@ -167,7 +172,11 @@ class UpstreamBackend:
         return UpstreamSampler(calls, wish, live)
 
     async def pass_through(
-        self, request: Request, body: dict[str, Any], choice: Choice, who: Who
+        self,
+        request: Request,
+        body: dict[str, Any],
+        choice: Choice,
+        who: Who,  # noqa: ARG002
     ) -> ASGIApp:
         """Answer a chat as the upstream does."""
         ask = reader(UpstreamChat)(body)
@@ -334,7 +343,7 @@ class PassThrough:
         self._priority = priority
         self._slow_reader_s = slow_reader_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         began = False
 
