@@ -11,7 +11,7 @@ from openzaya.text.tails import TailSource, tail_of
 from openzaya.text.think import Thought, split_thinking
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.place import Place
-from openzaya.ttc.result import Candidate
+from openzaya.ttc.result import Candidate, unwritten
 from openzaya.ttc.selection import Extract
 
 LOOP_WINDOW_CHARS = 8_192
@@ -81,24 +81,14 @@ async def compact(
 
 def failed(place: Place, attempts: int, error: OpenZayaError) -> Candidate:
     """Return the candidate that stands for a call which was given up."""
-    return Candidate(
-        stage=place.stage,
-        slot=place.slot,
-        seed=place.seed,
-        parents=place.parents,
-        text="",
-        thinking="",
-        answer_text="",
-        answer=None,
-        tail="",
-        is_finished=False,
-        is_looping=False,
-        num_tokens=0,
-        num_prompt_tokens=0,
-        finish_reason="error",
-        attempts=attempts,
-        error=f"{type(error).__name__}: {error}",
-    )
+    return unwritten(place, "error", attempts, f"{type(error).__name__}: {error}")
+
+
+async def whole_tail(candidate: Candidate, config: MarkovianRSAConfig, sampler: Sampler) -> str:
+    """Return the last tau tokens of reasoning and answer together, whatever tails are cut from."""
+    is_closed = bool(candidate.answer_text)
+    thought = Thought(candidate.thinking, candidate.answer_text, is_closed)
+    return await _tail(thought, sampler, config.tail_tokens, "all", candidate.is_finished)
 
 
 async def _tail(
