@@ -129,6 +129,8 @@ class Watch:
     def add(self, text: str, num_tokens: int) -> None:
         """Take note of new text."""
         self.pieces.append(text)
+        if len(self.pieces) >= 256:  # one string for every token would take ten times the memory
+            self.pieces[:] = ["".join(self.pieces)]
         self.num_tokens += num_tokens
         if self.on_text is not None:
             self.on_text(text, num_tokens)
