@@ -15,9 +15,25 @@ from typing import Any
 FOLDER = Path(__file__).parent
 CONTENT_TYPE = "text/html; charset=utf-8"
 
-STYLES = ("theme.css",)
+STYLES = ("theme.css", "views.css", "graph.css")
 """In the order in which they are joined."""
-SCRIPTS = ("main.js",)
+SCRIPTS = (
+    "dom.js",
+    "classes.js",
+    "api.js",
+    "model.js",
+    "lineage.js",
+    "answers.js",
+    "timeline.js",
+    "budget.js",
+    "drawer.js",
+    "run_parts.js",
+    "run_view.js",
+    "ask.js",
+    "runs.js",
+    "compare.js",
+    "main.js",
+)
 """In the order in which they are joined; all share one scope."""
 
 
