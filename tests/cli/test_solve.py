@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from rich.console import Console
 
 from openzaya.cli import main as cli
 from openzaya.cli.progress import Progress, show_result
-from openzaya.ttc import CandidateDone, MarkovianRSA, MarkovianRSAConfig, RunStarted, StageDone
+from openzaya.ttc import (
+    Candidate,
+    CandidateDone,
+    MarkovianRSA,
+    MarkovianRSAConfig,
+    RunStarted,
+    StageDone,
+)
 from openzaya.ttc.budget import preview
 
 SMALL = ["-n", "3", "--budget", "40", "--set", "tail_tokens=4", "--set", "rounds=1"]
@@ -190,6 +198,26 @@ def test_ctrl_c_prints_the_best_so_far_and_exits_130():
         assert (mock.in_flight, mock.aborted) == (0, 3)
 
 
+def written(slot: int, num_tokens: int, answer: str | None) -> Candidate:
+    return Candidate(
+        stage=0,
+        slot=slot,
+        seed=slot,
+        parents=(),
+        text="",
+        thinking="",
+        answer_text="",
+        answer=answer,
+        tail="",
+        is_finished=answer is not None,
+        is_looping=False,
+        num_tokens=num_tokens,
+        num_prompt_tokens=5,
+        finish_reason="stop",
+        attempts=1,
+    )
+
+
 def test_the_live_table_shows_progress_answers_and_tokens_against_the_cap():
     config = MarkovianRSAConfig(
         num_candidates=4, tails_per_prompt=2, rounds=1, budget_tokens=100, tail_tokens=10
@@ -198,8 +226,8 @@ def test_the_live_table_shows_progress_answers_and_tokens_against_the_cap():
     with Progress(console=console) as progress:
         progress(RunStarted(config, preview(config, 5), 5))
         for slot, answer in enumerate(["7", "7", "[/b]8"]):
-            progress(CandidateDone(0, slot, 10, answer, False, 10 * slot + 10))
-        progress(CandidateDone(0, 3, 0, None, True, 30))
+            progress(CandidateDone(written(slot, 10, answer), 10 * slot + 10))
+        progress(CandidateDone(replace(written(3, 0, None), error="lost"), 30))
         progress(StageDone(0, {"7": 2, "[/b]8": 1}, 30))
         console.print(progress.table())
     shown = console.file.getvalue()

@@ -14,6 +14,7 @@ from openzaya.core.seeding import stream, stream_seed
 from openzaya.text.tails import aggregation_messages
 from openzaya.ttc import (
     CandidateDone,
+    CandidateStarted,
     MarkovianRSA,
     MarkovianRSAConfig,
     Result,
@@ -215,7 +216,13 @@ def test_events_tell_the_story_in_order():
     events = []
     result = run(SMALL, on_event=events.append)
     kinds = [type(e) for e in events]
-    assert kinds == [RunStarted, *([CandidateDone] * 6 + [StageDone]) * 3, RunDone]
+    stage = [CandidateStarted] * 6 + [CandidateDone] * 6 + [StageDone]
+    assert kinds == [RunStarted, *stage * 3, RunDone]
+    assert [e.at for e in events] == sorted(e.at for e in events)
+    begun = [e for e in events if isinstance(e, CandidateStarted)]
+    assert [(e.stage, e.slot, e.parents) for e in begun] == [
+        (c.stage, c.slot, c.parents) for r in result.rounds for c in r.candidates
+    ]
     done = [e for e in events if isinstance(e, CandidateDone)]
     assert done[-1].total_tokens == result.usage.generated
     stages = [e for e in events if isinstance(e, StageDone)]

@@ -11,7 +11,8 @@ from ttc.fake_sampler import FakeSampler, words
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Completion
 from openzaya.ttc import MarkovianRSAConfig, extract_answer, majority, preset, presets, preview
-from openzaya.ttc.compaction import Place, compact, is_looping, snap_to_line
+from openzaya.ttc.compaction import compact, is_looping, snap_to_line
+from openzaya.ttc.place import Place
 from openzaya.ttc.selection import choose, last_boxed
 from openzaya.ttc.subsets import parents_of
 
@@ -194,7 +195,7 @@ def test_subsets_hold_min_c_pool_distinct_tails_of_the_pool(
 ):
     config = replace(DRAW, tails_per_prompt=c, subset=subset, order=order)
     pool = list(range(0, 3 * pool_size, 3))
-    drawn = parents_of(config, pool, count, Random(seed))
+    drawn = parents_of(config, pool, range(count), Random(seed))
     assert len(drawn) == count
     for parents in drawn:
         assert len(parents) == len(set(parents)) == min(c, pool_size)
@@ -206,7 +207,7 @@ def test_subsets_hold_min_c_pool_distinct_tails_of_the_pool(
 
 
 def test_balanced_subsets_use_each_of_16_tails_exactly_4_times():
-    drawn = parents_of(replace(DRAW, subset="balanced"), range(16), 16, Random(5))
+    drawn = parents_of(replace(DRAW, subset="balanced"), range(16), range(16), Random(5))
     assert set(Counter(p for parents in drawn for p in parents).values()) == {4}
 
 
@@ -214,21 +215,21 @@ def test_balanced_subsets_do_not_show_the_least_used_tail_first():
     config = replace(DRAW, tails_per_prompt=2, subset="balanced")
     places = set()
     for seed in range(30):
-        first, second = parents_of(config, [0, 1, 2], 2, Random(seed))
+        first, second = parents_of(config, [0, 1, 2], range(2), Random(seed))
         (unused,) = {0, 1, 2} - set(first)
         places.add(second.index(unused))
     assert places == {0, 1}
 
 
 def test_uniform_draws_are_uniform_over_tails_and_positions():
-    drawn = [p for seed in range(500) for p in parents_of(DRAW, range(16), 16, Random(seed))]
+    drawn = [p for seed in range(500) for p in parents_of(DRAW, range(16), range(16), Random(seed))]
     for position in range(4):
         counts = Counter(parents[position] for parents in drawn)
         assert all(abs(counts[slot] - 500) < 120 for slot in range(16))
 
 
 def test_cache_order_puts_often_used_tails_first():
-    drawn = parents_of(replace(DRAW, order="cache"), range(16), 16, Random(1))
+    drawn = parents_of(replace(DRAW, order="cache"), range(16), range(16), Random(1))
     used = Counter(p for parents in drawn for p in parents)
     for parents in drawn:
         assert list(parents) == sorted(parents, key=lambda slot: (-used[slot], slot))
@@ -237,8 +238,11 @@ def test_cache_order_puts_often_used_tails_first():
 
 def test_a_chain_whose_tail_was_lost_continues_from_another():
     config = replace(DRAW, tails_per_prompt=1)
-    assert parents_of(config, [0, 2], 3, Random(0)) in ([(0,), (0,), (2,)], [(0,), (2,), (2,)])
-    assert parents_of(config, [], 3, Random(0)) == [()] * 3
+    assert parents_of(config, [0, 2], range(3), Random(0)) in (
+        [(0,), (0,), (2,)],
+        [(0,), (2,), (2,)],
+    )
+    assert parents_of(config, [], range(3), Random(0)) == [()] * 3
 
 
 # Compaction

@@ -65,9 +65,25 @@ def aggregation_messages(
     Paper: VI-A.
     Deviation: D-013.
     """
+    return _with_candidates("aggregation.jinja", messages, candidates, hint)
+
+
+def selection_messages(
+    messages: Sequence[Message], candidates: Sequence[str]
+) -> tuple[Message, ...]:
+    """Replace the last turn, a user's question, by the request to name the best candidate.
+
+    Otherwise like `aggregation_messages`; the reply ends with the candidate's number, from 1.
+    """
+    return _with_candidates("selection.jinja", messages, candidates, "")
+
+
+def _with_candidates(
+    template: str, messages: Sequence[Message], candidates: Sequence[str], hint: str
+) -> tuple[Message, ...]:
     if not candidates:
         raise DataError(
-            "an aggregation prompt was asked for with 0 candidates, expected at least 1; "
+            f"a prompt of {template} was asked for with 0 candidates, expected at least 1; "
             "use the plain question instead"
         )
     if not messages or messages[-1].role != "user":
@@ -76,7 +92,7 @@ def aggregation_messages(
             f"the conversation ends with {found}, expected a user turn to put the candidates in; "
             "drop what follows the question"
         )
-    text = _template().render(
+    text = _template(template).render(
         question=messages[-1].content,
         candidates=[strip_markers(candidate).strip() for candidate in candidates],
         hint=hint,
@@ -98,5 +114,5 @@ def _cut_answer(text: str, last_tokens: Callable[[str, int], str], count: int) -
 
 
 @cache
-def _template() -> Template:
-    return compile_template(pinned_source("aggregation.jinja"))
+def _template(name: str) -> Template:
+    return compile_template(pinned_source(name))

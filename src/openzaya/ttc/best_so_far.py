@@ -1,6 +1,6 @@
 """Choosing the answer of a run among all that its stages produced."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from openzaya.ttc.result import Candidate, Round
@@ -8,7 +8,11 @@ from openzaya.ttc.selection import choose
 
 
 def best_so_far(
-    rounds: Sequence[Round], last_stage: int, quorum: int, rng: Random
+    rounds: Sequence[Round],
+    last_stage: int,
+    quorum: int,
+    rng: Random,
+    same: Callable[[str], str] = str,
 ) -> tuple[Candidate | None, str]:
     """Return the best candidate and the rule that chose it; None when there is no candidate.
 
@@ -20,7 +24,7 @@ def best_so_far(
         for voted in reversed(rounds):
             if not _reaches(voted, quality, quorum):
                 continue
-            choice = choose(voted.candidates, rng)
+            choice = choose(voted.candidates, rng, same)
             if choice is not None:
                 where = "" if voted.stage == last_stage else f", stage {voted.stage}"
                 return voted.candidates[choice.index], choice.why + where

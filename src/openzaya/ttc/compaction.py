@@ -2,17 +2,17 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import Sampler
-from openzaya.core.records import Completion, Message
+from openzaya.core.records import Completion
 from openzaya.text.tails import TailSource, tail_of
 from openzaya.text.think import Thought, split_thinking
-from openzaya.ttc.result import Candidate
+from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.place import Place
+from openzaya.ttc.result import Candidate, unwritten
 from openzaya.ttc.selection import Extract
-from openzaya.ttc.strategies import MarkovianRSAConfig
 
 LOOP_WINDOW_CHARS = 8_192
 """How much of a tail's end is judged for repetition."""
@@ -37,29 +37,6 @@ class _MissingCutError(Exception):
     def __init__(self, text: str, count: int) -> None:
         super().__init__(count)
         self.key = (text, count)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a candidate stands in the run."""
-
-    stage: int
-    slot: int
-    seed: int
-    parents: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A candidate that is about to be sampled."""
-
-    place: Place
-    messages: tuple[Message, ...]
-
-    @property
-    def parents(self) -> tuple[int, ...]:
-        """Slots whose tails the prompt shows."""
-        return self.place.parents
 
 
 async def compact(
@@ -104,24 +81,14 @@ async def compact(
 
 def failed(place: Place, attempts: int, error: OpenZayaError) -> Candidate:
     """Return the candidate that stands for a call which was given up."""
-    return Candidate(
-        stage=place.stage,
-        slot=place.slot,
-        seed=place.seed,
-        parents=place.parents,
-        text="",
-        thinking="",
-        answer_text="",
-        answer=None,
-        tail="",
-        is_finished=False,
-        is_looping=False,
-        num_tokens=0,
-        num_prompt_tokens=0,
-        finish_reason="error",
-        attempts=attempts,
-        error=f"{type(error).__name__}: {error}",
-    )
+    return unwritten(place, "error", attempts, f"{type(error).__name__}: {error}")
+
+
+async def whole_tail(candidate: Candidate, config: MarkovianRSAConfig, sampler: Sampler) -> str:
+    """Return the last tau tokens of reasoning and answer together, whatever tails are cut from."""
+    is_closed = bool(candidate.answer_text)
+    thought = Thought(candidate.thinking, candidate.answer_text, is_closed)
+    return await _tail(thought, sampler, config.tail_tokens, "all", candidate.is_finished)
 
 
 async def _tail(

@@ -1,31 +1,37 @@
 """Markovian RSA: think in parallel, keep only tails, aggregate, repeat, vote.
 
+The loop itself is `machine.py`; here it meets a sampler, and its outcome becomes a `Result`.
+
 Paper: VI-A.
 Source: arXiv:2509.26626 (recursive self-aggregation), arXiv:2510.06557 (Markovian thinking).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from openzaya.core.errors import EngineError, OpenZayaError, RequestError, UpstreamError
-from openzaya.core.protocols import Sampler
-from openzaya.core.records import Message, SampleRequest
+from openzaya.core.errors import RequestError, UpstreamError
+from openzaya.core.protocols import Sampler, WatchedSampler
+from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
-from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages
-from openzaya.ttc.best_so_far import best_so_far
-from openzaya.ttc.budget import Usage, check_context, preview
-from openzaya.ttc.compaction import Place, Plan, compact, failed
-from openzaya.ttc.events import CandidateDone, OnEvent, RunDone, RunStarted, StageDone, ignore
-from openzaya.ttc.result import Candidate, Result, Round
+from openzaya.text.tails import (
+    AGGREGATION_TEMPLATE_SHA256,
+    aggregation_messages,
+    selection_messages,
+)
+from openzaya.ttc.answers import canonical
+from openzaya.ttc.behaviour import Runs
+from openzaya.ttc.budget import Preview, Usage, check_context, may_judge, preview
+from openzaya.ttc.choosing import Chosen, Selection, Verifier
+from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.driver import ContinuingSampler, Driver, Settings, Sleep
+from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore
+from openzaya.ttc.judge import Judge
+from openzaya.ttc.machine import Abilities, Machine
+from openzaya.ttc.presets import preset
+from openzaya.ttc.result import Candidate, Result
 from openzaya.ttc.selection import Extract, extract_answer
-from openzaya.ttc.strategies import MarkovianRSAConfig, preset
-from openzaya.ttc.subsets import parents_of, pool_of
-
-MAX_RETRY_WAIT_S = 30.0
-
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class MarkovianRSA:
@@ -33,7 +39,8 @@ class MarkovianRSA:
 
     `extract` reads an answer from the text after the think block. A sampler may have an attribute
     `context_tokens` (int or None), checked before any work, `retries_itself` (true: failed
-    calls are not tried again here) and `tail_method` (a name, reported in the result).
+    calls are not tried again here) and `tail_method` (a name, reported in the result); one that is
+    a `WatchedSampler` can be cut.
     """
 
     def __init__(
@@ -42,13 +49,21 @@ class MarkovianRSA:
         *,
         extract: Extract = extract_answer,
         sleep: Sleep = asyncio.sleep,
+        same: Callable[[str], str] = canonical,
+        verifier: Verifier | None = None,
+        runs: Runs | None = None,
     ) -> None:
-        """Take settings or the name of a preset; `sleep` is what waits between retries."""
+        """Take settings or the name of a preset.
+
+        `sleep` is what waits between retries, `same` maps answers that count as equal to one text,
+        `verifier` and `runs` are for the selections of these names.
+        """
         self.config = preset(config) if isinstance(config, str) else config
         self.extract = extract
         self.sleep = sleep
+        self.selection = Selection(self.config, same, verifier, runs)
 
-    async def run(
+    async def run(  # noqa: PLR0913 (all but two have defaults, and callers name them)
         self,
         question: str | tuple[Message, ...],
         sampler: Sampler,
@@ -57,28 +72,54 @@ class MarkovianRSA:
         task_hint: str | None = None,
         stop: asyncio.Event | None = None,
         priority: int = 0,
+        recorded: Recorded | None = None,
+        with_progress: bool = False,
     ) -> Result:
         """Answer `question`, a text or a conversation that ends with the user's turn.
 
         Setting `stop` ends the run at once with the best so far, marked `interrupted`; cancelling
         the coroutine cancels every outstanding call. Failed candidates are dropped while enough
         survive, else the best so far returns with `degraded`. `priority` is passed to the sampler:
-        smaller runs first, so give an older problem a smaller one.
+        smaller runs first, so give an older problem a smaller one. `recorded` goes on with a run
+        that an earlier process began; `with_progress` tells `on_event` of text as it comes.
 
         Raises `RequestError` for an empty question, `ContextLengthError` or `ConfigError` when
-        the run cannot fit the model's context, and the sampler's own `EngineError` or
-        `UpstreamError` when no candidate survives.
+        the run cannot fit the model's context or lacks what its selection needs, and the sampler's
+        own `EngineError` or `UpstreamError` when no candidate survives.
         """
-        run = _Run(self, _conversation(question), sampler, seed, on_event or ignore)
-        run.hint = task_hint or ""
-        run.stop = stop or asyncio.Event()
-        run.priority = priority
+        self.selection.check()
+        began = time.monotonic() - (recorded.elapsed_s if recorded else 0.0)
+        settings = Settings(
+            extract=self.extract,
+            sleep=self.sleep,
+            listen=on_event or ignore,
+            stop=stop or asyncio.Event(),
+            clock=lambda: time.monotonic() - began,
+            seed=seed,
+            priority=priority,
+            with_progress=with_progress,
+        )
+        machine = Machine(
+            self.config,
+            _conversation(question),
+            seed,
+            hint=task_hint or "",
+            same=self.selection.same,
+            recorded=recorded,
+            abilities=abilities_of(sampler),
+        )
+        run = _Run(machine, Driver(machine, sampler, settings), self.selection, recorded)
         run.start()
-        for stage in range(self.config.num_stages):
-            await run.sample_stage(stage)
-            if run.is_over(stage):
-                break
-        return run.finish()
+        await run.driver.run()
+        return await run.finish()
+
+
+def abilities_of(sampler: Sampler) -> Abilities:
+    """Return what a sampler can do beyond completing a prompt."""
+    return Abilities(
+        can_cut=isinstance(sampler, WatchedSampler),
+        head=sampler.first_tokens if isinstance(sampler, ContinuingSampler) else None,
+    )
 
 
 def _conversation(question: str | tuple[Message, ...]) -> tuple[Message, ...]:
@@ -90,210 +131,132 @@ def _conversation(question: str | tuple[Message, ...]) -> tuple[Message, ...]:
 
 @dataclass(slots=True)
 class _Run:
-    """The state of one run."""
+    """One run from its preview to its result."""
 
-    owner: MarkovianRSA
-    question: tuple[Message, ...]
-    sampler: Sampler
-    seed: int
-    emit: OnEvent
-    hint: str = ""
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    priority: int = 0
-    rounds: list[Round] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    errors: list[OpenZayaError] = field(default_factory=list)
-    generated: list[int] = field(default_factory=list)
-    prefill: int = 0
-    calls: int = 0
-    failed_calls: int = 0
+    machine: Machine
+    driver: Driver
+    selection: Selection
+    recorded: Recorded | None
     cap: int = 0
-    is_degraded: bool = False
 
     @property
     def config(self) -> MarkovianRSAConfig:
-        return self.owner.config
+        return self.machine.config
+
+    @property
+    def question(self) -> tuple[Message, ...]:
+        return self.machine.planner.question
 
     def start(self) -> None:
         """Check that the run fits the model; raises before any work."""
-        question_tokens = self.sampler.count_prompt_tokens(self.question)
-        overhead = max(
-            self.sampler.count_prompt_tokens(
-                aggregation_messages(self.question, [""] * count, self.hint)
-            )
-            for count in {1, self.config.tails_per_prompt}
+        sampler, settings = self.driver.sampler, self.driver.settings
+        bounds, question_tokens = bounds_for(
+            self.config, self.question, sampler, self.machine.planner.hint
         )
-        bounds = preview(
-            self.config, question_tokens, overhead_tokens=max(0, overhead - question_tokens)
-        )
-        check_context(bounds, question_tokens, getattr(self.sampler, "context_tokens", None))
+        check_context(bounds, question_tokens, getattr(sampler, "context_tokens", None))
         self.cap = bounds.decode_cap
-        self.emit(RunStarted(self.config, bounds, question_tokens))
+        settings.listen(RunStarted(self.config, bounds, question_tokens, settings.clock()))
 
-    async def sample_stage(self, stage: int) -> None:
-        """Sample every candidate of a stage and record what came back."""
-        plan = self.plan(stage)
-        self.generated.append(0)
-        # Candidates with the same first tails leave back to back, while that prefix is cached.
-        launch = sorted(plan, key=lambda p: p.parents) if self.config.order == "cache" else plan
-        done: list[Candidate] = []
-        tasks = [asyncio.create_task(self.sample_candidate(p, done)) for p in launch]
-        stopped = asyncio.create_task(self.stop.wait())
-        try:
-            pending: set[asyncio.Task[Any]] = set(tasks)
-            while pending and not self.stop.is_set():
-                ready, waiting = await asyncio.wait(
-                    {*pending, stopped}, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in ready - {stopped}:
-                    await task  # an error that is not the sampler's ends the run
-                pending = waiting - {stopped}
-        finally:
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
-        self.rounds.append(Round(stage, tuple(sorted(done, key=lambda c: c.slot))))
-        if len(done) < len(plan):
-            self.notes.append(
-                f"stage {stage}: {len(plan) - len(done)} calls were cancelled; what they had "
-                "generated is not counted"
-            )
-        self.emit(StageDone(stage, self.rounds[-1].answers, self.generated[stage]))
-
-    def plan(self, stage: int) -> list[Plan]:
-        """Return the prompt, parents and seed of every candidate of a stage."""
-        count = self.config.candidates_at(stage)
-        seeds = [stream_seed(self.seed, "ttc", "sample", stage, slot) for slot in range(count)]
-        if stage == 0:
-            return [Plan(Place(0, slot, seeds[slot], ()), self.question) for slot in range(count)]
-        tails = {c.slot: c.tail for c in self.rounds[-1].candidates}
-        pool = pool_of(self.rounds[-1].candidates)
-        if len(pool) < self.config.tails_per_prompt:
-            self.notes.append(
-                f"stage {stage}: {len(pool)} usable tails instead of "
-                f"{self.config.tails_per_prompt} in every prompt"
-            )
-        parents = parents_of(self.config, pool, count, stream(self.seed, "ttc", "subset", stage))
-        return [
-            Plan(
-                Place(stage, slot, seeds[slot], mine),
-                aggregation_messages(self.question, [tails[p] for p in mine], self.hint)
-                if mine
-                else self.question,
-            )
-            for slot, mine in enumerate(parents)
-        ]
-
-    async def sample_candidate(self, plan: Plan, done: list[Candidate]) -> None:
-        """Sample one candidate with retries, and append what became of it to `done`."""
-        place = plan.place
-        attempts = 1 if getattr(self.sampler, "retries_itself", False) else self.config.max_attempts
-        waits = stream(self.seed, "ttc", "retry", place.stage, place.slot)
-        candidate: Candidate | None = None
-        for attempt in range(1, attempts + 1):
-            try:
-                candidate = await self.sample_once(plan, attempt)
-                break
-            except (EngineError, UpstreamError, RequestError) as error:
-                self.failed_calls += 1
-                last = error
-                if isinstance(error, RequestError):
-                    break  # the same request would be refused again
-            if attempt < attempts:
-                mean_s = self.config.retry_base_s * 2 ** (attempt - 1)
-                await self.owner.sleep(min(MAX_RETRY_WAIT_S, mean_s * waits.uniform(0.5, 1.5)))
-        if candidate is None:
-            self.errors.append(last)
-            candidate = failed(place, attempt, last)
-        done.append(candidate)
-        self.emit(
-            CandidateDone(
-                stage=place.stage,
-                slot=place.slot,
-                num_tokens=candidate.num_tokens,
-                answer=candidate.answer,
-                failed=candidate.is_failed,
-                total_tokens=sum(self.generated),
-            )
-        )
-
-    async def sample_once(self, plan: Plan, attempt: int) -> Candidate:
-        """Make one call, count what it used, and compact it."""
-        stage = plan.place.stage
-        self.calls += 1
-        completion = await self.sampler.sample(
-            SampleRequest(
-                messages=plan.messages,
-                max_tokens=self.config.budget_at(stage),
-                seed=plan.place.seed,
-                temperature=self.config.temperature_at(stage),
-                top_p=self.config.top_p,
-                priority=self.priority,
-            )
-        )
-        self.generated[stage] += completion.num_tokens
-        self.prefill += completion.num_prompt_tokens or self.sampler.count_prompt_tokens(
-            plan.messages
-        )
-        return await compact(
-            completion, plan.place, attempt, self.config, self.sampler, self.owner.extract
-        )
-
-    def is_over(self, stage: int) -> bool:
-        """Say whether the run ends after this stage, and note why when it ends early."""
-        if self.stop.is_set() or stage == self.config.rounds:
-            return True
-        survivors = len(self.rounds[-1].survivors)
-        if survivors >= self.config.min_survivors:
-            return False
-        self.notes.append(
-            f"stage {stage}: only {survivors} candidates survived, {self.config.min_survivors} "
-            "are needed to go on; the best so far was returned"
-        )
-        self.is_degraded = True
-        return True
-
-    def finish(self) -> Result:
+    async def finish(self) -> Result:
         """Choose the answer and close the accounts; raises when every candidate failed."""
-        was_stopped = self.stop.is_set()
-        is_interrupted = was_stopped and not self.is_complete
-        if self.errors and not any(r.survivors for r in self.rounds) and not is_interrupted:
-            raise self.errors[-1]
-        is_early = is_interrupted or len(self.rounds) < self.config.num_stages
-        quorum = self.config.min_survivors if is_early else 1
-        rng = stream(self.seed, "ttc", "select")
-        chosen, why = best_so_far(self.rounds, self.config.rounds, quorum, rng)
-        lost = sum(c.is_failed for r in self.rounds for c in r.candidates)
-        if lost:
-            self.notes.append(f"{lost} candidates failed: {self.errors[-1]}")
+        machine, settings = self.machine, self.driver.settings
+        failed = [c for entry in machine.rounds for c in entry.candidates if c.is_failed]
+        if failed and not machine.is_stopped and not any(r.survivors for r in machine.rounds):
+            raise self.driver.errors[-1] if self.driver.errors else UpstreamError(failed[-1].error)
+        rng = stream(settings.seed, "ttc", "select")
+        is_early = machine.is_stopped or machine.is_degraded
+        judge = None if machine.is_stopped else self._judge()
+        chosen = await self.selection.choose(machine.rounds, is_early, judge, rng)
+        if failed:
+            said = failed[-1].error.partition(": ")[2]
+            machine.notes.append(f"{len(failed)} candidates failed: {said}")
         result = Result(
-            answer=chosen.answer if chosen else None,
-            chosen=chosen,
-            why=why,
-            rounds=tuple(self.rounds),
-            usage=Usage(
-                generated_by_stage=tuple(self.generated),
-                prefill=self.prefill,
-                calls=self.calls,
-                failed_calls=self.failed_calls,
-                cap=self.cap,
-            ),
+            answer=chosen.candidate.answer if chosen.candidate else None,
+            chosen=chosen.candidate,
+            why=chosen.why,
+            rounds=tuple(machine.rounds),
+            usage=self._usage(chosen),
             config=self.config,
-            seed=self.seed,
+            seed=settings.seed,
             template_sha256=AGGREGATION_TEMPLATE_SHA256,
-            tail_method=str(getattr(self.sampler, "tail_method", "exact")),
-            degraded=self.is_degraded or lost > 0,
-            interrupted=is_interrupted,
-            notes=tuple(self.notes),
+            tail_method=str(getattr(self.driver.sampler, "tail_method", "exact")),
+            degraded=machine.is_degraded or bool(failed),
+            interrupted=machine.is_stopped,
+            notes=tuple(machine.notes),
         )
-        self.emit(
-            RunDone(result.answer, why, result.usage.generated, result.degraded, result.interrupted)
-        )
+        settings.listen(done_event(result, settings.clock()))
         return result
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the last stage has all its candidates."""
-        last = self.rounds[-1]
-        is_last = last.stage == self.config.rounds
-        return is_last and len(last.candidates) == self.config.candidates_at(last.stage)
+    def _judge(self) -> Judge:
+        settings = self.driver.settings
+        return Judge(
+            self.question,
+            self.config,
+            self.driver.sampler,
+            self.selection.same,
+            stream_seed(settings.seed, "ttc", "judge"),
+            self.machine.allowance.left_for_judge(),
+            settings.priority,
+        )
+
+    def _prefill_of(self, candidate: Candidate) -> int:
+        """Return the prompt tokens of a candidate of an earlier process."""
+        if candidate.is_failed or not candidate.attempts:
+            return 0
+        plan = self.machine.stages[candidate.stage].plans.get(candidate.slot)
+        if candidate.num_prompt_tokens or plan is None:
+            return candidate.num_prompt_tokens
+        return self.driver.sampler.count_prompt_tokens(plan.messages)
+
+    def _usage(self, chosen: Chosen) -> Usage:
+        """Return what the run used, earlier processes included."""
+        driver, judged = self.driver, chosen.judged
+        old = self.recorded.finished if self.recorded else ()
+        return Usage(
+            generated_by_stage=tuple(
+                sum(c.num_tokens for c in entry.candidates) for entry in self.machine.rounds
+            ),
+            prefill=driver.prefill
+            + sum(map(self._prefill_of, old))
+            + (judged.num_prompt_tokens if judged else 0),
+            calls=driver.calls + sum(c.attempts for c in old) + (judged.calls if judged else 0),
+            failed_calls=driver.failed_calls
+            + sum(c.attempts if c.is_failed else max(0, c.attempts - 1) for c in old),
+            cap=self.cap,
+            selection=judged.num_tokens if judged else 0,
+            lost=self.machine.lost_tokens + driver.broken_tokens,
+        )
+
+
+def bounds_for(
+    config: MarkovianRSAConfig, question: tuple[Message, ...], sampler: Sampler, hint: str = ""
+) -> tuple[Preview, int]:
+    """Return the bounds of a run with this sampler's counts, and the length of the question."""
+    question_tokens = sampler.count_prompt_tokens(question)
+    overhead = max(
+        sampler.count_prompt_tokens(aggregation_messages(question, [""] * count, hint))
+        for count in {1, *map(config.tails_at, range(1, config.num_stages))} - {0}
+    )
+    if may_judge(config):
+        shown = [""] * config.tails_per_prompt
+        overhead = max(overhead, sampler.count_prompt_tokens(selection_messages(question, shown)))
+    bounds = preview(config, question_tokens, overhead_tokens=max(0, overhead - question_tokens))
+    return bounds, question_tokens
+
+
+def done_event(result: Result, at: float) -> RunDone:
+    """Return the last event of a run."""
+    chosen = result.chosen
+    return RunDone(
+        answer=result.answer,
+        why=result.why,
+        num_tokens=result.usage.generated,
+        degraded=result.degraded,
+        interrupted=result.interrupted,
+        winner=(chosen.stage, chosen.slot) if chosen else None,
+        usage=result.usage,
+        notes=result.notes,
+        template_sha256=result.template_sha256,
+        tail_method=result.tail_method,
+        at=at,
+    )

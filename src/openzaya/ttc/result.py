@@ -6,8 +6,9 @@ from typing import Any
 
 from openzaya.core.records import FinishReason
 from openzaya.ttc.budget import Usage
+from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.place import Place
 from openzaya.ttc.selection import histogram
-from openzaya.ttc.strategies import MarkovianRSAConfig
 
 SCHEMA = 1
 """Version of the JSON form of a result."""
@@ -47,6 +48,30 @@ class Candidate:
     def is_failed(self) -> bool:
         """Whether every try of this candidate failed."""
         return bool(self.error)
+
+
+def unwritten(
+    place: Place, finish_reason: FinishReason, attempts: int = 0, error: str = ""
+) -> Candidate:
+    """Return a candidate that wrote nothing."""
+    return Candidate(
+        stage=place.stage,
+        slot=place.slot,
+        seed=place.seed,
+        parents=place.parents,
+        text="",
+        thinking="",
+        answer_text="",
+        answer=None,
+        tail="",
+        is_finished=False,
+        is_looping=False,
+        num_tokens=0,
+        num_prompt_tokens=0,
+        finish_reason=finish_reason,
+        attempts=attempts,
+        error=error,
+    )
 
 
 @dataclass(frozen=True, slots=True)

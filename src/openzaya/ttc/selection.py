@@ -109,19 +109,22 @@ def histogram(answers: Sequence[str | None]) -> dict[str, int]:
     return dict(Counter(answer for answer in answers if answer is not None).most_common())
 
 
-def choose(candidates: Sequence[Votable], rng: Random) -> Choice | None:
+def choose(
+    candidates: Sequence[Votable], rng: Random, same: Callable[[str], str] = str
+) -> Choice | None:
     """Choose among the candidates of one stage; None when none of them generated anything.
 
-    The majority class wins, a tie goes to the class with the shortest finished trace, and the
-    class is represented by its shortest trace. Without any answer a random finished candidate is
-    taken, and without a finished one a random one.
+    Answers that `same` maps to one text are one class. The majority class wins, a tie goes to the
+    class with the shortest finished trace, and the class is represented by its shortest trace.
+    Without any answer a random finished candidate is taken, and without a finished one a random
+    one.
     """
     finished = [i for i, c in enumerate(candidates) if c.is_finished]
     voters = [i for i in finished if candidates[i].answer is not None]
     if voters:
-        answers = [candidates[i].answer for i in voters]
+        answers = [same(candidates[i].answer or "") for i in voters]
         winner = majority(answers, [candidates[i].num_tokens for i in voters])
-        mine = [i for i in voters if candidates[i].answer == winner]
+        mine = [i for i, answer in zip(voters, answers, strict=True) if answer == winner]
         index = min(mine, key=lambda i: candidates[i].num_tokens)
         counts = Counter(answers)
         is_tie = sum(count == len(mine) for count in counts.values()) > 1

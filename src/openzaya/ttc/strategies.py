@@ -1,161 +1,247 @@
-"""The settings of test-time compute, and the named parameter sets of the one loop.
+"""Strategies as named parameter sets of the one loop, and settings from plain fields.
 
-Every strategy is a point in the same space: no rounds is parallel sampling (self-consistency when
-the vote decides), one tail per prompt is Delethink, a tail as long as the budget is full-chain RSA,
-and passing finished answers forward instead of reasoning is the PaCoRe hybrid.
+    config_from({"preset": "16k", "strategy": "hybrid", "num_candidates": 8})
+
+A strategy fixes what makes it that strategy and proposes the rest. Paper: VI-A; VI-C.
+Deviation: D-050.
 """
 
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any
 
 from openzaya.core.errors import ConfigError
-from openzaya.text.tails import TailSource
+from openzaya.ttc.config import MAX_CANDIDATES, MarkovianRSAConfig, field_names
+from openzaya.ttc.presets import DEFAULT_PRESET, NANO, preset, presets
 
-Subset = Literal["uniform", "balanced"]
-Order = Literal["random", "cache"]
-Snap = Literal["exact", "line"]
+__all__ = [
+    "CONSENSUS",
+    "DEFAULT_PRESET",
+    "NANO",
+    "MarkovianRSAConfig",
+    "Strategy",
+    "config_from",
+    "delethink",
+    "pacore_hybrid",
+    "parallel",
+    "preset",
+    "presets",
+    "rsa",
+    "strategies",
+]
 
-MAX_CANDIDATES = 256
-MAX_ROUNDS = 64
-FINAL_RESPONSE_TOKENS = 40_960
-"""The paper's budget of a final response, used by every preset of the paper."""
+CONSENSUS = 0.95
+"""Probability of a majority that ends adaptive sampling. Source: arXiv:2305.11860."""
+FIRST_BATCH = 4
+"""Fewest samples that can reach CONSENSUS: with three that agree it is 0.94."""
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "tail_source": ("thinking", "answer_or_thinking", "answer", "all"),
-    "subset": ("uniform", "balanced"),
-    "order": ("random", "cache"),
-    "snap": ("exact", "line"),
-}
+Fields = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MarkovianRSAConfig:
-    """Settings of one run; the defaults are the paper's headline setting.
+def _nothing(_base: MarkovianRSAConfig, _given: Fields) -> Fields:
+    return {}
 
-    Raises `ConfigError` when the settings do not fit each other.
 
-    Paper: VI-A; VI-C.
-    Deviation: D-012.
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A named region of the settings: what it fixes, and what it proposes for the rest."""
+
+    name: str
+    summary: str
+    """One sentence for lists."""
+    fixed: Callable[[MarkovianRSAConfig, Fields], Fields] = _nothing
+    """Settings that make it this strategy, from the base and the fields that were given."""
+    proposed: Callable[[MarkovianRSAConfig, Fields], Fields] = _nothing
+    """Settings that it starts from; a given field wins."""
+
+
+def config_from(fields: Fields, base: MarkovianRSAConfig | None = None) -> MarkovianRSAConfig:
+    """Return settings from plain JSON fields, such as the body of a request.
+
+    `preset` and `strategy` name a start (default: `base`, else the recommended preset, which is
+    Markovian RSA), `reproduce: true` turns off every switch that the paper does not have, and all
+    other fields are those of `MarkovianRSAConfig`. Where beta is given and F is not, F is beta,
+    and tau is at most beta. Raises ConfigError that names field, found, expected and cure.
     """
-
-    num_candidates: int = 16
-    """N: candidates sampled in every round."""
-    tails_per_prompt: int = 4
-    """C: tails shown to each new candidate. 1 = every slot continues from its own tail."""
-    rounds: int = 2
-    """T: aggregation rounds after round 0, so a run has T + 1 stages. 0 = sample only."""
-    budget_tokens: int = 40_960
-    """beta: most tokens one candidate may generate in a round that is not the last."""
-    tail_tokens: int = 4_096
-    """tau: tokens of a trace that survive into the next round."""
-    final_budget_tokens: int | None = None
-    """F: most tokens of a candidate of the last stage; None = the same as budget_tokens."""
-    final_candidates: int | None = None
-    """Candidates of the last stage; None = num_candidates, which the vote needs."""
-    tail_source: TailSource = "thinking"
-    """What a tail is cut from; answer_or_thinking passes a finished answer, else the reasoning."""
-    subset: Subset = "uniform"
-    """How tails are drawn; balanced shows every tail equally often."""
-    order: Order = "random"
-    """Order of the tails in a prompt; cache puts often-used tails first, for prefix reuse."""
-    snap: Snap = "exact"
-    """line: start a tail at a line break when one lies in its first tenth."""
-    temperature: float = 1.0
-    """Sampling temperature of every stage."""
-    top_p: float = 1.0
-    """Nucleus mass of every stage."""
-    final_temperature: float | None = None
-    """Temperature of the last stage; None = temperature."""
-    max_attempts: int = 3
-    """Tries of one candidate before it is dropped; 1 when the sampler retries by itself."""
-    retry_base_s: float = 0.5
-    """Mean wait before the second try, in seconds; doubled for each further one."""
-
-    def __post_init__(self) -> None:
-        """Check every field alone, then against the others."""
-        _check_range("num_candidates (N)", self.num_candidates, 1, MAX_CANDIDATES)
-        _check_range("rounds (T)", self.rounds, 0, MAX_ROUNDS)
-        _check_range("budget_tokens (beta)", self.budget_tokens, 1, 1 << 24)
-        _check_range("tail_tokens (tau)", self.tail_tokens, 1, 1 << 24)
-        _check_range("max_attempts", self.max_attempts, 1, 16)
-        if self.final_budget_tokens is not None:
-            _check_range("final_budget_tokens (F)", self.final_budget_tokens, 1, 1 << 24)
-        if self.final_candidates is not None:
-            _check_range("final_candidates", self.final_candidates, 1, MAX_CANDIDATES)
-        for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
-        self._check_sampling()
-        if self.rounds > 0:
-            self._check_tails()
-
-    def _check_sampling(self) -> None:
-        for name in ("temperature", "final_temperature"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and 0.0 <= value <= 2.0):
-                raise ConfigError(f"{name} is {value}; choose a number from 0 (greedy) to 2")
-        if not (math.isfinite(self.top_p) and 0.0 < self.top_p <= 1.0):
-            raise ConfigError(f"top_p is {self.top_p}; choose a number above 0 and at most 1")
-        if not (math.isfinite(self.retry_base_s) and self.retry_base_s >= 0.0):
-            raise ConfigError(f"retry_base_s is {self.retry_base_s}; choose seconds >= 0")
-
-    def _check_tails(self) -> None:
-        if not 1 <= self.tails_per_prompt <= self.num_candidates:
+    given = dict(fields)
+    for name in given:
+        _check_name(name)
+    start = _start(given, base)
+    chosen = _strategy(given.pop("strategy", None))
+    is_reproduction = _switch(given.pop("reproduce", False))
+    if "widths" in given and isinstance(given["widths"], list):
+        given["widths"] = tuple(given["widths"])
+    fixed = chosen.fixed(start, given)
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
             raise ConfigError(
-                f"tails_per_prompt (C) is {self.tails_per_prompt}, but a round has only "
-                f"num_candidates (N) = {self.num_candidates} traces; choose 1 <= C <= N"
+                f"{name} is {given[name]!r}, but strategy {chosen.name} has {name} = {value!r}; "
+                "leave the field out or choose another strategy"
             )
-        if self.tail_tokens > self.budget_tokens:
-            raise ConfigError(
-                f"tail_tokens (tau) is {self.tail_tokens}, longer than the budget_tokens (beta) = "
-                f"{self.budget_tokens} of a trace; choose tau <= beta"
-            )
-
-    @property
-    def num_stages(self) -> int:
-        """T + 1: stage 0 and one stage per aggregation."""
-        return self.rounds + 1
-
-    def candidates_at(self, stage: int) -> int:
-        """Return the number of candidates of a stage."""
-        is_last = stage == self.rounds and self.final_candidates is not None
-        return self.final_candidates or self.num_candidates if is_last else self.num_candidates
-
-    def budget_at(self, stage: int) -> int:
-        """Return the most tokens a candidate of a stage may generate."""
-        if stage == self.rounds and self.final_budget_tokens is not None:
-            return self.final_budget_tokens
-        return self.budget_tokens
-
-    def temperature_at(self, stage: int) -> float:
-        """Return the sampling temperature of a stage."""
-        if stage == self.rounds and self.final_temperature is not None:
-            return self.final_temperature
-        return self.temperature
-
-    @property
-    def max_tail_tokens(self) -> int:
-        """Most tokens of one tail: tau, or twice tau where an answer's code block stays whole."""
-        keeps_code = self.tail_source in ("answer", "answer_or_thinking")
-        return 2 * self.tail_tokens if keeps_code else self.tail_tokens
-
-    @property
-    def min_survivors(self) -> int:
-        """Fewest candidates of a round that the next round may build on."""
-        return min(self.num_candidates, max(2, math.ceil(self.tails_per_prompt / 2)))
+    proposed = dict(_following(start, given)) | dict(chosen.proposed(start, given))
+    config = replace(start, **(proposed | given | dict(fixed)))
+    return config.reproduce() if is_reproduction else config
 
 
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}; choose a whole number from {low} to {high}")
+def _start(given: dict[str, Any], base: MarkovianRSAConfig | None) -> MarkovianRSAConfig:
+    name = given.pop("preset", None)
+    if name is None:
+        return base or preset(DEFAULT_PRESET)
+    if not isinstance(name, str):
+        raise ConfigError(f"preset is {name!r}; choose one of {', '.join(presets)}")
+    return preset(name)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+def _following(start: MarkovianRSAConfig, given: Fields) -> Fields:
+    """Settings that follow one that was given: F follows beta, tau stays within it, C within N."""
+    changes: dict[str, Any] = {}
+    beta, width = given.get("budget_tokens"), given.get("num_candidates")
+    if isinstance(beta, int) and not isinstance(beta, bool):
+        changes["final_budget_tokens"] = None
+        changes["tail_tokens"] = max(1, min(start.tail_tokens, beta))
+    if isinstance(width, int) and not isinstance(width, bool):
+        changes["tails_per_prompt"] = max(1, min(start.tails_per_prompt, width))
+    if isinstance(given.get("widths"), tuple):
+        changes["rounds"] = max(0, len(given["widths"]) - 1)
+    return changes
+
+
+def _check_name(name: str) -> None:
+    known = ("preset", "strategy", "reproduce", *field_names())
+    if name in known:
+        return
+    near = _LETTERS.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+    hint = f"did you mean {near!r}?" if near else f"known fields: {', '.join(known)}"
+    raise ConfigError(f"there is no field {name!r}; {hint}")
+
+
+def _strategy(name: object) -> Strategy:
+    if name is None:
+        return strategies["markovian_rsa"]
+    if isinstance(name, str) and name in strategies:
+        return strategies[name]
+    near = difflib.get_close_matches(str(name), strategies, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(strategies)}"
+    raise ConfigError(f"strategy is {name!r}; {hint}")
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"reproduce is {value!r}; choose true or false")
+    return value
+
+
+_LETTERS = {
+    "n": "num_candidates",
+    "N": "num_candidates",
+    "k": "tails_per_prompt",
+    "c": "tails_per_prompt",
+    "C": "tails_per_prompt",
+    "t": "rounds",
+    "T": "rounds",
+    "loops": "rounds",
+    "beta": "budget_tokens",
+    "tau": "tail_tokens",
+    "F": "final_budget_tokens",
+    "max_tokens": "budget_tokens",
+}
+"""The paper's and other programs' names: not accepted, because peers count T differently."""
+
+
+def _whole(given: Fields, name: str, base: int) -> int:
+    """Return a field that another one is made from; what is wrong with it is said later."""
+    value = given.get(name, base)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return max(1, min(value, MAX_CANDIDATES)) if is_whole else base
+
+
+def _batches(base: MarkovianRSAConfig, given: Fields) -> Fields:
+    """Growing batches that add up to N: 4, 4, 8, 16, ..."""
+    total = _whole(given, "num_candidates", base.num_candidates)
+    widths = given.get("widths")
+    if not isinstance(widths, tuple):
+        sizes = [min(FIRST_BATCH, total)]
+        while sum(sizes) < total:
+            sizes.append(min(sum(sizes), total - sum(sizes)))
+        widths = tuple(sizes)
+    return {
+        "widths": widths,
+        "rounds": len(widths) - 1,
+        "consensus": CONSENSUS,
+        "final_candidates": None,
+    }
+
+
+def _pacore(base: MarkovianRSAConfig, given: Fields) -> Fields:
+    """One round of N, then a single answer that sees all of them."""
+    widths = given.get("widths")
+    if not isinstance(widths, tuple):
+        widths = (_whole(given, "num_candidates", base.num_candidates), 1)
+    seen = [w for w in widths[:-1] if isinstance(w, int)]
+    return {
+        "widths": widths,
+        "rounds": len(widths) - 1,
+        "tails_per_prompt": max(seen, default=1),
+        "final_candidates": None,
+    }
+
+
+def _rsa(base: MarkovianRSAConfig, given: Fields) -> Fields:
+    return {"tail_tokens": given.get("budget_tokens", base.budget_tokens)}
+
+
+def _hybrid(base: MarkovianRSAConfig, given: Fields) -> Fields:
+    # An answer may grow as long as the code block that a tail can keep whole.
+    tau = given.get("tail_tokens", base.tail_tokens)
+    return {"answer_allowance_tokens": 2 * tau if isinstance(tau, int) else None}
+
+
+strategies: Mapping[str, Strategy] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Strategy("markovian_rsa", "Think in parallel, keep tails, aggregate, repeat, vote."),
+            Strategy(
+                "parallel",
+                "N independent candidates; any selection may choose among them.",
+                fixed=lambda _b, _g: {"rounds": 0},
+            ),
+            Strategy(
+                "self_consistency",
+                "N independent candidates and a majority vote.",
+                fixed=lambda _b, _g: {"rounds": 0, "select": "majority"},
+            ),
+            Strategy(
+                "adaptive_consistency",
+                "Growing batches of independent candidates until a majority is certain.",
+                fixed=lambda _b, _g: {"aggregate": False},
+                proposed=_batches,
+            ),
+            Strategy("rsa", "Recursive self-aggregation: whole traces are passed.", fixed=_rsa),
+            Strategy(
+                "delethink",
+                "N chains that each continue from their own tail.",
+                fixed=lambda _b, _g: {"tails_per_prompt": 1},
+                proposed=lambda _b, _g: {"rounds": 4},
+            ),
+            Strategy(
+                "pacore",
+                "Rounds of given widths that pass answers only, each prompt showing all of them.",
+                fixed=lambda _b, _g: {"tail_source": "answer"},
+                proposed=_pacore,
+            ),
+            Strategy(
+                "hybrid",
+                "Finished answers are passed, else the partial reasoning; for code.",
+                fixed=lambda _b, _g: {"tail_source": "answer_or_thinking"},
+                proposed=_hybrid,
+            ),
+        )
+    }
+)
+"""All strategies by name. Sources: arXiv:2305.11860, 2509.26626, 2510.06557; PaCoRe."""
 
 
 def parallel(num_candidates: int, budget_tokens: int) -> MarkovianRSAConfig:
@@ -187,41 +273,3 @@ def pacore_hybrid(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
     Paper: VI-C.
     """
     return replace(config, tail_source="answer_or_thinking")
-
-
-def _paper(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
-    final_budget = max(config.budget_tokens, FINAL_RESPONSE_TOKENS)
-    return replace(config, final_budget_tokens=final_budget)
-
-
-NANO = MarkovianRSAConfig(
-    num_candidates=8, tails_per_prompt=4, rounds=1, budget_tokens=320, tail_tokens=48
-)
-"""For the bundled nano model, whose traces are some hundred tokens long."""
-
-presets: Mapping[str, MarkovianRSAConfig] = MappingProxyType(
-    {
-        "16k": _paper(MarkovianRSAConfig(budget_tokens=16_384)),
-        "40k": _paper(MarkovianRSAConfig()),
-        "40k-8k": _paper(MarkovianRSAConfig(tail_tokens=8_192)),
-        "light": _paper(MarkovianRSAConfig(budget_tokens=8_192)),
-        "high": _paper(MarkovianRSAConfig(rounds=8, budget_tokens=16_384)),
-        "extra-high": _paper(MarkovianRSAConfig(rounds=8, num_candidates=32, budget_tokens=32_768)),
-        "delethink": _paper(MarkovianRSAConfig(rounds=4, tails_per_prompt=1, budget_tokens=8_192)),
-        "single": _paper(MarkovianRSAConfig(rounds=0, num_candidates=1, tails_per_prompt=1)),
-        "nano": NANO,
-    }
-)
-"""Named settings of the paper, and `nano` for the bundled model; the first is recommended."""
-
-DEFAULT_PRESET = "16k"
-"""The paper's recommended deployment; `light` is a latency preset that can lose to one rollout."""
-
-
-def preset(name: str) -> MarkovianRSAConfig:
-    """Return a preset by name; `ConfigError` with the nearest name when there is none."""
-    if name in presets:
-        return presets[name]
-    near = difflib.get_close_matches(name, presets, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known presets: {', '.join(presets)}"
-    raise ConfigError(f"there is no preset {name!r}; {hint}")

@@ -4,11 +4,13 @@ Paper: VI-A(a): tails are drawn uniformly from the stage before, and only from i
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
+from openzaya.ttc.config import MarkovianRSAConfig, Order
 from openzaya.ttc.result import Candidate
-from openzaya.ttc.strategies import MarkovianRSAConfig, Order, Subset
+
+Drawn = list[tuple[int, ...]]
 
 
 def pool_of(candidates: Sequence[Candidate]) -> tuple[int, ...]:
@@ -21,41 +23,75 @@ def pool_of(candidates: Sequence[Candidate]) -> tuple[int, ...]:
     return tuple(sound or [c.slot for c in filled])
 
 
+def minority_of(candidates: Sequence[Candidate], same: Callable[[str], str]) -> frozenset[int]:
+    """Return the slots whose answer is not the most frequent one; the first seen leads a tie."""
+    classes = {c.slot: same(c.answer) for c in candidates if c.answer is not None}
+    if not classes:
+        return frozenset()
+    leader = Counter(classes.values()).most_common(1)[0][0]
+    return frozenset(slot for slot, answer in classes.items() if answer != leader)
+
+
 def parents_of(
-    config: MarkovianRSAConfig, pool: Sequence[int], count: int, rng: Random
-) -> list[tuple[int, ...]]:
-    """Return the slots whose tails each of `count` new candidates sees, in prompt order.
+    config: MarkovianRSAConfig,
+    pool: Sequence[int],
+    slots: Sequence[int],
+    rng: Random,
+    *,
+    used: Counter[int] | None = None,
+    minority: frozenset[int] = frozenset(),
+) -> Drawn:
+    """Return the slots whose tails the candidates of `slots` see, each in prompt order.
 
     With C = 1 slot i continues from its own tail while it has one. Without replacement inside a
-    subset, independent between candidates unless balanced; min(C, pool) tails each.
+    subset, independent between candidates unless balanced; min(C, pool) tails each. `used` counts
+    how often tails were shown in the stage already, and is brought up to date. Under `diverse` a
+    subset without any slot of `minority` gets one.
     """
     if not pool:
-        return [()] * count
+        return [()] * len(slots)
     if config.tails_per_prompt == 1:
-        return [(slot if slot in pool else rng.choice(pool),) for slot in range(count)]
+        return [(slot if slot in pool else rng.choice(pool),) for slot in slots]
+    used = Counter() if used is None else used
     size = min(config.tails_per_prompt, len(pool))
-    return _ordered(_draw(config.subset, pool, size, count, rng), config.order)
+    if config.subset == "balanced":
+        drawn = [_least_used(pool, size, used, rng) for _ in slots]
+    else:
+        drawn = [tuple(rng.sample(pool, size)) for _ in slots]
+        if config.subset == "diverse":
+            drawn = _with_minority(drawn, sorted(minority.intersection(pool)), rng)
+        for subset in drawn:
+            used.update(subset)
+    return _ordered(drawn, config.order, used)
 
 
-def _draw(
-    subset: Subset, pool: Sequence[int], size: int, count: int, rng: Random
-) -> list[tuple[int, ...]]:
-    if subset == "uniform":
-        return [tuple(rng.sample(pool, size)) for _ in range(count)]
-    used: Counter[int] = Counter()
-    drawn: list[tuple[int, ...]] = []
-    for _ in range(count):
-        # Least used first, ties by chance: uses never differ by more than one.
-        least = sorted(pool, key=lambda slot: (used[slot], rng.random()))[:size]
-        rng.shuffle(least)
-        used.update(least)
-        drawn.append(tuple(least))
-    return drawn
+def _least_used(pool: Sequence[int], size: int, used: Counter[int], rng: Random) -> tuple[int, ...]:
+    # Least used first, ties by chance: uses never differ by more than one.
+    least = sorted(pool, key=lambda slot: (used[slot], rng.random()))[:size]
+    rng.shuffle(least)
+    used.update(least)
+    return tuple(least)
 
 
-def _ordered(subsets: list[tuple[int, ...]], order: Order) -> list[tuple[int, ...]]:
+def _with_minority(drawn: Drawn, minority: Sequence[int], rng: Random) -> Drawn:
+    """Put a random minority tail in the place of a random other one where a subset has none.
+
+    Repeated aggregation without it collapses to few modes. Source: arXiv:2604.07725.
+    Deviation: D-054.
+    """
+    if not minority:
+        return drawn
+    changed: Drawn = []
+    for subset in drawn:
+        kept = list(subset)
+        if not set(kept).intersection(minority):
+            kept[rng.randrange(len(kept))] = rng.choice(minority)
+        changed.append(tuple(kept))
+    return changed
+
+
+def _ordered(subsets: Drawn, order: Order, used: Counter[int]) -> Drawn:
     """Put often-used tails first under `cache`, so that prompts share long prefixes."""
     if order == "random":
         return subsets
-    used = Counter(slot for subset in subsets for slot in subset)
     return [tuple(sorted(subset, key=lambda s: (-used[s], s))) for subset in subsets]
