@@ -6,6 +6,7 @@ from typing import Any
 
 from openzaya.backends.sse import StreamError, clip
 from openzaya.core.records import Watch
+from openzaya.text.calls import TextCall, calls_to_text
 
 MAX_PIECES = 256
 """Pieces of text are joined at this many: one string a token would cost 60 bytes each."""
@@ -64,6 +65,7 @@ class ChatStream:
         "_template",
         "_watch",
         "cached_tokens",
+        "calls",
         "content",
         "finish_reason",
         "is_done",
@@ -81,6 +83,8 @@ class ChatStream:
         self.content = Part()
         self.token_ids = array("I")
         """Ids of everything generated, when the server sends them."""
+        self.calls: dict[int, list[str]] = {}
+        """Name and arguments of every tool call, by its index."""
         self.finish_reason: str | None = None
         self.is_done = False
         """Whether the stream ended with its [DONE]."""
@@ -110,6 +114,9 @@ class ChatStream:
     def text(self) -> str:
         """Everything generated, as the model wrote it."""
         reasoning, content = self.reasoning.text, self.content.text
+        if self.calls:
+            calls = [TextCall(*self.calls[index]) for index in sorted(self.calls)]
+            content = "\n".join(filter(None, (content, calls_to_text(calls))))
         is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
         return f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content
 
@@ -154,6 +161,8 @@ class ChatStream:
             self._add(self.reasoning, reasoning, 0 if content else num_ids)
         if content:
             self._add(self.content, content, num_ids)
+        if delta.get("tool_calls"):
+            self._take_calls(delta["tool_calls"], data)
         finish = choice.get("finish_reason")
         if finish:
             self.finish_reason = str(finish)
@@ -168,6 +177,21 @@ class ChatStream:
             raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
         self.token_ids.extend(ids)
         return len(ids)
+
+    def _take_calls(self, told: Any, data: str) -> None:
+        """Take in pieces of tool calls: the name comes first, the arguments bit by bit."""
+        for at, piece in enumerate(told if isinstance(told, list) else [None]):
+            function = piece.get("function") if isinstance(piece, dict) else None
+            index = piece.get("index", at) if isinstance(piece, dict) else None
+            if not isinstance(function, dict) or type(index) is not int:
+                raise StreamError(f"a tool call is not of the form of the API: {clip(data)!r}")
+            name, arguments = function.get("name") or "", function.get("arguments") or ""
+            if not isinstance(name, str) or not isinstance(arguments, str):
+                raise StreamError(f"a tool call holds something else than text: {clip(data)!r}")
+            known = self.calls.setdefault(index, ["", ""])
+            known[0] += name
+            known[1] += arguments
+            self.num_chunks += 1
 
     def _take_like_the_last(self, data: str, part: Part, prefix: str, suffix: str) -> bool:
         """Take in an event that differs from the last one only in its text, without JSON.

@@ -27,6 +27,11 @@ def body_with_messages(fields: dict[str, Any], messages: tuple[Message, ...]) ->
     return rest[:-1] + (b', "messages": [' if fields else b'"messages": [') + turns + b"]}"
 
 
+def any_body(fields: dict[str, Any]) -> bytes:
+    """Return a body whose messages may hold anything."""
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
+
+
 def json_text(text: str) -> bytes:
     """Return a text as a JSON string; what UTF-8 cannot hold (lone surrogates) becomes `?`."""
     return _long_text(text) if len(text) >= LONG_CHARS else _any_text(text)

@@ -13,7 +13,7 @@ from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.client import StaleConnectionError
 from openzaya.backends.faults import CallFault
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
-from openzaya.backends.json_text import body_with_messages
+from openzaya.backends.json_text import any_body, body_with_messages
 from openzaya.core.errors import ContextLengthError, UpstreamError
 from openzaya.core.records import SampleRequest, Watch
 
@@ -68,7 +68,11 @@ class Upstream:
 
         Raises CallFault, ContextLengthError, UpstreamError.
         """
-        body = body_with_messages(self.fields(request), request.messages)
+        if request.fields:
+            told = {"messages": [{"role": m.role, "content": m.content} for m in request.messages]}
+            body = any_body({**told, **request.fields, **self.fields(request)})
+        else:
+            body = body_with_messages(self.fields(request), request.messages)
         began = time.monotonic()
         self.calls += 1
         try:
