@@ -5,8 +5,8 @@ from array import array
 from typing import Any
 
 from openzaya.backends.sse import StreamError, clip
+from openzaya.backends.tool_text import ToolCalls
 from openzaya.core.records import Watch
-from openzaya.text.calls import TextCall, calls_to_text
 
 MAX_PIECES = 256
 """Pieces of text are joined at this many: one string a token would cost 60 bytes each."""
@@ -62,10 +62,10 @@ class ChatStream:
     """What a chat stream has said so far; tells a watch of the text as the model wrote it."""
 
     __slots__ = (
+        "_calls",
         "_template",
         "_watch",
         "cached_tokens",
-        "calls",
         "content",
         "finish_reason",
         "is_done",
@@ -83,8 +83,6 @@ class ChatStream:
         self.content = Part()
         self.token_ids = array("I")
         """Ids of everything generated, when the server sends them."""
-        self.calls: dict[int, list[str]] = {}
-        """Name and arguments of every tool call, by its index."""
         self.finish_reason: str | None = None
         self.is_done = False
         """Whether the stream ended with its [DONE]."""
@@ -98,6 +96,7 @@ class ChatStream:
         self.reasoning_field: str | None = None
         """The field in which reasoning came; None while there was none."""
         self._watch = watch
+        self._calls = ToolCalls()
         self._template: tuple[Part, str, str] | None = None
 
     @property
@@ -114,9 +113,6 @@ class ChatStream:
     def text(self) -> str:
         """Everything generated, as the model wrote it."""
         reasoning, content = self.reasoning.text, self.content.text
-        if self.calls:
-            calls = [TextCall(*self.calls[index]) for index in sorted(self.calls)]
-            content = "\n".join(filter(None, (content, calls_to_text(calls))))
         is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
         return f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content
 
@@ -162,10 +158,13 @@ class ChatStream:
         if content:
             self._add(self.content, content, num_ids)
         if delta.get("tool_calls"):
-            self._take_calls(delta["tool_calls"], data)
+            self._calls.add(delta["tool_calls"], data)
+            self.num_chunks += 1
         finish = choice.get("finish_reason")
         if finish:
             self.finish_reason = str(finish)
+            if self._calls:
+                self._add(self.content, self._calls.text(bool(self.content)), 0)
             if finish == "stop" and self.reasoning and not self.content:
                 self._tell(THINK_CLOSED, 0)
         elif not num_ids and 0 < len(reasoning) + len(content) <= TEMPLATE_CHARS:
@@ -177,21 +176,6 @@ class ChatStream:
             raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
         self.token_ids.extend(ids)
         return len(ids)
-
-    def _take_calls(self, told: Any, data: str) -> None:
-        """Take in pieces of tool calls: the name comes first, the arguments bit by bit."""
-        for at, piece in enumerate(told if isinstance(told, list) else [None]):
-            function = piece.get("function") if isinstance(piece, dict) else None
-            index = piece.get("index", at) if isinstance(piece, dict) else None
-            if not isinstance(function, dict) or type(index) is not int:
-                raise StreamError(f"a tool call is not of the form of the API: {clip(data)!r}")
-            name, arguments = function.get("name") or "", function.get("arguments") or ""
-            if not isinstance(name, str) or not isinstance(arguments, str):
-                raise StreamError(f"a tool call holds something else than text: {clip(data)!r}")
-            known = self.calls.setdefault(index, ["", ""])
-            known[0] += name
-            known[1] += arguments
-            self.num_chunks += 1
 
     def _take_like_the_last(self, data: str, part: Part, prefix: str, suffix: str) -> bool:
         """Take in an event that differs from the last one only in its text, without JSON.

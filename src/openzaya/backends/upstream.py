@@ -13,7 +13,7 @@ from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.client import StaleConnectionError
 from openzaya.backends.faults import CallFault
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
-from openzaya.backends.json_text import any_body, body_with_messages
+from openzaya.backends.json_text import body_with_messages
 from openzaya.core.errors import ContextLengthError, UpstreamError
 from openzaya.core.records import SampleRequest, Watch
 
@@ -68,11 +68,7 @@ class Upstream:
 
         Raises CallFault, ContextLengthError, UpstreamError.
         """
-        if request.fields:
-            told = {"messages": [{"role": m.role, "content": m.content} for m in request.messages]}
-            body = any_body({**told, **request.fields, **self.fields(request)})
-        else:
-            body = body_with_messages(self.fields(request), request.messages)
+        body = self.body(request)
         began = time.monotonic()
         self.calls += 1
         try:
@@ -108,6 +104,14 @@ class Upstream:
                 self.server.client.drop_idle()
             else:
                 return call
+
+    def body(self, request: SampleRequest) -> bytes:
+        """Return the body of a call: what the request brings, and what we ask of every call."""
+        fields = {**request.fields, **self.fields(request)}
+        messages = fields.pop("messages", None)
+        if messages is None:
+            messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        return body_with_messages(fields, messages)
 
     def fields(self, request: SampleRequest) -> dict[str, Any]:
         """Return the fields of a request as this server understands them, all but the messages."""

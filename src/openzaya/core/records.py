@@ -75,8 +75,9 @@ class SampleRequest:
     """Smaller runs first: the age of the problem, so that the oldest problem finishes first."""
     stage: int = 0
     """Stage of the run that asks; a pool of several models may choose one by it."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    """What the body of a request to a server holds beside ours; its `messages` replace ours."""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields for a server elsewhere, as its API names them; `messages` among them replaces
+    the messages above. Samplers in this process ignore them."""
 
 
 @dataclass(frozen=True, slots=True)
