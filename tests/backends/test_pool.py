@@ -16,6 +16,8 @@ from openzaya.backends.run_sampler import RetryBudget
 from openzaya.core.errors import ConfigError, RequestError, UpstreamError
 from openzaya.core.protocols import WatchedSampler
 from openzaya.core.records import Message, SampleRequest, Watch
+from openzaya.serve.tool_calls import ToolScanner
+from openzaya.text.think import split_thinking
 from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
 
 ASK = SampleRequest(messages=(Message("user", "What is it? [key: 41]"),), max_tokens=100, seed=3)
@@ -220,6 +222,16 @@ def test_a_missing_server_is_looked_for_and_none_at_all_is_an_error(monkeypatch)
     run(main())
 
 
+def test_a_server_that_speaks_no_tls_cannot_be_reached_over_it():
+    async def main():
+        async with serve(Mock()) as server:
+            with pytest.raises(UpstreamError, match=r"cannot be reached \(SSLError"):
+                async with Upstreams([HttpConfig(url=server.url.replace("http:", "https:"))]):
+                    raise AssertionError("it must not open")
+
+    run(main())
+
+
 def test_stages_go_to_their_models_and_models_are_found_by_role():
     async def main():
         async with (
@@ -256,6 +268,29 @@ def test_settings_that_cannot_work_are_refused():
         Upstreams([])
     with pytest.raises(ConfigError, match="weight"):
         HttpConfig(url="http://x", weight=0.0)
+
+
+def test_fields_of_the_request_reach_the_server_and_tool_calls_come_back_as_text():
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {}}}}
+    turns = [
+        {"role": "system", "content": "Be short. " * 300},
+        {"role": "user", "content": "\u00e9"},
+    ]
+    asked = replace(ASK, fields={"top_k": 5, "tools": [tool], "messages": turns, "seed": 99})
+
+    async def main():
+        async with pool_of(replace(FAST, kept_requests=9)) as (pool, server):
+            watch = Watch()
+            completion = await pool.sampler().sample_watched(asked, watch)
+            body = server.records.requests[0]["body"]
+            assert (body["messages"], body["top_k"], body["seed"]) == (turns, 5, 3)
+            assert "".join(watch.pieces) == completion.text
+            answer = split_thinking(completion.text).answer
+            _, calls = ToolScanner({"weather": {}}).feed(answer)
+            assert [call.name for call in calls] == ["weather"]
+            assert completion.finish_reason == "stop"
+
+    run(main())
 
 
 # Watching and cutting
@@ -330,7 +365,7 @@ def test_a_call_can_be_cut_wherever_it_waits(where):
             watch.cut.set()
             completion = await asyncio.wait_for(task, 2)
             assert (completion.text, completion.finish_reason) == ("", "abort")
-            assert pool.status()["waiting"] == 0
+            assert pool.status()["waiting"] == pool.status()["upstreams"][0]["waiting"] == 0
             if where == "queue":
                 first.cancel()
                 await asyncio.gather(first, return_exceptions=True)

@@ -5,6 +5,7 @@ from array import array
 from typing import Any
 
 from openzaya.backends.sse import StreamError, clip
+from openzaya.backends.tool_text import ToolCalls
 from openzaya.core.records import Watch
 
 MAX_PIECES = 256
@@ -61,6 +62,7 @@ class ChatStream:
     """What a chat stream has said so far; tells a watch of the text as the model wrote it."""
 
     __slots__ = (
+        "_calls",
         "_template",
         "_watch",
         "cached_tokens",
@@ -94,6 +96,7 @@ class ChatStream:
         self.reasoning_field: str | None = None
         """The field in which reasoning came; None while there was none."""
         self._watch = watch
+        self._calls = ToolCalls()
         self._template: tuple[Part, str, str] | None = None
 
     @property
@@ -154,9 +157,14 @@ class ChatStream:
             self._add(self.reasoning, reasoning, 0 if content else num_ids)
         if content:
             self._add(self.content, content, num_ids)
+        if delta.get("tool_calls"):
+            self._calls.add(delta["tool_calls"], data)
+            self.num_chunks += 1
         finish = choice.get("finish_reason")
         if finish:
             self.finish_reason = str(finish)
+            if self._calls:
+                self._add(self.content, self._calls.text(bool(self.content)), 0)
             if finish == "stop" and self.reasoning and not self.content:
                 self._tell(THINK_CLOSED, 0)
         elif not num_ids and 0 < len(reasoning) + len(content) <= TEMPLATE_CHARS:

@@ -5,10 +5,9 @@ same one. Three replacements of plain ASCII cost less than half of what the json
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
-
-from openzaya.core.records import Message
 
 LONG_CHARS = 1024
 """Shorter texts are left to the json module."""
@@ -18,18 +17,24 @@ KEPT_TEXTS = 64
 _CONTROLS = bytes(range(32))
 
 
-def body_with_messages(fields: dict[str, Any], messages: tuple[Message, ...]) -> bytes:
+def body_with_messages(fields: dict[str, Any], messages: Iterable[Mapping[str, Any]]) -> bytes:
     """Return `fields` as JSON, with a further field `messages`."""
-    turns = b", ".join(
-        b'{"role": "%s", "content": %s}' % (m.role.encode(), json_text(m.content)) for m in messages
-    )
-    rest = json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
-    return rest[:-1] + (b', "messages": [' if fields else b'"messages": [') + turns + b"]}"
+    turns = b", ".join(map(_turn, messages))
+    start = _any(fields)[:-1] + (b", " if fields else b"")
+    return b'%s"messages": [%s]}' % (start, turns)
+
+
+def _turn(message: Mapping[str, Any]) -> bytes:
+    content = message.get("content")
+    if not isinstance(content, str) or len(content) < LONG_CHARS:
+        return _any(message)
+    rest = _any({name: value for name, value in message.items() if name != "content"})
+    return b'%s, "content": %s}' % (rest[:-1], json_text(content))
 
 
 def json_text(text: str) -> bytes:
     """Return a text as a JSON string; what UTF-8 cannot hold (lone surrogates) becomes `?`."""
-    return _long_text(text) if len(text) >= LONG_CHARS else _any_text(text)
+    return _long_text(text) if len(text) >= LONG_CHARS else _any(text)
 
 
 @lru_cache(maxsize=KEPT_TEXTS)
@@ -39,8 +44,8 @@ def _long_text(text: str) -> bytes:
         encoded = escaped.encode("ascii")
         if len(encoded.translate(None, _CONTROLS)) == len(encoded):
             return b'"%s"' % encoded
-    return _any_text(text)
+    return _any(text)
 
 
-def _any_text(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
+def _any(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

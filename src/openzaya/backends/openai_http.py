@@ -33,9 +33,7 @@ class OpenAISampler:
         """Keep the settings; the connections open with the context manager."""
         self.config = config
         whole = PoolConfig(max_in_flight=config.max_in_flight, job_share=1.0)
-        self._pool = Upstreams(
-            [config], whole, tokenizer=tokenizer, sleep=sleep, probes_all=False
-        )
+        self._pool = Upstreams([config], whole, tokenizer=tokenizer, sleep=sleep, probes_all=False)
         self._run: RunSampler | None = None
 
     async def __aenter__(self) -> "OpenAISampler":

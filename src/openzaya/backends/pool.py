@@ -203,7 +203,8 @@ class Upstreams:
         """Return plain figures for /health and /metrics.
 
         `{state, in_flight, waiting, limit, models: [{model, names, waiting, state,
-        context_tokens, tail_method}], upstreams: [...]}`; `upstreams` as in `Upstream.status`.
+        context_tokens, tail_method}], upstreams: [...]}`; `upstreams` as in `Upstream.status`, with
+        `waiting`: calls that wait for a place at any server of its model.
         `state` is `up`, `degraded` (some server is not there) or `down`.
         """
         models = [
@@ -217,6 +218,7 @@ class Upstreams:
             }
             for name, model in self._models.items()
         ]
+        waiting = {name: len(model.route.waiting) for name, model in self._models.items()}
         up = sum(upstream.is_up for upstream in self.upstreams)
         is_whole = up == len(self.upstreams)
         return {
@@ -225,7 +227,10 @@ class Upstreams:
             "waiting": self._scheduler.num_waiting,
             "limit": self._scheduler.max_in_flight,
             "models": models,
-            "upstreams": [upstream.status() for upstream in self.upstreams],
+            "upstreams": [
+                {**upstream.status(), "waiting": waiting.get(upstream.server.model, 0)}
+                for upstream in self.upstreams
+            ],
         }
 
     def _find(self, name: str) -> ModelPool:
@@ -261,7 +266,9 @@ class Upstreams:
         server = upstream.server
         try:
             await server.find_model()
-            upstream.capabilities = await probe(server, upstream.config, probes_all=self._probes_all)
+            upstream.capabilities = await probe(
+                server, upstream.config, probes_all=self._probes_all
+            )
         except CallFault as fault:
             return NoUpstreamError(f"{server.base} cannot be reached ({fault}); check that it runs")
         except NoUpstreamError as error:

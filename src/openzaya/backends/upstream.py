@@ -68,7 +68,7 @@ class Upstream:
 
         Raises CallFault, ContextLengthError, UpstreamError.
         """
-        body = body_with_messages(self.fields(request), request.messages)
+        body = self.body(request)
         began = time.monotonic()
         self.calls += 1
         try:
@@ -104,6 +104,14 @@ class Upstream:
                 self.server.client.drop_idle()
             else:
                 return call
+
+    def body(self, request: SampleRequest) -> bytes:
+        """Return the body of a call: what the request brings, and what we ask of every call."""
+        fields = {**request.fields, **self.fields(request)}
+        messages = fields.pop("messages", None)
+        if messages is None:
+            messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        return body_with_messages(fields, messages)
 
     def fields(self, request: SampleRequest) -> dict[str, Any]:
         """Return the fields of a request as this server understands them, all but the messages."""

@@ -1,10 +1,10 @@
 """The records that packages hand to each other."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -75,6 +75,9 @@ class SampleRequest:
     """Smaller runs first: the age of the problem, so that the oldest problem finishes first."""
     stage: int = 0
     """Stage of the run that asks; a pool of several models may choose one by it."""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields for a server elsewhere, as its API names them; `messages` among them replaces
+    the messages above. Samplers in this process ignore them."""
 
 
 @dataclass(frozen=True, slots=True)

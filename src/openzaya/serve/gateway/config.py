@@ -15,7 +15,7 @@ class GatewayConfig(ServeConfig):
     heartbeat_s: float = 10.0
     """A stream without news sends a comment this often."""
     journal: str = ""
-    """Where runs are kept: a path or URL; empty takes the usual place, `memory` forgets them."""
+    """Where runs are kept: a path or URL; empty takes the usual place."""
     max_runs: int = 256
     """Runs at the same time; more are refused with 429."""
     max_run_tokens: int = 16 << 20

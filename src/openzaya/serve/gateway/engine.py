@@ -80,10 +80,10 @@ class EngineBackend:
     def sampler(
         self,
         wish: Wish,
-        model: str,
+        model: str,  # noqa: ARG002
         run: int,
         who: Who,
-        live: LiveText | None,  # noqa: ARG002
+        live: LiveText | None,
     ) -> "EngineSampler":
         """Return the sampler of one run."""
         return EngineSampler(self, wish, run, who.tenant, live)
@@ -220,7 +220,7 @@ class EngineSampler:
         reply = Reply(service.codec.tokenizer, rules)
         cut = asyncio.create_task(watch.cut.wait())
         try:
-            while not reply.is_done and not watch.cut.is_set():
+            while not (reply.is_done or watch.cut.is_set()):
                 for _, event in await _events_or(job, cut):
                     reply.feed(event)
                     is_text = event.finish_reason != "stop" or event.token_id not in stop_ids
@@ -228,7 +228,7 @@ class EngineSampler:
                     watch.add(text, 1)
                     if is_final and self.live is not None and text:
                         self.live.feed(text)
-                    if reply.is_done:
+                    if event.finish_reason is not None or reply.hit_stop_string:
                         break
         finally:
             cut.cancel()

@@ -46,6 +46,7 @@ class Gateway:
         """Make the runs."""
         self.runs = Runs(self)
         self.metrics.watch_upstreams(self.backend.status)
+        self.metrics.watch_journal(lambda: self.journal.pending_bytes)
 
     @property
     def draining(self) -> bool:

@@ -162,9 +162,9 @@ class UpstreamBackend:
         self,
         wish: Wish,
         model: str,
-        run: int,
+        run: int,  # noqa: ARG002
         who: Who,
-        live: LiveText | None,  # noqa: ARG002
+        live: LiveText | None,
     ) -> "UpstreamSampler":
         """Return the sampler of one run."""
         weight = who.key.allowance.weight
@@ -173,10 +173,10 @@ class UpstreamBackend:
 
     async def pass_through(
         self,
-        request: Request,
+        request: Request,  # noqa: ARG002
         body: dict[str, Any],
         choice: Choice,
-        who: Who,  # noqa: ARG002
+        who: Who,
     ) -> ASGIApp:
         """Answer a chat as the upstream does."""
         ask = reader(UpstreamChat)(body)
