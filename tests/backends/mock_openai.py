@@ -59,6 +59,11 @@ class Mock:
     peak_in_flight: int = 0
     aborted: int = 0
 
+    @property
+    def streamed(self) -> list[dict[str, Any]]:
+        """The bodies of streamed calls: all but a probe's small questions."""
+        return [body for body in self.bodies if body.get("stream")]
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)

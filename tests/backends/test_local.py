@@ -13,9 +13,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from openzaya.backends.local import LocalSampler, load_local_sampler
+from openzaya.backends.local_text import Unrolling
 from openzaya.core.errors import ContextLengthError, EngineError
 from openzaya.core.protocols import Sampler
-from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import SamplingParams
 from openzaya.model.presets import preset
@@ -136,6 +137,82 @@ def test_cancelling_the_coroutine_aborts_the_request_and_leaves_the_others(
     assert again.token_ids == tuple(expected_ids(model, tokenizer, REQUEST))
 
 
+def test_a_watch_sees_the_whole_text_and_every_token(sampler: LocalSampler) -> None:
+    async def scenario() -> None:
+        for seed in range(6):
+            watch = Watch()
+            completion = await sampler.sample_watched(replace(REQUEST, seed=seed), watch)
+            assert "".join(watch.pieces) == completion.text
+            assert watch.num_tokens == completion.num_tokens
+            assert completion == await sampler.sample(replace(REQUEST, seed=seed))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_a_cut_ends_the_generation_and_returns_what_there_is(
+    sampler: LocalSampler, engine: Engine, most: int
+) -> None:
+    async def scenario() -> None:
+        watch = Watch()
+
+        def on_text(_text: str, _num_tokens: int) -> None:
+            if watch.num_tokens >= most:
+                watch.cut.set()
+
+        watch.on_text = on_text
+        unbounded = replace(REQUEST, seed=15, max_tokens=210)
+        completion = await sampler.sample_watched(unbounded, watch)
+        whole = await sampler.sample(unbounded)
+        assert completion.finish_reason == "abort"
+        assert most <= completion.num_tokens < whole.num_tokens == 210
+        assert whole.text.startswith(completion.text)
+        assert "".join(watch.pieces) == completion.text
+
+    asyncio.run(scenario())
+    assert not engine.has_work
+
+
+def test_equal_prompts_of_one_moment_are_computed_once(
+    sampler: LocalSampler, engine: Engine
+) -> None:
+    requests = [replace(REQUEST, seed=seed, max_tokens=2) for seed in range(4)]
+    asyncio.run(gather(sampler, requests))
+    assert engine.stats.tokens_prefilled == sampler.count_prompt_tokens(QUESTION)
+
+
+def test_the_oldest_run_goes_first_where_there_is_no_room_for_all(
+    sampler: LocalSampler, engine: Engine
+) -> None:
+    order: list[int] = []
+
+    async def ask(priority: int) -> None:
+        await sampler.sample(replace(REQUEST, seed=15, max_tokens=8, priority=priority))
+        order.append(priority)
+
+    async def scenario() -> None:
+        await asyncio.gather(*(ask(priority) for priority in reversed(range(12))))
+
+    asyncio.run(scenario())
+    assert [set(order[i : i + 4]) for i in (0, 4, 8)] == [
+        {0, 1, 2, 3},
+        {4, 5, 6, 7},
+        {8, 9, 10, 11},
+    ]
+
+
+def test_characters_of_several_tokens_are_told_whole() -> None:
+    class Bytes:
+        def decode(self, ids: list[int]) -> str:
+            return bytes(ids).decode("utf-8", "replace")
+
+    text = "a\u00e9\u20ac\U0001f600" * 40
+    unrolling = Unrolling(Bytes())  # type: ignore[arg-type]
+    pieces = [unrolling.add([byte]) for byte in text.encode()]
+    assert "".join(pieces) == text
+    assert set(pieces) == {"", *text}
+
+
 def test_a_prompt_beyond_the_context_is_refused_and_the_sampler_goes_on(
     sampler: LocalSampler,
 ) -> None:
@@ -172,7 +249,8 @@ def test_closing_wakes_those_who_wait_and_refuses_those_who_come_later(
 
     async def scenario() -> Completion:
         waiting = asyncio.create_task(sampler.sample(replace(REQUEST, seed=15, max_tokens=210)))
-        await asyncio.sleep(0)
+        for _ in range(3):  # until it is handed in
+            await asyncio.sleep(0)
         sampler.close()
         return await waiting
 

@@ -13,7 +13,6 @@ from backends.mock_openai import (
     endless,
     event,
     first_events,
-    good,
     keep_alive,
     raw,
     serve,
@@ -23,9 +22,9 @@ from backends.mock_openai import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openzaya.backends.gate import Gate
+from openzaya.backends.chat_stream import Part
 from openzaya.backends.openai_http import HttpConfig, OpenAISampler
-from openzaya.backends.sse import MAX_LINE_BYTES, Piece, StreamError, events
+from openzaya.backends.sse import MAX_LINE_BYTES, EventReader, StreamError
 from openzaya.backends.tails_http import Ruler
 from openzaya.core.errors import ConfigError, ContextLengthError, UpstreamError
 from openzaya.core.records import Message, SampleRequest
@@ -199,13 +198,15 @@ def test_a_prompt_that_is_too_long_is_the_requests_fault():
         sample(Mock(faults=[status(400, "bad field")]))
 
 
-@pytest.mark.parametrize("header", ["17", "date"])
-def test_retry_after_is_obeyed_and_lowers_the_limit(header):
-    told = formatdate(time.time() + 17, usegmt=True) if header == "date" else header
-    mock, naps = Mock(faults=[status(429, "slow down", Retry_After=told)]), Naps()
-    _, sampler = sample(mock, naps=naps)
-    assert 14 <= naps.seconds[0] <= 17.1
-    assert 32 <= sampler._gate.limit < 33
+@pytest.mark.parametrize("header", ["0.3", "date"])
+def test_retry_after_is_obeyed_without_asking_in_between_and_lowers_the_limit(header):
+    told = formatdate(time.time() + 2, usegmt=True) if header == "date" else header
+    mock = Mock(faults=[status(429, "slow down", Retry_After=told)])
+    begun = time.monotonic()
+    _, sampler = sample(mock)
+    assert time.monotonic() - begun >= (0.3 if header == "0.3" else 0.9)
+    assert len(mock.bodies) == 2
+    assert 32 <= sampler.upstream.limit.value < 33
 
 
 def test_a_server_that_wants_an_hour_is_an_error_at_once():
@@ -296,11 +297,11 @@ def test_without_a_key_no_header_is_sent(monkeypatch):
 def test_ids_are_asked_for_only_when_the_probe_saw_them():
     mock = Mock(knows_ids=True)
     completion, _ = sample(mock, probe=True)
-    assert [b.get("return_token_ids") for b in mock.bodies] == [True, True]
+    assert [b.get("return_token_ids") for b in mock.streamed] == [True, True]
     assert completion.token_ids == (100, 101, 102, 103, 104)
     silent = Mock()
     completion, _ = sample(silent, probe=True)
-    assert [b.get("return_token_ids") for b in silent.bodies] == [True, None]
+    assert [b.get("return_token_ids") for b in silent.streamed] == [True, None]
     assert completion.token_ids is None
     refusing = Mock(faults=[status(422, "unknown field")])
     assert sample(refusing, probe=True)[0].token_ids is None
@@ -376,11 +377,18 @@ def test_a_local_tokenizer_comes_before_characters():
         def decode(self, ids):
             return "|".join(map(str, ids))
 
-    sampler = OpenAISampler(HttpConfig(url="http://x"), tokenizer=Words())
-    assert sampler.last_tokens("a bb ccc", 2) == "2|3"
-    assert sampler.last_tokens("a bb ccc", 3) == "a bb ccc"
-    assert sampler.tail_method == "exact (local tokenizer)"
-    assert sampler.count_prompt_tokens((Message("user", "a bb ccc"),)) == 3 + 8
+    mock = Mock(can_tokenize=True)
+
+    async def main():
+        async with serve(mock):
+            config = HttpConfig(url=mock.url, probe=False)
+            async with OpenAISampler(config, tokenizer=Words()) as sampler:
+                assert sampler.last_tokens("a bb ccc", 2) == "2|3"
+                assert sampler.last_tokens("a bb ccc", 3) == "a bb ccc"
+                assert sampler.tail_method == "exact (local tokenizer)"
+                assert sampler.count_prompt_tokens((Message("user", "a bb ccc"),)) == 3 + 8
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 @given(
@@ -391,7 +399,10 @@ def test_a_local_tokenizer_comes_before_characters():
 )
 @settings(max_examples=200, deadline=None)
 def test_a_tail_by_ids_is_a_suffix_of_at_most_count_tokens_and_nearly_as_long(pieces, count):
-    ruler = Ruler.of(Piece(*piece) for piece in pieces)
+    part = Part()
+    for text, number in pieces:
+        part.add(text, number, keeps_bounds=True)
+    ruler = Ruler.of(part)
     whole = "".join(text for text, _ in pieces)
     tail = ruler.cut(whole, count)
     total = sum(n for _, n in pieces)
@@ -427,40 +438,32 @@ def test_events_survive_any_chunking_line_ending_comment_and_split_character(tex
         lines += [f"data: {text}", "id: 7", "data:more", "", ""]
     body = end.join(line.encode() for line in lines) + end
 
-    async def main():
-        async def chunks():
-            for start in range(0, len(body), size):
-                yield body[start : start + size]
-
-        return [data async for data in events(chunks())]
-
-    assert asyncio.run(main()) == [f"{text}\nmore" for text in texts]
+    reader = EventReader()
+    found = [
+        data
+        for start in range(0, len(body), size)
+        for data in reader.feed(body[start : start + size])
+    ]
+    assert found == [f"{text}\nmore" for text in texts]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n\ndata: x\n\n"])
 def test_a_line_above_one_mebibyte_is_refused(end):
-    async def main(size: int):
-        async def chunks():
-            yield b"data: " + b"x" * (size - 6)
-            yield end
+    def read(size: int):
+        reader = EventReader()
+        return reader.feed(b"data: " + b"x" * (size - 6)) + reader.feed(end)
 
-        return [data async for data in events(chunks())]
-
-    assert len(asyncio.run(main(MAX_LINE_BYTES))) == (2 if end else 0)
+    assert len(read(MAX_LINE_BYTES)) == (2 if end else 0)
     with pytest.raises(StreamError, match="1048576"):
-        asyncio.run(main(MAX_LINE_BYTES + 1))
+        read(MAX_LINE_BYTES + 1)
+    with pytest.raises(StreamError, match="1048576"):
+        EventReader().feed(b"data: " + b"x" * MAX_LINE_BYTES + b"\n\n")
 
 
 def test_an_event_that_the_end_cuts_off_is_dropped():
-    async def main(body: bytes):
-        async def chunks():
-            yield body
-
-        return [data async for data in events(chunks())]
-
-    assert asyncio.run(main(b"data: a\n\ndata: b\n")) == ["a"]
+    assert EventReader().feed(b"data: a\n\ndata: b\n") == ["a"]
     with pytest.raises(StreamError, match="UTF-8"):
-        asyncio.run(main(b"data: \xff\n\n"))
+        EventReader().feed(b"data: \xff\n\n")
 
 
 # Many calls
@@ -503,51 +506,24 @@ def test_no_more_calls_than_the_limit_are_in_flight_and_the_oldest_goes_first():
     assert [b["seed"] for b in mock.bodies][2:] == [7, 6, 5, 4, 3, 2]
 
 
-def test_the_gate_survives_cancelled_waiters_and_regains_its_limit():
-    async def main():
-        gate = Gate(2)
-        await gate.enter(0)
-        await gate.enter(0)
-        waiters = [asyncio.create_task(gate.enter(p)) for p in (3, 1, 2)]
-        await asyncio.sleep(0)
-        waiters[1].cancel()
-        await asyncio.sleep(0)
-        gate.leave()
-        await asyncio.sleep(0)
-        assert [w.done() for w in waiters] == [False, True, True]
-        assert waiters[1].cancelled()
-        # A place that was granted in the very moment of the cancellation goes to the next.
-        gate.leave()
-        waiters[0].cancel()
-        await asyncio.sleep(0)
-        assert gate.in_flight == 1
-        gate.shrink()
-        gate.shrink()
-        assert gate.limit == 1.0
-        for _ in range(9):
-            gate.grow()
-        assert gate.limit == 2.0
-
-    asyncio.run(main())
-
-
 def test_a_whole_run_over_a_failing_server_equals_one_over_a_sound_server():
     config = MarkovianRSAConfig(
         num_candidates=6, tails_per_prompt=2, rounds=1, budget_tokens=40, tail_tokens=2
     )
 
     async def main(faults):
-        mock = Mock(knows_ids=True, faults=faults)
+        # The first call is the probe's: a fault must not cost the run its token ids.
+        mock = Mock(knows_ids=True, faults=[status(500)])
         async with serve(mock):
             http = HttpConfig(url=mock.url)
             async with OpenAISampler(http, sleep=Naps()) as sampler:
+                mock.faults += faults
                 return await MarkovianRSA(config).run("what?", sampler), mock
 
     clean, _ = asyncio.run(main([]))
-    # The first of these hits the probe, which must not cost the run its token ids.
-    flaky, mock = asyncio.run(main([status(500), good, status(429), *[status(500)] * 2]))
+    flaky, mock = asyncio.run(main([status(429), *[status(500)] * 2]))
     assert flaky.to_json()["rounds"] == clean.to_json()["rounds"]
     assert not flaky.degraded
     assert clean.answer == "the answer"
     assert {c.tail for r in clean.rounds for c in r.candidates} == {" second third"}
-    assert len(mock.bodies) == 1 + 12 + 4
+    assert len(mock.streamed) == 2 + 12 + 3

@@ -305,7 +305,11 @@ def test_keys_open_every_route_but_health(tmp_path):
         ((sha("a"),), 0o644, "mode 0644, expected 0600"),
         ((sha("a"),), 0o640, "chmod 600"),
         (("plain-key",), 0o600, "line 1 .* is no key"),
-        ((f"{sha('a')} admin",), 0o600, "line 1"),
+        ((f"{sha('a')} root",), 0o600, "line 1"),
+        ((f"{sha('a')} infer runs=0",), 0o600, "line 1.*above 0"),
+        ((f"{sha('a')} infer runs=x",), 0o600, "expected a number"),
+        ((f"{sha('a')} runs=1 runs=2",), 0o600, "twice"),
+        ((f"{sha('a')} infer spare=3",), 0o600, "spare.*known: name, requests"),
         (("# nothing",), 0o600, "holds no keys"),
     ],
 )

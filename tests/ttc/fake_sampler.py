@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from openzaya.core.errors import OpenZayaError
-from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.core.records import Completion, Message, SampleRequest, Watch
 
 Script = Callable[[SampleRequest, int], str | OpenZayaError]
 
@@ -65,3 +66,51 @@ class FakeSampler:
 
 async def no_sleep(_seconds: float) -> None:
     """Wait for nobody."""
+
+
+class StreamingSampler(FakeSampler):
+    """Streams words in batches, can be cut, and continues open think blocks.
+
+    Every call takes its turn once a batch, so `length_of` decides who is the straggler. A call
+    that is cut may still deliver `late_batches` that were under way.
+    """
+
+    def __init__(self, script: Script = think_then_answer, batch: int = 4, late_batches: int = 0):
+        super().__init__(script)
+        self.batch = batch
+        self.late_batches = late_batches
+        self.streamed = 0
+        self.num_cut = 0
+        self.openings: list[str] = []
+
+    async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
+        whole = await super().sample(request)
+        told: list[str] = []
+        late = self.late_batches
+        while len(told) < whole.num_tokens:
+            await asyncio.sleep(0)
+            if watch.cut.is_set():
+                if not late:
+                    break
+                late -= 1
+            new = words(whole.text)[len(told) : len(told) + self.batch]
+            told += new
+            self.streamed += len(new)
+            watch.add(" ".join(new) + " ", len(new))
+        is_cut = len(told) < whole.num_tokens or watch.cut.is_set()
+        self.num_cut += is_cut
+        return replace(
+            whole,
+            text=" ".join(told),
+            num_tokens=len(told),
+            finish_reason="abort" if is_cut else whole.finish_reason,
+        )
+
+    def first_tokens(self, text: str, count: int) -> str:
+        return " ".join(words(text)[:count]) + " "
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        self.openings.append(opening)
+        return await self.sample_watched(request, watch)

@@ -3,18 +3,22 @@
 import asyncio
 import email.utils
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
+from openzaya.backends.client import Client, Exchange, StaleConnectionError
+from openzaya.backends.faults import NoUpstreamError
 from openzaya.backends.sse import clip
+from openzaya.backends.wire import Head, WireError
 from openzaya.core.errors import ConfigError, UpstreamError
 
 PROBE_S = 10.0
 """Longest wait for an answer that only tells what a server can do."""
+CONNECT_S = 10.0
+"""Longest wait for a connection."""
 TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximum context")
 """Words by which servers say that a prompt does not fit."""
 MAX_ANSWER_BYTES = 1 << 24
@@ -48,7 +52,13 @@ class HttpConfig:
     check_model: bool = True
     """Refuse replies that another model than the one asked for signs."""
     probe: bool = True
-    """Spend one token when opening to learn whether the server sends token ids."""
+    """Spend a few tokens when opening to learn what the server can do."""
+    check_engine: bool = True
+    """Refuse servers that are known to decode the model wrongly."""
+    role: str = ""
+    """A second name for the model, by which stages and clients may ask for it."""
+    weight: float = 1.0
+    """Share of the calls relative to other servers of the same model."""
 
     def __post_init__(self) -> None:
         """Check the address and the limits."""
@@ -57,43 +67,29 @@ class HttpConfig:
         for name in ("max_in_flight", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; choose at least 1")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(f"weight is {self.weight}; choose a number above 0")
 
 
 class Server:
-    """A pool of connections to one server. Open it, and close it in the end."""
+    """One server: its address, the key, and the connections to it. Close it in the end."""
 
     def __init__(self, config: HttpConfig) -> None:
         """Keep the settings; nothing is sent yet."""
         base = config.url.rstrip("/")
         self.base = base if base.endswith("/v1") else f"{base}/v1"
+        self.root = self.base.removesuffix("/v1")
         self.model = config.model
         self.context_tokens: int | None = None
-        self._key_env = config.api_key_env
-        self._key = ""
-        self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The open connection pool."""
-        if self._session is None:
-            raise UpstreamError("the sampler is not open; use it with `async with`")
-        return self._session
-
-    async def open(self) -> None:
-        """Open the pool and learn the model's name, as `find_model` describes."""
-        self._key = os.environ.get(self._key_env, "").strip()
+        self.owner = ""
+        """Who owns the model by the list of models; some servers give their own name."""
+        self._key = os.environ.get(config.api_key_env, "").strip()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=PROBE_S),
-        )
-        await self.find_model()
+        self.client = Client(self.root, headers, CONNECT_S)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self.client.close()
 
     def clean(self, text: str) -> str:
         """Remove the key from a text that a server may have echoed."""
@@ -105,14 +101,14 @@ class Server:
         Raises UpstreamError for a server that cannot be reached or leaves the choice open.
         """
         try:
-            models = (await self.json("GET", f"{self.base}/models"))["data"]
+            models = (await self.json("GET", "/v1/models"))["data"]
             served = {str(entry["id"]): entry for entry in models}
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamError(
+        except (OSError, TimeoutError, WireError) as error:
+            raise NoUpstreamError(
                 f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
                 "address and that the server runs"
             ) from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if self.model:
                 return  # some servers have no list; the first call will tell
             raise UpstreamError(
@@ -130,54 +126,99 @@ class Server:
                 f"{found} the {len(names)} models of {self.base} ({', '.join(names[:5])}); name "
                 "one with --upstream-model"
             )
-        told = served.get(self.model, {}).get("max_model_len")
+        entry = served.get(self.model, {})
+        told = entry.get("max_model_len")
         self.context_tokens = told if type(told) is int and told > 0 else None
+        self.owner = str(entry.get("owned_by", ""))
 
-    async def json(self, method: str, url: str, body: Any = None) -> Any:
-        """Return the parsed answer of a small call. Raises ValueError for anything but JSON."""
-        async with (
-            asyncio.timeout(PROBE_S),
-            self.session.request(method, url, json=body, allow_redirects=False) as response,
-        ):
-            content = await read_at_most(response, MAX_ANSWER_BYTES)
-            if response.status != 200:
-                raise ValueError(
-                    f"HTTP {response.status}: {content[:200].decode('utf-8', 'replace')}"
-                )
-            return json.loads(content)
+    async def json(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the parsed answer of a small call.
+
+        Raises ValueError for anything but JSON, OSError, TimeoutError and WireError for a server
+        that does not answer.
+        """
+        sent = None if body is None else json.dumps(body).encode()
+        async with asyncio.timeout(PROBE_S):
+            answer = await self._ask(method, path, sent)
+        content = bytes(answer.body)
+        if answer.status != 200:
+            raise ValueError(f"HTTP {answer.status}: {content[:200].decode('utf-8', 'replace')}")
+        return json.loads(content)
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> "_Answer":
+        while True:
+            answer = _Answer()
+            connection = await self.client.start(method, path, body, answer)
+            try:
+                await answer.done
+            except StaleConnectionError:
+                self.client.drop_idle()
+                continue
+            finally:
+                if not answer.is_over:
+                    connection.abort()
+            return answer
 
     async def cut_tail(self, text: str, count: int) -> str | None:
         """Return the tail by /tokenize and /detokenize; None where the server has none."""
-        root = self.base.removesuffix("/v1")
-        # One name for the text on vLLM and SGLang, another on llama.cpp.
-        question = {"model": self.model, "prompt": text, "content": text}
-        question["add_special_tokens"] = False  # type: ignore[assignment]
         try:
-            ids = (await self.json("POST", f"{root}/tokenize", question))["tokens"]
+            ids = await self.tokenize(text)
             if len(ids) <= count:
                 return text
-            answer = await self.json(
-                "POST", f"{root}/detokenize", {"model": self.model, "tokens": ids[-count:]}
-            )
+            question = {"model": self.model, "tokens": ids[-count:]}
+            answer = await self.json("POST", "/detokenize", question)
             tails = [answer[name] for name in ("prompt", "content", "text") if name in answer]
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        except (OSError, TimeoutError, WireError, ValueError, KeyError, TypeError):
             return None
         return tails[0] if tails and isinstance(tails[0], str) else None
 
+    async def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text. Raises what `json` does, KeyError and TypeError."""
+        # One name for the text on vLLM and SGLang, another on llama.cpp.
+        question = {"model": self.model, "prompt": text, "content": text}
+        question["add_special_tokens"] = False  # type: ignore[assignment]
+        ids = (await self.json("POST", "/tokenize", question))["tokens"]
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise TypeError("the answer's tokens are no ids")
+        return ids
 
-async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Return the beginning of a body, at most about `limit` bytes."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) >= limit:
-            break
-    return bytes(body[:limit])
+
+class _Answer(Exchange):
+    """Collects a small answer."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = bytearray()
+        self.is_over = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, head: Head) -> None:
+        self.status = head.status
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+        if len(self.body) > MAX_ANSWER_BYTES and not self.done.done():
+            self.done.set_exception(
+                ValueError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+            )
+
+    def on_end(self) -> None:
+        self.is_over = True
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def on_error(self, error: Exception) -> None:
+        self.is_over = True
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 def is_same_model(asked: str, told: str) -> bool:
-    """Accept the name asked for, a dated version of it, and a path with or without its folders."""
-    if not told or told == asked or told.startswith(f"{asked}-"):
+    """Accept the name asked for, a dated version or a revision of it, and a path without folders.
+
+    `transformers serve` signs with `NAME@REVISION`.
+    """
+    if not told or told == asked or told.startswith((f"{asked}-", f"{asked}@")):
         return True
     return told.rpartition("/")[2] == asked.rpartition("/")[2]
 

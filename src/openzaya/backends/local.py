@@ -1,26 +1,48 @@
 """The sampler that runs on our own engine, in this process."""
 
-from asyncio import wrap_future
+import asyncio
+from asyncio import AbstractEventLoop, wrap_future
+from collections import OrderedDict
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Self
 
+from openzaya.backends.local_text import Follower
 from openzaya.backends.machine import memory_bytes
 from openzaya.core.errors import EngineError, OpenZayaError
-from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine, context_tokens
 from openzaya.engine.passes import load_model
-from openzaya.engine.request import Output, SamplingParams
+from openzaya.engine.request import OnToken, Output, SamplingParams
 from openzaya.model.blocks import blocks_of
 from openzaya.model.cache_parts import blocks_within
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
+KEPT_PROMPTS = 32
+"""Prompts whose ids are kept: the candidates of stage 0 all have the same."""
+
+
+@dataclass(eq=False, slots=True)
+class _Ask:
+    """A request on its way to the engine."""
+
+    prompt: list[int]
+    params: SamplingParams
+    priority: int
+    on_token: OnToken | None
+    future: "Future[Output]"
+    request_id: int | None = None
+
 
 class LocalSampler:
-    """Completes conversations with an `Engine`; meets `core.protocols.Sampler`.
+    """Completes conversations with an `Engine`; meets `core.protocols.WatchedSampler`.
+
+    Calls of one moment enter the engine together, so that equal prompts are computed once; smaller
+    priorities, older runs, go first.
 
     One background thread steps the engine while any completion is awaited. Cancelling `sample`
     aborts its generation. Any event loop and any number of them may wait at once. Until `close`,
@@ -41,6 +63,8 @@ class LocalSampler:
         self._chat = chat
         self._enable_thinking = enable_thinking
         self._pending: dict[int, Future[Output]] = {}
+        self._gathered: dict[AbstractEventLoop, list[_Ask]] = {}
+        self._prompts: OrderedDict[tuple[Message, ...], list[int]] = OrderedDict()
         self._changed = Condition()
         self._closing = False
         self._failure: BaseException | None = None
@@ -58,7 +82,31 @@ class LocalSampler:
         Raises `ContextLengthError` for a prompt that leaves no room for a token, `EngineError` when
         generation failed or the sampler is closed.
         """
-        prompt = self._encode(request.messages)
+        ask = self._ask(request, None)
+        try:
+            return self._completion(await self._submitted(ask))
+        finally:
+            self._forget(ask)
+
+    async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
+        """Return one completion, telling `watch` of its text, or what there is of it when cut.
+
+        Raises what `sample` raises.
+        """
+        watch.restart()
+        follower = Follower(self._tokenizer, watch, asyncio.get_running_loop())
+        ask = self._ask(request, follower.on_token)
+        cutter = asyncio.ensure_future(watch.cut.wait())
+        cutter.add_done_callback(lambda done: None if done.cancelled() else self._cut(ask))
+        try:
+            completion = self._completion(await self._submitted(ask))
+        finally:
+            cutter.cancel()
+            self._forget(ask)
+        follower.finish(completion)
+        return completion
+
+    def _ask(self, request: SampleRequest, on_token: OnToken | None) -> _Ask:
         params = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -66,18 +114,41 @@ class LocalSampler:
             seed=request.seed,
             stop_token_ids=(self._tokenizer.eos_id,),
         )
+        prompt = self._encode(request.messages)
+        return _Ask(prompt, params, request.priority, on_token, Future())
+
+    async def _submitted(self, ask: _Ask) -> Output:
+        """Hand a request in with all others of this moment, and wait for its end."""
+        loop = asyncio.get_running_loop()
+        together = self._gathered.setdefault(loop, [])
+        together.append(ask)
+        if len(together) == 1:
+            loop.call_soon(self._hand_in, loop)
+        return await wrap_future(ask.future)
+
+    def _hand_in(self, loop: AbstractEventLoop) -> None:
         # Added and registered in one breath: the thread cannot deliver in between.
         with self._changed:
-            self._refuse_if_stopped()
-            request_id = self._engine.add(prompt, params, priority=request.priority)
-            future: Future[Output] = Future()
-            self._pending[request_id] = future
+            for ask in self._gathered.pop(loop):
+                if ask.future.cancelled():
+                    continue
+                try:
+                    self._refuse_if_stopped()
+                    ask.request_id = self._engine.add(
+                        ask.prompt, ask.params, priority=ask.priority, on_token=ask.on_token
+                    )
+                except OpenZayaError as error:
+                    ask.future.set_exception(error)
+                else:
+                    self._pending[ask.request_id] = ask.future
             self._changed.notify()
-        try:
-            output = await wrap_future(future)
-        finally:
-            self._forget(request_id)
-        return self._completion(output)
+
+    def _cut(self, ask: _Ask) -> None:
+        """End a generation; its output, what there is, comes as always."""
+        with self._changed:
+            if ask.request_id in self._pending:
+                self._engine.abort(ask.request_id)
+                self._changed.notify()
 
     def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
         """Return the length of the prompt that `messages` become."""
@@ -108,9 +179,15 @@ class LocalSampler:
         self.close()
 
     def _encode(self, messages: tuple[Message, ...]) -> list[int]:
-        return self._chat.encode_prompt(
-            messages, self._tokenizer, enable_thinking=self._enable_thinking
-        )
+        known = self._prompts.pop(messages, None)
+        if known is None:
+            known = self._chat.encode_prompt(
+                messages, self._tokenizer, enable_thinking=self._enable_thinking
+            )
+        self._prompts[messages] = known
+        if len(self._prompts) > KEPT_PROMPTS:
+            self._prompts.popitem(last=False)
+        return known
 
     def _completion(self, output: Output) -> Completion:
         ids = output.token_ids
@@ -134,11 +211,13 @@ class LocalSampler:
         if self._closing:
             raise EngineError("the sampler is closed, expected an open one; make a new sampler")
 
-    def _forget(self, request_id: int) -> None:
+    def _forget(self, ask: _Ask) -> None:
         """Abort the request unless it was delivered: the caller no longer waits."""
         with self._changed:
-            if self._pending.pop(request_id, None) is not None:
-                self._engine.abort(request_id)
+            if ask.request_id is None:
+                ask.future.cancel()  # not yet handed in
+            elif self._pending.pop(ask.request_id, None) is not None:
+                self._engine.abort(ask.request_id)
                 self._changed.notify()
 
     def _run(self) -> None:

@@ -2,54 +2,68 @@
 
 The rungs, best first: token ids that came with the text, the server's own /tokenize and
 /detokenize, a local tokenizer, and characters times the ratio that the server's usage shows.
+
+Deviation: D-057.
 """
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
-from openzaya.backends.sse import Piece
+from openzaya.backends.chat_stream import Part
 from openzaya.core.protocols import Tokenizer
 
 DEFAULT_CHARS_PER_TOKEN = 3.6
 """English text with a common tokenizer; replaced by what the server's own usage shows."""
-REMEMBERED_TEXTS = 256
+REMEMBERED_TEXTS = 512
 """Texts whose token boundaries are kept: tails are cut right after a text arrives."""
+KEY_CHARS = 256
+"""Characters at the end of a text by which it is found again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """A text and its token boundaries: after `ends[i]` characters, `counts[i]` tokens."""
+    """The end of a text and its token boundaries: pieces of `chars[i]` characters, `ids[i]` ids."""
 
     text: str
-    ends: Sequence[int]
-    counts: Sequence[int]
+    chars: Sequence[int]
+    ids: Sequence[int]
 
     @staticmethod
-    def of(pieces: Iterable[Piece]) -> "Ruler":
-        """Measure the pieces that a stream delivered."""
-        pieces = list(pieces)
+    def of(part: Part) -> "Ruler":
+        """Measure the end of a part of a stream, as far as its boundaries are known."""
+        chars = array("I", part.chars)
+        known = sum(chars)
         return Ruler(
-            text="".join(piece.text for piece in pieces),
-            ends=list(accumulate(len(piece.text) for piece in pieces)),
-            counts=list(accumulate(piece.num_ids for piece in pieces)),
+            text=part.text[-known:] if known else "", chars=chars, ids=array("I", part.ids)
         )
 
-    def cut(self, part: str, count: int) -> str | None:
-        """Return at most the last `count` tokens of `part`; None when the pieces cannot tell."""
-        position = self.text.rfind(part)
-        if position < 0:
+    def cut(self, text: str, count: int) -> str | None:
+        """Return at most the last `count` tokens of `text`; None when the pieces cannot tell.
+
+        `text` must end where the measured text ends, or a few characters earlier: what was
+        generated loses newlines at its end when it is taken apart.
+        """
+        end = self.text.rfind(text[-KEY_CHARS:]) + len(text[-KEY_CHARS:])
+        known = min(end, len(text))
+        if (
+            not text
+            or end < min(len(text), KEY_CHARS)
+            or text[-known:] != self.text[end - known : end]
+        ):
             return None
-        # The piece in which `part` ends counts whole, so the tail never exceeds `count`.
-        last = bisect_left(self.ends, position + len(part))
-        floor = self.counts[last] - count
-        if floor <= 0:
-            return part
-        begin = self.ends[bisect_left(self.counts, floor)]
+        begin, held = len(self.text), 0
+        for chars, ids in zip(reversed(self.chars), reversed(self.ids), strict=True):
+            # The piece in which `text` ends counts whole, so the tail never exceeds `count`.
+            if begin - chars < end:
+                held += ids
+            if held > count:
+                break
+            begin -= chars
+        else:
+            return text if known == len(text) else None
         # Empty when the last piece alone is longer than the tail: another rung must cut inside it.
-        return self.text[max(position, begin) : position + len(part)] or None
+        return self.text[max(begin, end - known) : end] or None
 
 
 class TailCutter:
@@ -58,7 +72,7 @@ class TailCutter:
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         """Take a local tokenizer of the served model, if there is one."""
         self._tokenizer = tokenizer
-        self._rulers: deque[Ruler] = deque(maxlen=REMEMBERED_TEXTS)
+        self._rulers: dict[str, Ruler] = {}
         self._characters = 0
         self._tokens = 0
         self.method = "exact (no tail was cut yet)"
@@ -73,19 +87,24 @@ class TailCutter:
         self._characters += num_characters
         self._tokens += num_tokens
 
-    def remember(self, pieces: Sequence[Piece]) -> None:
+    def remember(self, part: Part) -> None:
         """Keep the token boundaries of a text that came with ids."""
-        if sum(piece.num_ids for piece in pieces):
-            self._rulers.append(Ruler.of(pieces))
+        if not part.ids:
+            return
+        ruler = Ruler.of(part)
+        key = _key(ruler.text)
+        self._rulers.pop(key, None)  # the newest is the last to go
+        self._rulers[key] = ruler
+        if len(self._rulers) > REMEMBERED_TEXTS:
+            del self._rulers[next(iter(self._rulers))]
 
     def by_ids(self, text: str, count: int) -> str | None:
         """Return the tail by remembered boundaries; None for a text that came without."""
-        for ruler in reversed(self._rulers):
-            tail = ruler.cut(text, count)
-            if tail is not None:
-                self.method = "exact (token ids of the server)"
-                return tail
-        return None
+        ruler = self._rulers.get(_key(text)) if self._rulers and count > 0 else None
+        tail = None if ruler is None else ruler.cut(text, count)
+        if tail is not None:
+            self.method = "exact (token ids of the server)"
+        return tail
 
     def last_tokens(self, text: str, count: int) -> str:
         """Return about the last `count` tokens of `text`."""
@@ -106,3 +125,8 @@ class TailCutter:
         if self._tokenizer is not None:
             return len(self._tokenizer.encode(text))
         return int(len(text) / self.chars_per_token)
+
+
+def _key(text: str) -> str:
+    """Return what finds a text again after newlines around it were removed."""
+    return text[-KEY_CHARS - 64 :].strip("\n")[-KEY_CHARS:]

@@ -1,10 +1,10 @@
 """The records that packages hand to each other."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -73,6 +73,28 @@ class SampleRequest:
     top_p: float = 1.0
     priority: int = 0
     """Smaller runs first: the age of the problem, so that the oldest problem finishes first."""
+    stage: int = 0
+    """Stage of the run that asks; a pool of several models may choose one by it."""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields for a server elsewhere, as its API names them; `messages` among them replaces
+    the messages above. Samplers in this process ignore them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who completed a request over a network, and how that went."""
+
+    upstream: str
+    """Base URL of the server."""
+    model: str
+    attempts: int
+    """Calls that were made for it, the good one included."""
+    queued_s: float
+    """Seconds from the request until its first call left."""
+    first_token_s: float | None
+    """Seconds from the request until the first token of the good call; None without any."""
+    num_cached_tokens: int | None = None
+    """Prompt tokens that the server had computed before, where it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,8 @@ class Completion:
     started_in_think: bool = True
     """True when the prompt already opened the think block, so `text` begins inside it."""
     logprobs: tuple[float, ...] = field(default=(), repr=False)
+    served: Served | None = None
+    """Where it comes from, when a server elsewhere completed it."""
 
 
 @dataclass(slots=True)
@@ -108,6 +132,8 @@ class Watch:
     def add(self, text: str, num_tokens: int) -> None:
         """Take note of new text."""
         self.pieces.append(text)
+        if len(self.pieces) >= 256:  # one string for every token would take ten times the memory
+            self.pieces[:] = ["".join(self.pieces)]
         self.num_tokens += num_tokens
         if self.on_text is not None:
             self.on_text(text, num_tokens)

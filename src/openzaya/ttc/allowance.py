@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from openzaya.text.markers import THINK_CLOSE
 from openzaya.ttc.config import MarkovianRSAConfig
 
+FIRST_BATCH_TOKENS = 64
+"""Room for the first batch of every call, whose size nobody knows; less is dealt out as shares."""
+
 Slot = tuple[int, int]
 """Stage and slot."""
 
@@ -83,7 +86,9 @@ class Allowance:
         budget = self.config.budget_at(stage)
         if self.limits is None:
             return budget
-        room = self._room(stage) if self.can_cut else self._share(stage)
+        room = self._room(stage)
+        if not self.can_cut or room < FIRST_BATCH_TOKENS * self.config.candidates_at(stage):
+            room = min(room, self._share(stage))
         return max(0, min(budget, room))
 
     def _share(self, stage: int) -> int:

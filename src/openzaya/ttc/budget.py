@@ -7,10 +7,12 @@ recommended preset they outweigh the decoding.
 Paper: VI-A(c).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openzaya.core.errors import ConfigError, ContextLengthError
 from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.lengths import LengthLaw
 
 PROMPT_TOKENS = 96
 """Allowance for the aggregation instruction, in tokens of a general tokenizer."""
@@ -34,6 +36,8 @@ class Preview:
     """Longest prompt plus generation of any single call."""
     expected_decode: int | None = None
     expected_prefill: int | None = None
+    notes: tuple[str, ...] = ()
+    """Why a run may cost less than expected, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,41 +67,91 @@ def preview(
     question_tokens: int,
     *,
     mean_tokens: float | None = None,
+    variation: float = 0.0,
+    lengths: Sequence[float] | None = None,
     overhead_tokens: int | None = None,
 ) -> Preview:
     """Bound a run for a question of `question_tokens`.
 
-    `mean_tokens` is the expected length of one trace without a cut; it gives the expected figures.
+    The expected figures need the length of one trace without a cut: a sample of `lengths`, or
+    `mean_tokens` with the coefficient of `variation` (deviation divided by mean; 0 = all traces
+    are equally long). They are for all stages: what may end a run earlier is in `notes`.
     `overhead_tokens` is what an aggregation prompt adds beside question and tails; by default a
     generous allowance.
     """
     if overhead_tokens is None:
         overhead_tokens = PROMPT_TOKENS + PROMPT_TOKENS_PER_TAIL * config.tails_per_prompt
+    if config.chain == "continuation":
+        overhead_tokens = max(overhead_tokens, config.keep_head_tokens)
     stages = range(config.num_stages)
     counts = [config.candidates_at(stage) for stage in stages]
     budgets = [config.budget_at(stage) for stage in stages]
+    shown = [config.tails_at(stage) for stage in stages]
+    judged = min(config.tails_per_prompt, counts[-1]) if may_judge(config) else 0
+    num_tails = sum(n * tails for n, tails in zip(counts, shown, strict=True))
+    tail_prefill = config.max_tail_tokens * num_tails + judged * config.tail_tokens
+    quoting = sum(n for n, tails in zip(counts, shown, strict=True) if tails) + bool(judged)
+    calls = sum(counts) + bool(judged)
+    questions = calls * question_tokens + quoting * overhead_tokens
+    longest = [
+        budget + (overhead_tokens + tails * config.max_tail_tokens if tails else 0)
+        for budget, tails in zip(budgets, shown, strict=True)
+    ]
+    if judged:
+        longest.append(overhead_tokens + judged * config.tail_tokens + config.judge_tokens)
     decode_cap = sum(n * budget for n, budget in zip(counts, budgets, strict=True))
-    aggregations = sum(counts[1:])
-    tails = config.tails_per_prompt * config.max_tail_tokens
-    tail_prefill = aggregations * tails
-    questions = sum(counts) * question_tokens + aggregations * overhead_tokens
-    prompts = [question_tokens + (overhead_tokens + tails if stage else 0) for stage in stages]
+    decode_cap += config.judge_tokens if judged else 0
+    decode_cap = min(decode_cap, config.max_total_tokens or decode_cap)
     expected_decode = expected_prefill = None
-    if mean_tokens is not None:
-        lengths = [min(mean_tokens, budget) for budget in budgets]
-        expected_decode = round(sum(n * x for n, x in zip(counts, lengths, strict=True)))
-        tail = min(lengths[0], config.tail_tokens)
-        expected_prefill = round(questions + aggregations * config.tails_per_prompt * tail)
+    law = _law(mean_tokens, variation, lengths)
+    if law is not None:
+        expected_decode = min(decode_cap, round(_expected_decode(config, law)))
+        tail = law.mean_within(min(config.tail_tokens, budgets[0]))
+        expected_prefill = round(questions + num_tails * tail)
     return Preview(
         stages=config.num_stages,
-        calls=sum(counts),
+        calls=calls,
         decode_cap=decode_cap,
         prefill_cap=questions + tail_prefill,
         tail_prefill_cap=tail_prefill,
-        context_bound=max(p + b for p, b in zip(prompts, budgets, strict=True)),
+        context_bound=question_tokens + max(longest),
         expected_decode=expected_decode,
         expected_prefill=expected_prefill,
+        notes=_may_cost_less(config),
     )
+
+
+def may_judge(config: MarkovianRSAConfig) -> bool:
+    """Say whether a selection call may be made."""
+    return "judge" in (config.select, config.fallback)
+
+
+def _law(
+    mean_tokens: float | None, variation: float, lengths: Sequence[float] | None
+) -> LengthLaw | None:
+    if lengths is not None:
+        return LengthLaw.of_sample(lengths)
+    return None if mean_tokens is None else LengthLaw.log_normal(mean_tokens, variation)
+
+
+def _expected_decode(config: MarkovianRSAConfig, law: LengthLaw) -> float:
+    return sum(
+        law.round_within(
+            config.budget_at(stage), config.candidates_at(stage), config.quorum_at(stage)
+        )
+        for stage in range(config.num_stages)
+    )
+
+
+def _may_cost_less(config: MarkovianRSAConfig) -> tuple[str, ...]:
+    notes = []
+    if config.consensus is not None and config.rounds:
+        notes.append("the run ends early where the answers agree; the figures are for all stages")
+    if config.copy_agreed and config.rounds:
+        notes.append("candidates whose tails agree are copied for no tokens")
+    if config.answer_allowance_tokens is not None:
+        notes.append("answers before the last stage are cut at their allowance")
+    return tuple(notes)
 
 
 def check_context(bounds: Preview, question_tokens: int, context_tokens: int | None) -> None:

@@ -203,6 +203,7 @@ class Driver:
             temperature=call.temperature,
             top_p=self.config.top_p,
             priority=self.settings.priority,
+            stage=plan.place.stage,
         )
         completion = await self._complete(request, plan)
         self.prefill += completion.num_prompt_tokens or self.sampler.count_prompt_tokens(

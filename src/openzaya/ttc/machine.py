@@ -106,7 +106,8 @@ class Machine:
 
     def finished(self, candidate: Candidate, at: float) -> list[Order]:
         """Take in a candidate that is complete, was cut or was given up."""
-        if self.is_over:
+        if self.is_over:  # it ended while its cancellation was under way
+            self.lost_tokens += 0 if self.can_cut else candidate.num_tokens
             return []
         self._at = at
         self._take(candidate)
@@ -114,6 +115,9 @@ class Machine:
 
     def wrote(self, stage: int, slot: int, num_tokens: int) -> Sequence[Cut]:
         """Take in that a running candidate wrote so many tokens more."""
+        if self.is_over:
+            self.lost_tokens += num_tokens
+            return []
         self.allowance.wrote((stage, slot), num_tokens)
         return [Cut(*place) for place in self.allowance.exceeding(stage)]
 
@@ -248,9 +252,10 @@ class Machine:
         self.rounds.append(entry)
         num_cancelled = len(stage.running)
         if num_cancelled:
+            counted = "counts as lost" if self.can_cut else "is not counted"
             self.notes.append(
                 f"stage {stage.number}: {num_cancelled} calls were cancelled; what they had "
-                "generated is not counted"
+                f"generated {counted}"
             )
         num_tokens = sum(c.num_tokens for c in entry.candidates)
         self._orders.append(StageDone(stage.number, entry.answers, num_tokens, self._at))

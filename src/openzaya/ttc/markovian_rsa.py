@@ -15,10 +15,14 @@ from openzaya.core.errors import RequestError, UpstreamError
 from openzaya.core.protocols import Sampler, WatchedSampler
 from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
-from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages
+from openzaya.text.tails import (
+    AGGREGATION_TEMPLATE_SHA256,
+    aggregation_messages,
+    selection_messages,
+)
 from openzaya.ttc.answers import canonical
 from openzaya.ttc.behaviour import Runs
-from openzaya.ttc.budget import Preview, Usage, check_context, preview
+from openzaya.ttc.budget import Preview, Usage, check_context, may_judge, preview
 from openzaya.ttc.choosing import Chosen, Selection, Verifier
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.driver import ContinuingSampler, Driver, Settings, Sleep
@@ -26,7 +30,7 @@ from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore
 from openzaya.ttc.judge import Judge
 from openzaya.ttc.machine import Abilities, Machine
 from openzaya.ttc.presets import preset
-from openzaya.ttc.result import Result
+from openzaya.ttc.result import Candidate, Result
 from openzaya.ttc.selection import Extract, extract_answer
 
 
@@ -195,6 +199,15 @@ class _Run:
             settings.priority,
         )
 
+    def _prefill_of(self, candidate: Candidate) -> int:
+        """Return the prompt tokens of a candidate of an earlier process."""
+        if candidate.is_failed or not candidate.attempts:
+            return 0
+        plan = self.machine.stages[candidate.stage].plans.get(candidate.slot)
+        if candidate.num_prompt_tokens or plan is None:
+            return candidate.num_prompt_tokens
+        return self.driver.sampler.count_prompt_tokens(plan.messages)
+
     def _usage(self, chosen: Chosen) -> Usage:
         """Return what the run used, earlier processes included."""
         driver, judged = self.driver, chosen.judged
@@ -204,7 +217,7 @@ class _Run:
                 sum(c.num_tokens for c in entry.candidates) for entry in self.machine.rounds
             ),
             prefill=driver.prefill
-            + sum(c.num_prompt_tokens for c in old)
+            + sum(map(self._prefill_of, old))
             + (judged.num_prompt_tokens if judged else 0),
             calls=driver.calls + sum(c.attempts for c in old) + (judged.calls if judged else 0),
             failed_calls=driver.failed_calls
@@ -224,6 +237,9 @@ def bounds_for(
         sampler.count_prompt_tokens(aggregation_messages(question, [""] * count, hint))
         for count in {1, *map(config.tails_at, range(1, config.num_stages))} - {0}
     )
+    if may_judge(config):
+        shown = [""] * config.tails_per_prompt
+        overhead = max(overhead, sampler.count_prompt_tokens(selection_messages(question, shown)))
     bounds = preview(config, question_tokens, overhead_tokens=max(0, overhead - question_tokens))
     return bounds, question_tokens
 

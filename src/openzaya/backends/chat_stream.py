@@ -1,0 +1,218 @@
+"""What a chat stream says, event by event: text, reasoning, ids, usage, and why it ended."""
+
+import json
+from array import array
+from typing import Any
+
+from openzaya.backends.sse import StreamError, clip
+from openzaya.backends.tool_text import ToolCalls
+from openzaya.core.records import Watch
+
+MAX_PIECES = 256
+"""Pieces of text are joined at this many: one string a token would cost 60 bytes each."""
+RING_TOKENS = 8192
+"""Pieces whose boundaries are kept: the longest tail of the paper's settings."""
+THINK_CLOSED = "\n</think>\n\n"
+
+TEMPLATE_CHARS = 32
+"""Longest text of an event after which the next is expected to look the same."""
+
+_scan = json.JSONDecoder().raw_decode
+
+
+class Part:
+    """The text of one field, reasoning or content, and the token boundaries of its end."""
+
+    __slots__ = ("_pieces", "chars", "ids", "size")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._pieces: list[str] = []
+        self.chars = array("I")
+        """Characters of the last pieces that came with ids."""
+        self.ids = array("I")
+        """Token ids of each of those pieces."""
+        self.size = 0
+        """Characters of the whole text."""
+
+    def __bool__(self) -> bool:
+        """Whether there is any text."""
+        return self.size > 0
+
+    def add(self, text: str, num_ids: int, keeps_bounds: bool) -> None:
+        """Take in a piece; only the last `RING_TOKENS` boundaries stay."""
+        pieces = self._pieces
+        pieces.append(text)
+        self.size += len(text)
+        if len(pieces) >= MAX_PIECES:
+            pieces[:] = ["".join(pieces)]
+        if keeps_bounds:
+            self.chars.append(len(text))
+            self.ids.append(num_ids)
+            if len(self.ids) >= 2 * RING_TOKENS:
+                del self.chars[:-RING_TOKENS], self.ids[:-RING_TOKENS]
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._pieces)
+
+
+class ChatStream:
+    """What a chat stream has said so far; tells a watch of the text as the model wrote it."""
+
+    __slots__ = (
+        "_calls",
+        "_template",
+        "_watch",
+        "cached_tokens",
+        "content",
+        "finish_reason",
+        "is_done",
+        "model",
+        "num_chunks",
+        "reasoning",
+        "reasoning_field",
+        "token_ids",
+        "usage",
+    )
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        """Start before the first event."""
+        self.reasoning = Part()
+        self.content = Part()
+        self.token_ids = array("I")
+        """Ids of everything generated, when the server sends them."""
+        self.finish_reason: str | None = None
+        self.is_done = False
+        """Whether the stream ended with its [DONE]."""
+        self.model = ""
+        """The name under which the server says it answered."""
+        self.usage: dict[str, int] = {}
+        self.cached_tokens: int | None = None
+        """Prompt tokens that the server had computed before, where it tells."""
+        self.num_chunks = 0
+        """Deltas with text: about one a token on most servers."""
+        self.reasoning_field: str | None = None
+        """The field in which reasoning came; None while there was none."""
+        self._watch = watch
+        self._calls = ToolCalls()
+        self._template: tuple[Part, str, str] | None = None
+
+    @property
+    def num_seen(self) -> int:
+        """Own count: ids where the server sends them, else deltas, a lower bound."""
+        return len(self.token_ids) or self.num_chunks
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the server said why it stopped; a cut connection does not."""
+        return self.finish_reason is not None
+
+    @property
+    def text(self) -> str:
+        """Everything generated, as the model wrote it."""
+        reasoning, content = self.reasoning.text, self.content.text
+        is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
+        return f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content
+
+    def feed(self, data: str) -> None:
+        """Take in one event. Raises StreamError for anything that is no chat chunk."""
+        if self._template is not None and self._take_like_the_last(data, *self._template):
+            return
+        data = data.strip()
+        if data == "[DONE]":
+            self.is_done = True
+            return
+        try:
+            event, end = _scan(data)
+        except (ValueError, RecursionError) as error:
+            raise StreamError(f"the stream holds no JSON: {clip(data)!r}") from error
+        if end != len(data) or not isinstance(event, dict):
+            raise StreamError(f"the stream holds {clip(data)!r}, expected a chat chunk")
+        if event.get("error"):
+            raise StreamError(f"the server reports an error: {clip(json.dumps(event['error']))}")
+        if event.get("usage"):
+            self._take_usage(event["usage"])
+        if isinstance(event.get("model"), str):
+            self.model = event["model"]
+        choices = event.get("choices")
+        if not isinstance(choices, list):
+            raise StreamError(f"a chat chunk has no choices: {clip(data)!r}")
+        for choice in choices:
+            self._take_choice(choice, data)
+
+    def _take_choice(self, choice: Any, data: str) -> None:
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(delta, dict) or choice.get("index", 0) != 0:
+            raise StreamError(f"a chat chunk is not of the form asked for: {clip(data)!r}")
+        name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
+        reasoning, content = delta.get(name) or "", delta.get("content") or ""
+        if not isinstance(reasoning, str) or not isinstance(content, str):
+            raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
+        ids = choice.get("token_ids") or choice.get("response_token_ids")
+        num_ids = self._take_ids(ids, data) if ids else 0
+        if reasoning:
+            self.reasoning_field = name
+            self._add(self.reasoning, reasoning, 0 if content else num_ids)
+        if content:
+            self._add(self.content, content, num_ids)
+        if delta.get("tool_calls"):
+            self._calls.add(delta["tool_calls"], data)
+            self.num_chunks += 1
+        finish = choice.get("finish_reason")
+        if finish:
+            self.finish_reason = str(finish)
+            if self._calls:
+                self._add(self.content, self._calls.text(bool(self.content)), 0)
+            if finish == "stop" and self.reasoning and not self.content:
+                self._tell(THINK_CLOSED, 0)
+        elif not num_ids and 0 < len(reasoning) + len(content) <= TEMPLATE_CHARS:
+            part = self.reasoning if reasoning else self.content
+            self._template = _template(data, reasoning or content, part)
+
+    def _take_ids(self, ids: Any, data: str) -> int:
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << 32 for i in ids):
+            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
+        self.token_ids.extend(ids)
+        return len(ids)
+
+    def _take_like_the_last(self, data: str, part: Part, prefix: str, suffix: str) -> bool:
+        """Take in an event that differs from the last one only in its text, without JSON.
+
+        Anything else, escapes included, is left to the parser: the result is the same.
+        """
+        end = len(data) - len(suffix)
+        if end <= len(prefix) or not data.startswith(prefix) or not data.endswith(suffix):
+            return False
+        text = data[len(prefix) : end]
+        if '"' in text or "\\" in text or not text.isprintable():
+            return False
+        self._add(part, text, 0)
+        return True
+
+    def _add(self, part: Part, text: str, num_ids: int) -> None:
+        if part is self.content and not part and self.reasoning:
+            self._tell(THINK_CLOSED, 0)
+        part.add(text, num_ids, bool(self.token_ids))
+        self.num_chunks += 1
+        self._tell(text, num_ids or not self.token_ids)
+
+    def _tell(self, text: str, num_tokens: int) -> None:
+        if self._watch is not None:
+            self._watch.add(text, int(num_tokens))
+
+    def _take_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        self.usage = {k: v for k, v in usage.items() if type(v) is int and v >= 0}
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        if type(cached) is int and cached >= 0:
+            self.cached_tokens = cached
+
+
+def _template(data: str, text: str, part: Part) -> tuple[Part, str, str] | None:
+    """Return what stands before and after the text of an event; None when that is not clear."""
+    prefix, found, suffix = data.partition(f'"{text}"')
+    return (part, prefix + '"', '"' + suffix) if found and f'"{text}"' not in suffix else None

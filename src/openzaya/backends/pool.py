@@ -1,0 +1,293 @@
+"""Several upstreams as one: a scheduler over all runs, failover, and plain pass-through."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from openzaya.backends.capabilities import probe
+from openzaya.backends.faults import CallFault, NoUpstreamError
+from openzaya.backends.forward import Forward, Forwarded
+from openzaya.backends.http_server import HttpConfig
+from openzaya.backends.model_pool import ModelPool
+from openzaya.backends.run_sampler import RetryBudget, RunSampler, Sleep
+from openzaya.backends.scheduler import Scheduler
+from openzaya.backends.upstream import Upstream
+from openzaya.core.errors import ConfigError, RequestError, UpstreamError
+from openzaya.core.protocols import Tokenizer
+
+REVISIT_S = 5.0
+"""How often a server that was not there when the pool opened is looked for."""
+
+_log = logging.getLogger(__name__)
+
+__all__ = ["Forwarded", "PoolConfig", "RunSampler", "Upstreams"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolConfig:
+    """How calls are spread over the upstreams, and what a run may take."""
+
+    max_in_flight: int = 1024
+    """Most calls at the same time over all upstreams and runs."""
+    job_share: float = 0.5
+    """Largest share of the slots that one run may hold."""
+    stage_models: tuple[str, ...] = ()
+    """Models (or roles) of stage 0, 1, ...; the last one serves all later stages. Empty: one
+    model, the run's, serves every stage."""
+    retry_share: float = 0.5
+    """Calls that a run may repeat after faults, as a share of the calls it needs."""
+    min_retries: int = 4
+    """Calls that even a small run may repeat."""
+    patience_s: float = 30.0
+    """Longest wait for an upstream while none of a model can be reached."""
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.max_in_flight < 1 or not 0 < self.job_share <= 1:
+            raise ConfigError(
+                f"max_in_flight is {self.max_in_flight} and job_share {self.job_share}; choose at "
+                "least 1 call, and a share above 0 and at most 1"
+            )
+        if self.retry_share < 0 or self.min_retries < 0 or self.patience_s <= 0:
+            raise ConfigError(
+                f"retry_share is {self.retry_share}, min_retries {self.min_retries}, patience_s "
+                f"{self.patience_s}; choose at least 0, at least 0 and more than 0"
+            )
+
+
+class Upstreams:
+    """A pool of OpenAI-compatible servers; use it as an async context manager.
+
+    All runs share one scheduler: weighted fair share by tenant, then the oldest run first. A server
+    that fails repeatedly is left alone for a while, and its calls go to another server of the same
+    model.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[HttpConfig],
+        config: PoolConfig | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        sleep: Sleep = asyncio.sleep,
+        probes_all: bool = True,
+    ) -> None:
+        """Keep the settings; nothing is sent yet.
+
+        `probes_all=False` asks only for what completing chats needs, in one call to each server.
+        Raises ConfigError for settings that clash.
+        """
+        if not upstreams:
+            raise ConfigError("no upstream is named; give at least one URL")
+        self.config = config or PoolConfig()
+        self.upstreams = [Upstream(one) for one in upstreams]
+        self._scheduler = Scheduler(self.config.max_in_flight, self.config.job_share)
+        self._models: dict[str, ModelPool] = {}
+        self._tokenizer = tokenizer
+        self._sleep = sleep
+        self._probes_all = probes_all
+        self._searching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Upstreams":
+        """Learn the models and what each server can do.
+
+        A server that cannot be reached is looked for again later, as long as one can. Raises
+        UpstreamError when none can, and for a server that decodes the model wrongly.
+        """
+        try:
+            missing = await self._open(self.upstreams)
+            if missing and not self._models:
+                raise next(iter(missing.values()))
+            for name in self.config.stage_models:
+                self._find(name)
+        except BaseException:
+            await self._close()
+            raise
+        if missing:
+            for upstream, error in missing.items():
+                _log.warning(
+                    "%s is not there and will be looked for: %s", upstream.server.base, error
+                )
+            self._searching = asyncio.create_task(self._search(list(missing)))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Abort what runs and close all connections."""
+        await self._close()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that are served, the default one first."""
+        return tuple(self._models)
+
+    def context_tokens(self, model: str = "") -> int | None:
+        """The context of a model, where its servers tell it. Raises RequestError."""
+        return self._find(model).context_tokens
+
+    def sampler(
+        self,
+        *,
+        model: str = "",
+        tenant: str = "",
+        weight: float = 1.0,
+        stage_models: Sequence[str] | None = None,
+    ) -> RunSampler:
+        """Return the sampler of one run; all its calls count as one job of `tenant`.
+
+        `model` is a model's name or a role; empty takes the default. `stage_models` replaces the
+        pool's; both count only when `model` is empty. `weight` is the tenant's share relative to
+        other tenants. Raises RequestError for a model that is not served.
+        """
+        names = self.config.stage_models if stage_models is None else tuple(stage_models)
+        if model or not names:
+            names = (model,)
+        budget = RetryBudget(self.config.retry_share, self.config.min_retries)
+        models = [self._find(name) for name in names]
+        job = self._scheduler.job(tenant, weight)
+        return RunSampler(self._scheduler, job, models, budget, self._sleep)
+
+    @asynccontextmanager
+    async def forward(
+        self,
+        body: Mapping[str, Any],
+        *,
+        path: str = "/chat/completions",
+        tenant: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+    ) -> AsyncIterator[Forwarded]:
+        """Pass a request through; leaving the context early aborts it at the upstream.
+
+        `body["model"]` chooses the upstream and is replaced by the upstream's own name. Raises
+        RequestError for a model that is not served, UpstreamError when no upstream can be reached;
+        an upstream's error answer (4xx, 5xx) is returned as it is.
+        """
+        model = self._find(str(body.get("model") or ""))
+        job = self._scheduler.job(tenant, weight)
+        tried: Upstream | None = None
+        for number in range(1 + len(model.upstreams)):
+            model.refuse_if_dead()
+            ticket = self._scheduler.ask(job, model.route, priority, tried)
+            try:
+                upstream = await ticket.turn
+                exchange = Forward(upstream)
+                try:
+                    try:
+                        answer = await exchange.start(f"/v1{path}", body)
+                    except CallFault as fault:
+                        tried = upstream
+                        if number == len(model.upstreams):
+                            raise NoUpstreamError(
+                                f"{upstream.server.base} cannot be reached ({fault}); check that "
+                                "it runs"
+                            ) from fault
+                        continue
+                    yield answer
+                    return
+                finally:
+                    exchange.close()
+                    model.settle(upstream)
+            finally:
+                self._scheduler.leave(ticket)
+
+    def status(self) -> dict[str, Any]:
+        """Return plain figures for /health and /metrics.
+
+        `{state, in_flight, waiting, limit, models: [{model, names, waiting, state,
+        context_tokens, tail_method}], upstreams: [...]}`; `upstreams` as in `Upstream.status`, with
+        `waiting`: calls that wait for a place at any server of its model.
+        `state` is `up`, `degraded` (some server is not there) or `down`.
+        """
+        models = [
+            {
+                "model": name,
+                "names": sorted(model.names),
+                "waiting": len(model.route.waiting),
+                "state": "up" if any(u.is_up for u in model.upstreams) else "down",
+                "context_tokens": model.context_tokens,
+                "tail_method": model.tails.method,
+            }
+            for name, model in self._models.items()
+        ]
+        waiting = {name: len(model.route.waiting) for name, model in self._models.items()}
+        up = sum(upstream.is_up for upstream in self.upstreams)
+        is_whole = up == len(self.upstreams)
+        return {
+            "state": "up" if is_whole else "degraded" if up else "down",
+            "in_flight": self._scheduler.in_flight,
+            "waiting": self._scheduler.num_waiting,
+            "limit": self._scheduler.max_in_flight,
+            "models": models,
+            "upstreams": [
+                {**upstream.status(), "waiting": waiting.get(upstream.server.model, 0)}
+                for upstream in self.upstreams
+            ],
+        }
+
+    def _find(self, name: str) -> ModelPool:
+        """Return the servers of a model. Raises RequestError for one that is not served."""
+        if not name:
+            return next(iter(self._models.values()))
+        for model in self._models.values():
+            if name in model.names:
+                return model
+        known = ", ".join(sorted(set().union(*(m.names for m in self._models.values()))))
+        raise RequestError(f"model {name!r} is not served; served are: {known}")
+
+    async def _open(self, upstreams: Sequence[Upstream]) -> dict[Upstream, UpstreamError]:
+        """Learn what the servers are; return those that are not there, with the reason."""
+        missing: dict[Upstream, UpstreamError] = {}
+        found = await asyncio.gather(*map(self._learn, upstreams))
+        for upstream, error in zip(upstreams, found, strict=True):
+            if error is not None:
+                missing[upstream] = error
+                upstream.breaker.open()
+                upstream.last_fault = str(error)
+                continue
+            upstream.breaker.succeed()
+            name = upstream.server.model
+            if name not in self._models:
+                self._models[name] = ModelPool(
+                    name, self._scheduler, self.config.patience_s, self._tokenizer
+                )
+            self._models[name].upstreams.append(upstream)
+        return missing
+
+    async def _learn(self, upstream: Upstream) -> UpstreamError | None:
+        server = upstream.server
+        try:
+            await server.find_model()
+            upstream.capabilities = await probe(
+                server, upstream.config, probes_all=self._probes_all
+            )
+        except CallFault as fault:
+            return NoUpstreamError(f"{server.base} cannot be reached ({fault}); check that it runs")
+        except NoUpstreamError as error:
+            return error
+        return None
+
+    async def _search(self, missing: list[Upstream]) -> None:
+        """Look for servers that were not there until they are."""
+        while missing:
+            await asyncio.sleep(REVISIT_S)
+            try:
+                missing = list(await self._open(missing))
+            except UpstreamError as error:
+                _log.warning("a server came that cannot be used: %s", error)
+                return
+            self._scheduler.admit()
+
+    async def _close(self) -> None:
+        if self._searching is not None:
+            self._searching.cancel()
+        for upstream in self.upstreams:
+            await upstream.server.close()

@@ -1,0 +1,223 @@
+"""Reading HTTP/1.1 responses, strictly: what is not clearly one response is refused.
+
+The parser does no input or output of its own, so that every way of cutting the bytes can be tested.
+
+Source: RFC 9112 (framing), RFC 9110 section 5 (fields).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Longest status line and header block, and longest trailer."""
+MAX_CHUNK_LINE_BYTES = 256
+MAX_INTERIM_RESPONSES = 8
+"""Most 1xx responses before the real one."""
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
+_FIELD = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[\x21-\x7e\x80-\xff]"
+    rb"(?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*\r\n"
+)
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+
+
+class WireError(Exception):
+    """Bytes that are no HTTP/1.1 response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and header fields of a response."""
+
+    status: int
+    fields: Mapping[str, str]
+    """By lower-case name; several fields of one name are joined by commas."""
+    can_stay: bool
+    """The connection may serve another request afterwards."""
+
+
+class _State(Enum):
+    HEAD = auto()
+    COUNTED = auto()
+    CHUNK_LINE = auto()
+    CHUNK_DATA = auto()
+    CHUNK_END = auto()
+    TRAILER = auto()
+    TO_THE_END = auto()
+    OVER = auto()
+
+
+class ResponseParser:
+    """Reads one response; `on_head` once, `on_body` for each stretch, then `is_over`."""
+
+    def __init__(self, on_head: Callable[[Head], None], on_body: Callable[[bytes], None]) -> None:
+        """Name who is told of the parts."""
+        self._on_head = on_head
+        self._on_body = on_body
+        self._state = _State.HEAD
+        self._rest = b""
+        self._left = 0
+        self._interim = 0
+        self._head: Head | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the response is complete."""
+        return self._state is _State.OVER
+
+    @property
+    def can_stay(self) -> bool:
+        """Whether the response is complete and the connection fit for the next request."""
+        return self.is_over and not self._rest and self._head is not None and self._head.can_stay
+
+    def feed(self, data: bytes) -> None:
+        """Take in bytes as they come. Raises WireError for what is no response."""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        body: list[bytes] = []
+        position, end = 0, len(data)
+        while position < end and self._state is not _State.OVER:
+            before, state = position, self._state
+            position = self._step(data, position, body)
+            if position == before and self._state is state:
+                break  # more bytes are needed
+        if position < end:
+            self._rest = data[position:]
+        if body:
+            self._on_body(body[0] if len(body) == 1 else b"".join(body))
+
+    def finish(self) -> None:
+        """Take note that the connection ended. Raises WireError when the response is not whole."""
+        if self._state is _State.TO_THE_END:
+            self._state = _State.OVER
+        elif self._state is not _State.OVER:
+            raise WireError("the connection ended in the middle of a response")
+
+    def _step(self, data: bytes, position: int, body: list[bytes]) -> int:
+        """Read one element; return where the next one begins, or `position` to ask for more."""
+        match self._state:
+            case _State.HEAD:
+                return self._read_head(data, position)
+            case _State.COUNTED | _State.CHUNK_DATA:
+                return self._read_counted(data, position, body)
+            case _State.CHUNK_LINE:
+                return self._read_chunk_line(data, position)
+            case _State.CHUNK_END:
+                return self._read_chunk_end(data, position)
+            case _State.TRAILER:
+                return self._read_trailer(data, position)
+            case _:
+                body.append(data[position:])
+                return len(data)
+
+    def _read_counted(self, data: bytes, position: int, body: list[bytes]) -> int:
+        taken = data[position : position + self._left]
+        self._left -= len(taken)
+        body.append(taken)
+        if not self._left:
+            is_chunk = self._state is _State.CHUNK_DATA
+            self._state = _State.CHUNK_END if is_chunk else _State.OVER
+        return position + len(taken)
+
+    def _read_chunk_line(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n", position, position + MAX_CHUNK_LINE_BYTES)
+        if end < 0:
+            if len(data) - position >= MAX_CHUNK_LINE_BYTES:
+                raise WireError(f"a chunk's size has more than {MAX_CHUNK_LINE_BYTES} bytes")
+            return position
+        size = _CHUNK.fullmatch(data, position, end)
+        if size is None:
+            raise WireError(f"{data[position:end][:40]!r} is no size of a chunk")
+        self._left = int(size[1], 16)
+        self._state = _State.CHUNK_DATA if self._left else _State.TRAILER
+        return end + 2
+
+    def _read_chunk_end(self, data: bytes, position: int) -> int:
+        if len(data) - position < 2:
+            return position
+        if data[position : position + 2] != b"\r\n":
+            raise WireError("a chunk is longer than its size says")
+        self._state = _State.CHUNK_LINE
+        return position + 2
+
+    def _read_trailer(self, data: bytes, position: int) -> int:
+        if data.startswith(b"\r\n", position):
+            self._state = _State.OVER
+            return position + 2
+        end = data.find(b"\r\n\r\n", position, position + MAX_HEAD_BYTES)
+        if end < 0:
+            if len(data) - position >= MAX_HEAD_BYTES:
+                raise WireError(f"the trailer has more than {MAX_HEAD_BYTES} bytes")
+            return position
+        _read_fields(data, position, end + 2)
+        self._state = _State.OVER
+        return end + 4
+
+    def _read_head(self, data: bytes, position: int) -> int:
+        end = data.find(b"\r\n\r\n", position, position + MAX_HEAD_BYTES)
+        if end < 0:
+            if len(data) - position >= MAX_HEAD_BYTES:
+                raise WireError(f"the header has more than {MAX_HEAD_BYTES} bytes")
+            if not b"HTTP/1.".startswith(data[position : position + 7]):
+                raise WireError(f"{data[position : position + 40]!r} is no HTTP/1.1 response")
+            return position
+        line = _STATUS.match(data, position, end + 2)
+        if line is None:
+            raise WireError(f"{data[position : position + 40]!r} is no HTTP/1.1 status line")
+        status, is_new = int(line[2]), line[1] == b"1"
+        fields = _read_fields(data, line.end(), end + 2)
+        if status < 200:
+            self._skip_interim(status)
+            return end + 4
+        self._begin_body(status, is_new, fields)
+        return end + 4
+
+    def _skip_interim(self, status: int) -> None:
+        self._interim += 1
+        if status == 101 or self._interim > MAX_INTERIM_RESPONSES:
+            raise WireError(f"the server sends interim responses that nobody asked for ({status})")
+
+    def _begin_body(self, status: int, is_new: bool, fields: Mapping[str, str]) -> None:
+        """Find out where the body ends."""
+        coding, length = fields.get("transfer-encoding"), fields.get("content-length")
+        options = {option.strip().lower() for option in fields.get("connection", "").split(",")}
+        can_stay = is_new and "close" not in options
+        if coding is not None:
+            if coding.lower() != "chunked" or length is not None or not is_new:
+                raise WireError(
+                    f"the body's framing is unclear (transfer-encoding {coding[:40]!r})"
+                )
+            self._state = _State.CHUNK_LINE
+        elif length is not None:
+            lengths = {part.strip() for part in length.split(",")}
+            told = lengths.pop()
+            if lengths or not _LENGTH.fullmatch(told):
+                raise WireError(f"the content-length is {length[:40]!r}, not one number")
+            self._left = int(told)
+            self._state = _State.COUNTED
+        else:
+            can_stay = False
+            self._state = _State.TO_THE_END
+        if status in (204, 304) or (self._state is _State.COUNTED and not self._left):
+            self._state = _State.OVER
+            can_stay = can_stay and (length is None or not self._left)
+        self._head = Head(status, fields, can_stay)
+        self._on_head(self._head)
+
+
+def _read_fields(data: bytes, position: int, end: int) -> dict[str, str]:
+    """Return the fields between two positions. Raises WireError unless every line is one."""
+    fields: dict[str, str] = {}
+    while position < end:
+        field = _FIELD.match(data, position, end)
+        if field is None:
+            raise WireError(f"{data[position : position + 40]!r} is no header field")
+        name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        position = field.end()
+    return fields

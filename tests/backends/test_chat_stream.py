@@ -1,0 +1,142 @@
+"""What streams say, and that the short cuts around JSON never change it."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openzaya.backends import chat_stream
+from openzaya.backends.chat_stream import RING_TOKENS, ChatStream
+from openzaya.backends.json_text import body_with_messages
+from openzaya.backends.sse import StreamError
+from openzaya.backends.tails_http import Ruler, TailCutter
+from openzaya.core.records import Watch
+
+WORDS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["a", "content", "m", '"', "\\", "\\n", "\n", "\u2028", '","x":"', "{}", "é"]),
+)
+
+
+def event(field: str, text: str, finish=None, **more) -> str:
+    choice = {"index": 0, "delta": {field: text}, "finish_reason": finish, **more}
+    return json.dumps({"id": "m", "model": "m", "choices": [choice]}, ensure_ascii=False)
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.sampled_from(["content", "reasoning", "reasoning_content"]), WORDS),
+        max_size=12,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_events_read_without_json_say_what_json_says(pieces):
+    class Slow(ChatStream):
+        def _take_like_the_last(self, *_):
+            return False
+
+    events = [event(field, text) for field, text in pieces] + [event("content", "", "stop")]
+    fast, slow = ChatStream(Watch()), Slow(Watch())
+    for one in events:
+        fast.feed(one)
+        slow.feed(one)
+    for stream in (fast, slow):
+        assert stream.reasoning.text == "".join(t for f, t in pieces if f != "content")
+        assert stream.content.text == "".join(t for f, t in pieces if f == "content")
+    assert fast.num_chunks == slow.num_chunks
+    assert fast._watch.pieces == slow._watch.pieces
+
+
+def test_the_short_cut_is_taken_where_it_can_be(monkeypatch):
+    parsed = []
+    real = chat_stream._scan
+    monkeypatch.setattr(chat_stream, "_scan", lambda data: parsed.append(1) or real(data))
+    stream = ChatStream()
+    for _ in range(100):
+        stream.feed(event("content", " word"))
+    stream.feed(event("content", ' "word"'))
+    assert stream.content.text == " word" * 100 + ' "word"'
+    assert len(parsed) == 2
+
+
+def test_what_the_watch_hears_is_the_text_and_thinking_is_closed_in_it():
+    for content in ("", "so"):
+        watch = Watch()
+        stream = ChatStream(watch)
+        stream.feed(event("reasoning", "hm"))
+        if content:
+            stream.feed(event("content", content))
+        stream.feed(event("content", "", "stop"))
+        assert "".join(watch.pieces) == stream.text == f"hm\n</think>\n\n{content}"
+
+
+def test_a_long_stream_keeps_the_boundaries_of_its_end_only():
+    stream = ChatStream()
+    for number in range(3 * RING_TOKENS):
+        stream.feed(event("content", f"{number % 10}", token_ids=[number]))
+    assert len(stream.token_ids) == 3 * RING_TOKENS
+    assert RING_TOKENS <= len(stream.content.ids) < 2 * RING_TOKENS
+    ruler = Ruler.of(stream.content)
+    text = stream.content.text
+    assert ruler.cut(text, 5000) == text[-5000:]
+    assert ruler.cut(text, 3 * RING_TOKENS) is None
+    cutter = TailCutter()
+    cutter.remember(stream.content)
+    assert cutter.last_tokens("\n" + text + "\n", 5000) != text[-5000:]
+    assert cutter.last_tokens(text, 5000) == text[-5000:]
+    assert cutter.method == "exact (token ids of the server)"
+
+
+def test_texts_that_end_alike_are_told_apart():
+    cutter = TailCutter()
+    ending = "the end " * 60
+    texts = ["first " + ending, "other " + ending]
+    for text in texts:
+        stream = ChatStream()
+        for word in text.split(" "):
+            stream.feed(event("content", f"{word} ", token_ids=[1]))
+        cutter.remember(stream.content)
+    whole = 200
+    assert cutter.by_ids(texts[1] + " ", whole) == texts[1] + " "
+    assert cutter.by_ids(texts[0] + " ", whole) is None
+
+
+@pytest.mark.parametrize(
+    "calls", ["x", [1], [{"index": -1}], [{"index": 0, "function": {"name": 7}}]]
+)
+def test_tool_calls_of_another_form_are_refused(calls):
+    choice = {"index": 0, "delta": {"tool_calls": calls}}
+    with pytest.raises(StreamError, match="tool call"):
+        ChatStream().feed(json.dumps({"choices": [choice]}))
+
+
+def test_arguments_that_are_no_object_stay_as_they_came():
+    stream = ChatStream()
+    for name, arguments in (("f", '{"a": 1, "b'), ("", '": "x"}')):
+        call = {"index": 0, "function": {"name": name, "arguments": arguments}}
+        stream.feed(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}))
+    call = {"index": 1, "function": {"name": "g", "arguments": "oops"}}
+    last = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+    stream.feed(json.dumps({"choices": [last]}))
+    assert stream.text == (
+        "<zyphra_tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\nx\n"
+        "</parameter>\n</function>\n</zyphra_tool_call>\n"
+        "<zyphra_tool_call>\n<function=g>\noops</function>\n</zyphra_tool_call>"
+    )
+
+
+@given(
+    text=st.one_of(
+        st.text(max_size=20), st.sampled_from(["\\", '"', "\n", "\t", "\x00", "\ud800"])
+    ),
+    times=st.sampled_from([1, 2000]),
+    extra=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_body_is_the_json_that_json_would_write(text, times, extra):
+    message = {"role": "user", "content": text * times, **({"name": "x"} if extra else {})}
+    messages = [{"role": "system", "content": "s"}, message, {"role": "user", "content": None}]
+    told = json.loads(body_with_messages({"model": "m"} if extra else {}, messages))
+    safe = json.loads(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace"))
+    assert told == {**({"model": "m"} if extra else {}), "messages": safe}
