@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from openzaya.core.errors import ConfigError, OpenZayaError, RequestError
+from openzaya.core.errors import OpenZayaError, RequestError
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
@@ -140,8 +140,6 @@ def run_batch(args: argparse.Namespace, config: "MarkovianRSAConfig") -> int:
     """Solve every problem of a file; return 0, 1 when some failed, or 130 when stopped."""
     if not args.file or args.question:
         raise RequestError("--out is for a batch; name its problems with -f FILE")
-    if args.jobs < 1:
-        raise ConfigError(f"--jobs is {args.jobs}; give at least 1")
     problems = read_problems(args.file)
     kept = keep_answers(Path(args.out))
     return asyncio.run(_run(args, config, [p for p in problems if p.id not in kept], len(kept)))

@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from openzaya.core.errors import RequestError
 
@@ -104,7 +104,8 @@ async def list_runs(journal: "Journal", args: argparse.Namespace) -> int:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "began", "state", "preset", "tokens", "question", "answer"):
-        table.add_column(heading, justify="right" if heading == "tokens" else "left")
+        side: Literal["left", "right"] = "right" if heading == "tokens" else "left"
+        table.add_column(heading, justify=side, no_wrap=heading == "id")
     for shown in found:
         began = datetime.fromtimestamp(shown["created"]).strftime("%Y-%m-%d %H:%M")
         facts = (shown["preset"], str(shown["usage"]["generated"]))

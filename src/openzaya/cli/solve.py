@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openzaya.core.errors import CheckpointError, RequestError
+from openzaya.core.errors import CheckpointError, ConfigError, RequestError
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
@@ -22,6 +22,8 @@ NAME = "solve"
 SUMMARY = "Answer one hard question with Markovian RSA, on our model or on a server."
 JSON = True
 EXIT_INTERRUPTED = 130
+DEFAULT_JOBS = 2
+"""Problems of a batch that are worked on at once."""
 
 EXAMPLES = """
 examples:
@@ -32,10 +34,11 @@ examples:
   openzaya solve 'sort qdkax' -n 4 --budget 120 --show rounds
   openzaya solve 'sort qdkax' --set rounds=2 --set tail_tokens=32 --set tails_per_prompt=2
 
-  openzaya solve -f problems.jsonl -o answers.jsonl -j 4     a batch; killed? run it again
+  openzaya solve -f problems.jsonl -o answers.jsonl          a batch; killed? run it again
 
 A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
-left out. Every run is recorded: see `openzaya runs list`; --journal none switches that off.
+left out. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
+--set journal=PATH or postgresql://... says where, --set journal=none nowhere.
 cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
 Ctrl-C stops and prints the best answer so far.
 """
@@ -60,10 +63,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a preset's field"
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="batch: where the answers go")
-    parser.add_argument("-j", "--jobs", type=int, default=2, help="batch: problems at once [2]")
-    parser.add_argument(
-        "--journal", metavar="PATH|URL", help="where the run is recorded; none = nowhere"
-    )
     parser.epilog = EXAMPLES
 
 
@@ -71,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer the question; return 0, or 130 when it was stopped."""
     from openzaya.cli.progress import show_result
 
+    take_settings(args)
     if args.out:
         from openzaya.cli.batch import run_batch
 
@@ -83,6 +83,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         show_result(result, args.show)
     return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def take_settings(args: argparse.Namespace) -> None:
+    """Move the settings that are no fields of a preset out of --set: `journal` and `jobs`."""
+    args.journal, args.jobs = None, DEFAULT_JOBS
+    rest = []
+    for change in args.set:
+        name, _, value = change.partition("=")
+        if name == "journal":
+            args.journal = value
+        elif name == "jobs":
+            if not (value.isdecimal() and int(value) > 0):
+                raise ConfigError(f"jobs is {value!r}; choose a whole number from 1")
+            args.jobs = int(value)
+        else:
+            rest.append(change)
+    args.set = rest
 
 
 def read_question(args: argparse.Namespace) -> str:
