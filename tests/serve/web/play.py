@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.web import CONTENT_TYPE, content_security_policy, page
-from openzaya.ttc import MarkovianRSAConfig, presets, preview
+from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, presets, preview
 
 POLL_S = 0.01
 
@@ -24,6 +24,7 @@ class Player:
     """What the server knows, and what it was asked; a test reads and sets it."""
 
     runs: dict[str, Recording] = field(default_factory=dict)
+    url: str = ""
     live: dict[str, int] = field(default_factory=dict)
     """Runs that are not over yet: how many of their events may be told."""
     key: str | None = None
@@ -85,8 +86,11 @@ def create_player(player: Player) -> Starlette:
         return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
 
     async def list_presets(_request: Request) -> Response:
-        rows = [{"name": name, "config": asdict(config)} for name, config in presets.items()]
-        return JSONResponse({"object": "list", "default": "16k", "data": rows})
+        rows = [
+            {"name": name, "config": asdict(config), "is_default": name == DEFAULT_PRESET}
+            for name, config in presets.items()
+        ]
+        return JSONResponse({"object": "list", "data": rows})
 
     def settings(body: dict[str, Any]) -> MarkovianRSAConfig:
         changes = {k: v for k, v in body["ttc"].items() if k != "preset"}
@@ -159,7 +163,7 @@ def create_player(player: Player) -> Starlette:
             return refuse(429, "too many runs; try again in 5 seconds")
 
         async def parts() -> AsyncIterator[str]:
-            yield f"data: {json.dumps({'choices': [], 'ttc': {'run_id': run_id}})}\n\n"
+            yield f'data: {{"id": "chatcmpl-{run_id}", "choices": []}}\n\n'
             while len(player.told(run_id)) < len(player.runs[run_id].events):
                 yield ": still here\n\n"
                 await asyncio.sleep(POLL_S)
