@@ -7,9 +7,8 @@ from serve.web.recorded_runs import PretendModel, Recording, record
 
 from openzaya.ttc import MarkovianRSAConfig, presets
 
-HOSTILE = (
-    "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
-)
+TAKE = "document.title='taken'"
+HOSTILE = f'<img src=x onerror="{TAKE}"></script><script>{TAKE}</script>'
 TURNED = "\u202e48\u202c \u200b\u2066"
 
 

@@ -167,8 +167,8 @@ class AskView {
       ["calls", whole(p.calls), `${plural(p.stages, "stage")}`],
       ["generated, at most", whole(p.decode_cap), "tokens"],
       p.expected_decode ? ["generated, expected", whole(p.expected_decode), "tokens"] : null,
-      ["prompts read, at most", whole(p.prefill_cap), `tokens, ${short(p.tail_prefill_cap)} of them tails`],
-      p.expected_prefill ? ["prompts read, expected", whole(p.expected_prefill), "tokens"] : null,
+      ["prompts, at most", whole(p.prefill_cap), `tokens, ${short(p.tail_prefill_cap)} in tails`],
+      p.expected_prefill ? ["prompts, expected", whole(p.expected_prefill), "tokens"] : null,
       ["longest call", whole(p.context_bound), "tokens of context"],
       prices ? ["cost, at most", money(costOf({ generated: p.decode_cap, prefill: p.prefill_cap }, prices)), p.expected_decode ? `expected ${money(costOf({ generated: p.expected_decode, prefill: p.expected_prefill || 0 }, prices))}` : ""] : null,
     ].filter(Boolean);
