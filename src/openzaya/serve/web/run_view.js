@@ -77,6 +77,7 @@ class RunView {
     for (const name of ["head", "verdict", "tiles", "story", "answers", "budget", "health", "settings"]) this.parts[name] = el("div", { class: name });
     this.live = el("p", { class: "offscreen", role: "status", "aria-live": "polite" });
     const winner = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => this.pick(() => this.winnerLine(), event.currentTarget) }, "Winner\u2019s ancestry");
+    this.winnerButton = winner;
     const group = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => {
       this.lineage.grouped = !this.lineage.grouped;
       event.currentTarget.setAttribute("aria-pressed", String(this.lineage.grouped));
@@ -86,9 +87,8 @@ class RunView {
     fill(this.node, this.parts.head, this.parts.verdict, this.parts.tiles, this.live,
       el("div", { class: `panels ${isWide || ""}` },
         panel("lineage", "Lineage", el("div", { class: "tools" }, winner, group), this.parts.story, this.lineage.node, graphKey()),
-        panel("answers", "Answers per stage", null, this.parts.answers),
+        el("div", { class: "beside" }, panel("answers", "Answers per stage", null, this.parts.answers), panel("budget", "Budget", null, this.parts.budget)),
         panel("timeline-panel", "Timeline", timeKey(), this.timeline.node),
-        panel("budget", "Budget", null, this.parts.budget),
         panel("health", "Health", null, this.parts.health),
         panel("settings", "Settings", null, this.parts.settings)),
       this.drawer.node);
@@ -110,6 +110,7 @@ class RunView {
     fill(parts.budget, budgetPanel(model));
     if (!parts.health.contains(document.activeElement)) fill(parts.health, healthPanel(model, (keys, button) => this.pick(keys, button)));
     fill(parts.settings, settingsPanel(model));
+    this.winnerButton.hidden = !model.winner;
     this.lineage.update();
     this.timeline.update();
     this.drawer.update();
