@@ -9,7 +9,6 @@ from pathlib import Path
 from time import time
 from typing import Any, Literal
 
-from openzaya.core.errors import ConfigError
 from openzaya.ttc.journal.errors import JournalDamagedError, JournalError
 from openzaya.ttc.journal.schema import TABLES, VERSION
 
@@ -171,21 +170,3 @@ def newer(where: str, version: int) -> str:
         f"the journal {where} has the schema {version}, this openzaya knows up to {VERSION}; "
         "update openzaya, or name another file with --journal"
     )
-
-
-def open_database(url: str) -> Database:
-    """Open a journal by path, `sqlite:PATH` or `postgresql://...`."""
-    if url.startswith(("postgresql://", "postgres://")):
-        from openzaya.ttc.journal.postgres import PostgresDatabase
-
-        return PostgresDatabase(url)
-    scheme, has_scheme, rest = url.partition(":")
-    if has_scheme and scheme == "sqlite":
-        url = "/" + rest.lstrip("/") if rest.startswith("//") else rest
-    elif has_scheme and rest.startswith("//"):
-        raise ConfigError(
-            f"a journal cannot be kept at {scheme}://; give a path, sqlite:PATH or postgresql://..."
-        )
-    if not url:
-        raise ConfigError("the journal's path is empty; give a path or postgresql://...")
-    return SqliteDatabase(Path(url).expanduser())

@@ -8,7 +8,7 @@ from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalDamagedError, LeaseLostError, UnknownRunError
 from openzaya.ttc.journal.owner import is_gone
 from openzaya.ttc.journal.sealed import seal, unseal
-from openzaya.ttc.journal.spec import ENDED, Lease, RunSpec
+from openzaya.ttc.journal.spec import ENDED, JournalEvent, Lease, RunSpec
 
 _COLUMNS = "id, state, created_s, clock_s, owner, epoch, expires_s, last_seq"
 
@@ -45,12 +45,20 @@ def load_run(database: Database, run_id: str) -> RunRow:
 
 
 def list_runs(
-    database: Database, limit: int, before: str | None, states: tuple[str, ...]
+    database: Database,
+    limit: int,
+    before: str | None,
+    states: tuple[str, ...],
+    tenant: str | None = None,
 ) -> list[RunRow]:
     """Return rows, newest first."""
     marks = ", ".join("?" * len(states))
     where = f"state IN ({marks})" + (" AND id < ?" if before else "")
-    values = (*states, *([before] if before else []), limit)
+    values: list[str | int] = [*states, *([before] if before else [])]
+    if tenant is not None:
+        where += " AND tenant = ?"
+        values.append(tenant)
+    values.append(limit)
     found = database.execute(
         f"SELECT {_COLUMNS} FROM run WHERE {where} ORDER BY id DESC LIMIT ?", values
     )
@@ -187,3 +195,22 @@ def drop_deltas(database: Database, run_id: str, stage: int, slot: int) -> None:
     database.execute(
         "DELETE FROM delta WHERE run = ? AND stage = ? AND slot = ?", (run_id, stage, slot)
     )
+
+
+def load_events(database: Database, run_id: str, after: int) -> list[JournalEvent]:
+    """Return the events that follow a number; progress of complete candidates is gone."""
+    rows = database.execute(
+        "SELECT seq, kind, body, 0, 0 FROM event WHERE run = ? AND seq > ? UNION ALL "
+        "SELECT seq, 'progress', body, stage, slot FROM delta WHERE run = ? AND seq > ? "
+        "ORDER BY seq",
+        (run_id, after, run_id, after),
+    )
+    events = []
+    for seq, kind, body, stage, slot in rows:
+        if kind == "progress":
+            data = unseal(body, run_id, seq, stage, slot)
+            del data["text"]
+        else:
+            data = unseal(body, run_id, seq, kind)
+        events.append(JournalEvent(seq, kind, data))
+    return events

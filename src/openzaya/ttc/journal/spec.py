@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Message
-from openzaya.ttc.strategies import MarkovianRSAConfig
+from openzaya.ttc.config import MarkovianRSAConfig
 
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ENDED: frozenset[str] = frozenset(("done", "failed", "cancelled", "interrupted"))
