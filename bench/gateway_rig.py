@@ -87,9 +87,10 @@ def _address(child: subprocess.Popen[str], log: Path) -> str:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         line = child.stdout.readline()
-        found = re.search(r"http://[\d.]+:\d+", line)
+        # The gateway's line names its upstreams as well.
+        found = re.search(r" on (http://[\d.]+:\d+)", line)
         if found is not None:
-            return found.group()
+            return found[1]
         if not line and child.poll() is not None:
             break
     raise SystemExit(f"a server did not start; the end of {log}:\n{log.read_text()[-2000:]}")

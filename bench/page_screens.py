@@ -15,9 +15,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from serve.web.browsing import launch, serving
-from serve.web.play import Player
-from serve.web.sample_runs import failed_run, fill_list, good_run, hard_run, large_run
+from serve.web.browsing import launch, serving  # noqa: E402
+from serve.web.play import Player  # noqa: E402
+from serve.web.sample_runs import (  # noqa: E402
+    failed_run,
+    fill_list,
+    good_run,
+    hard_run,
+    large_run,
+)
 
 WIDE = {"width": 1280, "height": 860}
 NARROW = {"width": 360, "height": 740}
