@@ -1,6 +1,7 @@
 // One run: the question, the answer, and every panel, live or from the journal.
 
 const REDRAW_MS = 200;
+const TIMELINE_MS = 1000;
 
 class RunView {
   constructor(id) {
@@ -9,6 +10,7 @@ class RunView {
     this.abort = new AbortController();
     this.timer = null;
     this.connection = "";
+    this.timed = -Infinity;
   }
 
   async start(stage, slot) {
@@ -102,6 +104,7 @@ class RunView {
 
   draw() {
     const { model, parts } = this;
+    model.settle();
     fill(parts.head, runHead(this));
     this.drawVerdict();
     fill(parts.tiles, tiles(model));
@@ -112,7 +115,10 @@ class RunView {
     fill(parts.settings, settingsPanel(model));
     this.winnerButton.hidden = !model.winner;
     this.lineage.update();
-    this.timeline.update();
+    if (model.isOver || performance.now() - this.timed > TIMELINE_MS) {
+      this.timed = performance.now();
+      this.timeline.update();
+    }
     this.drawer.update();
   }
 
@@ -150,6 +156,7 @@ class RunView {
   }
 
   announce() {
+    this.model.settle();
     setText(this.live, storyText(this.model));
   }
 
