@@ -204,7 +204,7 @@ def load_service(
 
     from openzaya.backends.local import load_engine
     from openzaya.backends.machine import choose_threads
-    from openzaya.cli.solve import model_folder
+    from openzaya.cli.samplers import model_folder
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
     from openzaya.serve.keys import Keys
