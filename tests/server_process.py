@@ -50,9 +50,10 @@ def python(*words: str) -> list[str]:
 def _address(child: subprocess.Popen[bytes], log: Path, url: str) -> str:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and child.poll() is None:
-        found = re.search(r"http://[\d.]+:\d+", log.read_text())
+        # A gateway's line names its upstreams as well.
+        found = re.search(r" on (http://[\d.]+:\d+)", log.read_text())
         if not url and found is not None:
-            return found.group()
+            return found[1]
         if url and _is_well(f"{url}/health"):
             return url
         time.sleep(0.05)

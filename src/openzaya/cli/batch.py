@@ -75,7 +75,7 @@ class Batch:
 
     async def _answer(self, place: int, problem: Problem) -> dict[str, Any] | None:
         """Return the answer's part of a line; older problems get the model first."""
-        from openzaya.cli.solve import spec_of
+        from openzaya.cli.samplers import spec_of
         from openzaya.ttc import MarkovianRSA
         from openzaya.ttc.journal.session import run_recorded
 
@@ -149,7 +149,7 @@ async def _run(
     args: argparse.Namespace, config: "MarkovianRSAConfig", todo: list[Problem], num_kept: int
 ) -> int:
     from openzaya.cli.journals import open_journal
-    from openzaya.cli.solve import open_sampler
+    from openzaya.cli.samplers import open_sampler
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)

@@ -138,7 +138,7 @@ async def show_run(journal: "Journal", args: argparse.Namespace) -> int:
 async def resume_run(journal: "Journal", args: argparse.Namespace) -> int:
     """Go on with a run and print its answer; Ctrl-C ends it with the best so far."""
     from openzaya.cli.progress import Progress, show_result
-    from openzaya.cli.solve import open_sampler
+    from openzaya.cli.samplers import open_sampler
     from openzaya.ttc.journal.session import run_recorded
 
     spec = await journal.spec(args.id)
