@@ -45,7 +45,7 @@ def serving(slots: int, threads: int, context: int = 1024) -> Iterator[tuple[str
     """Run a server; yield its URL and process id."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     words = ["-m", "openzaya", "serve", "--port", "0", "--max-slots", str(slots)]
-    words += ["--threads", str(threads), "--context", str(context), "--set", "max_queue=256"]
+    words += ["--set", f"threads={threads}", "--context", str(context), "--set", "max_queue=256"]
     child = subprocess.Popen([sys.executable, *words], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None

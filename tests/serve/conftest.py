@@ -89,8 +89,8 @@ def serving(
 ) -> Iterator[Running]:
     """Run a server while the block runs."""
     config = replace(config or ServeConfig(), port=0, model_name="nano")
-    args = argparse.Namespace(model="nano", max_slots=slots, context=1024, threads=1)
-    service = verb.load_service(args, config, keys or Keys())
+    args = argparse.Namespace(model="nano", max_slots=slots, context=1024)
+    service = verb.load_service(args, config, keys or Keys(), threads=1)
     with listening(create_app(service), config) as port:
         yield Running(port, service)
 

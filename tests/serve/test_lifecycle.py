@@ -305,7 +305,11 @@ def test_keys_open_every_route_but_health(tmp_path):
         ((sha("a"),), 0o644, "mode 0644, expected 0600"),
         ((sha("a"),), 0o640, "chmod 600"),
         (("plain-key",), 0o600, "line 1 .* is no key"),
-        ((f"{sha('a')} admin",), 0o600, "line 1"),
+        ((f"{sha('a')} root",), 0o600, "line 1"),
+        ((f"{sha('a')} infer runs=0",), 0o600, "line 1.*above 0"),
+        ((f"{sha('a')} infer runs=x",), 0o600, "expected a number"),
+        ((f"{sha('a')} runs=1 runs=2",), 0o600, "twice"),
+        ((f"{sha('a')} infer spare=3",), 0o600, "spare.*known: name, requests"),
         (("# nothing",), 0o600, "holds no keys"),
     ],
 )
@@ -347,10 +351,10 @@ def test_metrics_count_and_hold_nothing_that_clients_sent(server):
 
 
 @pytest.fixture
-def process():
+def process(tmp_path):
     """Run `openzaya serve` as a user does; yields it with its port."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    words = [sys.executable, "-m", "openzaya", "serve", "--port", "0", "--threads", "1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path)}
+    words = [sys.executable, "-m", "openzaya", "serve", "--port", "0", "--set", "threads=1"]
     child = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         line = child.stdout.readline().decode()

@@ -214,8 +214,11 @@ class _Answer(Exchange):
 
 
 def is_same_model(asked: str, told: str) -> bool:
-    """Accept the name asked for, a dated version of it, and a path with or without its folders."""
-    if not told or told == asked or told.startswith(f"{asked}-"):
+    """Accept the name asked for, a dated version or a revision of it, and a path without folders.
+
+    `transformers serve` signs with `NAME@REVISION`.
+    """
+    if not told or told == asked or told.startswith((f"{asked}-", f"{asked}@")):
         return True
     return told.rpartition("/")[2] == asked.rpartition("/")[2]
 

@@ -1,4 +1,4 @@
-"""`openzaya serve`: an OpenAI-compatible server of one model on our own engine, or the sandbox."""
+"""`openzaya serve`: the OpenAI API with test-time compute, over our engine or other servers."""
 
 import argparse
 import asyncio
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from openzaya.serve.config import ServeConfig
+    from openzaya.serve.gateway.config import GatewayConfig
     from openzaya.serve.keys import Keys
     from openzaya.serve.service import Service
+    from openzaya.ttc.journal import Journal
 
 
 class Drained(Protocol):
@@ -23,34 +25,42 @@ class Drained(Protocol):
 
 
 NAME = "serve"
-SUMMARY = "Serve a model through the OpenAI API on our own engine, or the sandbox."
+SUMMARY = "Serve a model, ours or other servers', through the OpenAI API with Markovian RSA."
 DEFAULT_SLOTS = 16
+DEFAULT_IN_FLIGHT = 64
+"""Calls at once for each upstream."""
 
 EXAMPLES = """
 examples:
   openzaya serve                                      the bundled nano model on 127.0.0.1:8000
+  openzaya serve --upstream http://gpu1:30000 --upstream http://gpu2:30000
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
-  openzaya serve --set max_queue=256 --set drain_s=60 any other setting
-  openzaya serve --model DIR --set model_name=mine    its name in the API [the folder's]
+  openzaya serve --set max_runs=16 --set journal=runs.sqlite   any other setting
   openzaya serve --sandbox                            run programs instead: POST /run_code
 
-keys: one SHA-256 in hex per line (printf %s KEY | sha256sum), file mode 0600. Without --keys only
-this machine can ask. SIGTERM lets running requests finish, a second one ends at once.
+ask for the model NAME:mrsa-16k (or NAME:mrsa-nano, ...) and a run of Markovian RSA answers; NAME
+alone is plain. The page at / shows runs live. Keys: one SHA-256 in hex per line (printf %s KEY |
+sha256sum), file mode 0600; without --keys only this machine can ask. SIGTERM lets running requests
+finish, a second one ends at once. An upstream's key is read from OPENAI_API_KEY.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--model", default="nano", help="nano or a model folder [nano]")
+    parser.add_argument(
+        "--upstream", action="append", default=[], metavar="URL", help="another server; repeatable"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one [8000]")
-    parser.add_argument("--max-slots", type=int, help="requests at once [16; programs: cores]")
+    parser.add_argument(
+        "--max-slots", type=int, help="requests at once [16; 64 an upstream; programs: cores]"
+    )
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="prompt plus reply [the model's, max 4096]"
     )
     parser.add_argument("--keys", metavar="FILE", help="who may ask")
-    parser.add_argument("--threads", type=int, default=0, help="of torch [free cores]")
     parser.add_argument(
         "--sandbox",
         nargs="?",
@@ -79,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     check_binding(config, bool(keys))
     listener = listen(config)
     port = listener.getsockname()[1]
-    open_app = sandbox_app if args.sandbox else model_app
+    open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app
     app, state, text = open_app(args, config, keys, port)
 
     def drain() -> None:
@@ -91,17 +101,60 @@ def run(args: argparse.Namespace) -> int:
 
 
 def model_app(
-    args: argparse.Namespace, config: "ServeConfig", keys: "Keys", port: int
+    args: argparse.Namespace, config: "GatewayConfig", keys: "Keys", port: int
 ) -> tuple["ASGIApp", "Drained", str]:
     """Load the model; return its application, what is told to drain, and the greeting."""
-    from openzaya.serve.app import create_app
+    from openzaya.serve.gateway.assembly import engine_gateway
 
-    service = load_service(args, config, keys)
-    return create_app(service), service.driver, greeting(service, port)
+    service = load_service(args, config, keys, config.threads)
+    slots = args.max_slots or DEFAULT_SLOTS
+    app, gateway = engine_gateway(service, config, open_journal(config), max_slots=slots)
+    return app, gateway, greeting(service, port)
+
+
+def upstream_app(
+    args: argparse.Namespace, config: "GatewayConfig", keys: "Keys", port: int
+) -> tuple["ASGIApp", "Drained", str]:
+    """Return the application over other servers, what is told to drain, and the greeting.
+
+    The servers are asked for their models when the application starts.
+    """
+    from openzaya.backends.http_server import HttpConfig
+    from openzaya.backends.pool import PoolConfig, Upstreams
+    from openzaya.serve.gateway.assembly import upstream_gateway
+
+    servers = [
+        HttpConfig(
+            url=url,
+            max_in_flight=args.max_slots or DEFAULT_IN_FLIGHT,
+            first_token_s=config.first_token_s,
+            between_tokens_s=config.between_tokens_s,
+        )
+        for url in args.upstream
+    ]
+    pool = Upstreams(servers, PoolConfig(job_share=config.run_share))
+    app, gateway = upstream_gateway(pool, pool, config, keys, open_journal(config))
+    url = url_of(config, port)
+    text = (
+        f"serving {', '.join(args.upstream)} on {url}; the page is {url}/\n"
+        f"  curl {url}/v1/models{key_option(keys)}"
+    )
+    return app, gateway, text
+
+
+def open_journal(config: "GatewayConfig") -> "Journal":
+    """Open the journal that the settings name, or the one in the usual place."""
+    from openzaya.cli.journals import default_journal
+    from openzaya.ttc.journal import Journal
+
+    path = config.journal or default_journal()
+    if "://" not in path:
+        Path(path.removeprefix("sqlite:")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Journal.open(path)
 
 
 def sandbox_app(
-    args: argparse.Namespace, config: "ServeConfig", keys: "Keys", port: int
+    args: argparse.Namespace, config: "GatewayConfig", keys: "Keys", port: int
 ) -> tuple["ASGIApp", "Drained", str]:
     """Start the sandbox; return its application, what is told to drain, and the greeting.
 
@@ -130,12 +183,12 @@ def sandbox_app(
     return create_sandbox_app(service), service, text
 
 
-def read_config(args: argparse.Namespace) -> "ServeConfig":
+def read_config(args: argparse.Namespace) -> "GatewayConfig":
     """Return the settings that the command line asks for."""
     from openzaya.core.config import resolve
-    from openzaya.serve.config import ServeConfig
+    from openzaya.serve.gateway.config import GatewayConfig
 
-    config = ServeConfig(
+    config = GatewayConfig(
         host=args.host,
         port=args.port,
         model_name=Path(args.model).resolve().name,
@@ -143,13 +196,15 @@ def read_config(args: argparse.Namespace) -> "ServeConfig":
     return resolve(config, [], args.set)
 
 
-def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) -> "Service":
-    """Load the model and put the engine behind the API."""
+def load_service(
+    args: argparse.Namespace, config: "ServeConfig", keys: object, threads: int = 0
+) -> "Service":
+    """Load the model and put the engine behind the API; 0 threads take the free cores."""
     import torch
 
     from openzaya.backends.local import load_engine
     from openzaya.backends.machine import choose_threads
-    from openzaya.cli.solve import model_folder
+    from openzaya.cli.samplers import model_folder
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
     from openzaya.serve.keys import Keys
@@ -159,7 +214,7 @@ def load_service(args: argparse.Namespace, config: "ServeConfig", keys: object) 
     from openzaya.text.tokenizer import TextTokenizer
 
     assert isinstance(keys, Keys)
-    torch.set_num_threads(args.threads or choose_threads())
+    torch.set_num_threads(threads or choose_threads())
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
     engine = load_engine(

@@ -23,30 +23,46 @@ from openzaya.serve.stream import json_response
 def create_app(service: Service) -> ASGIApp:
     """Return the application; its lifespan starts and stops the engine's thread."""
 
-    def route(path: str, method: str, handler: Handler[Service]) -> Route:
-        return Route(path, Endpoint(service, handler, method, path))
-
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        service.driver.start()
-        try:
+        async with running(service):
             yield
-        finally:
-            await service.driver.close()
-            service.encoders.shutdown(wait=False, cancel_futures=True)
 
     routes = [
-        route("/v1/chat/completions", "POST", generation.chat),
-        route("/v1/completions", "POST", generation.complete),
-        route("/tokenize", "POST", tokenize),
-        route("/detokenize", "POST", detokenize),
-        route("/v1/models", "GET", list_models),
-        route("/v1/models/{model:path}", "GET", show_model),
-        route("/health", "GET", health),
-        route("/metrics", "GET", show_metrics),
-        route("/openapi.json", "GET", show_openapi),
+        route_of(service, "/v1/chat/completions", "POST", generation.chat),
+        *engine_routes(service),
+        route_of(service, "/v1/models", "GET", list_models),
+        route_of(service, "/v1/models/{model:path}", "GET", show_model),
+        route_of(service, "/health", "GET", health),
+        route_of(service, "/metrics", "GET", show_metrics),
+        route_of(service, "/openapi.json", "GET", show_openapi),
     ]
     return Guard(application(routes, lifespan), service)
+
+
+def route_of(service: Service, path: str, method: str, handler: Handler[Service]) -> Route:
+    """Return one route of the engine's server."""
+    return Route(path, Endpoint(service, handler, method, path))
+
+
+def engine_routes(service: Service) -> list[Route]:
+    """Return the routes that only a server with an engine of its own has."""
+    return [
+        route_of(service, "/v1/completions", "POST", generation.complete),
+        route_of(service, "/tokenize", "POST", tokenize),
+        route_of(service, "/detokenize", "POST", detokenize),
+    ]
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[None]:
+    """Run the engine's thread while the block runs."""
+    service.driver.start()
+    try:
+        yield
+    finally:
+        await service.driver.close()
+        service.encoders.shutdown(wait=False, cancel_futures=True)
 
 
 async def tokenize(service: Service, request: Request) -> Response:

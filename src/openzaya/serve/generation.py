@@ -30,7 +30,11 @@ CLIENT_GONE = 499
 
 async def chat(service: Service, request: Request) -> ASGIApp:
     """Answer POST /v1/chat/completions."""
-    ask = await service.read(request, ChatRequest)
+    return await answer_chat(service, request, await service.read(request, ChatRequest))
+
+
+async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> ASGIApp:
+    """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
     tools = ask.tools if ask.tool_choice != "none" else None
     ids = await service.encode(lambda: service.codec.encode(ask.messages, tools, ask.thinks))

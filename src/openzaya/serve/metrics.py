@@ -22,32 +22,32 @@ class Metrics:
     """Counters of one server; no label holds anything that a client sent."""
 
     def __init__(self, driver: Driver) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = request_counter(self._registry)
+        self.registry = CollectorRegistry()
+        self.requests = request_counter(self.registry)
         self.prompt_tokens = Counter(
-            "openzaya_prompt_tokens", "Prompt tokens taken", registry=self._registry
+            "openzaya_prompt_tokens", "Prompt tokens taken", registry=self.registry
         )
         self.generated_tokens = Counter(
-            "openzaya_generated_tokens", "Tokens handed out", registry=self._registry
+            "openzaya_generated_tokens", "Tokens handed out", registry=self.registry
         )
         self.disconnects = Counter(
-            "openzaya_disconnects", "Clients that left before the end", registry=self._registry
+            "openzaya_disconnects", "Clients that left before the end", registry=self.registry
         )
         self.first_token_s = Histogram(
             "openzaya_first_token_seconds",
             "From the request to its first token",
             buckets=SECONDS,
-            registry=self._registry,
+            registry=self.registry,
         )
         in_flight = Gauge(
-            "openzaya_choices_in_flight", "Choices that wait or run", registry=self._registry
+            "openzaya_choices_in_flight", "Choices that wait or run", registry=self.registry
         )
         in_flight.set_function(lambda: driver.num_in_flight)
         running = Gauge(
-            "openzaya_choices_running", "Choices that hold a slot", registry=self._registry
+            "openzaya_choices_running", "Choices that hold a slot", registry=self.registry
         )
         running.set_function(lambda: driver.num_running)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)

@@ -1,8 +1,10 @@
 """The OpenAPI document, made from the models that check the requests."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from openzaya import __version__
@@ -13,7 +15,7 @@ from openzaya.serve.schema import (
     TokenizeRequest,
 )
 
-POSTS = {
+POSTS: Mapping[str, tuple[type[BaseModel], str]] = {
     "/v1/chat/completions": (ChatRequest, "Continue a conversation"),
     "/v1/completions": (CompletionRequest, "Continue a text"),
     "/tokenize": (TokenizeRequest, "Turn text into token ids"),
@@ -46,12 +48,19 @@ ERROR = {
 @cache
 def document(model_name: str) -> dict[str, Any]:
     """Return the OpenAPI document of a server with one model."""
-    kinds = [(kind, "validation") for kind, _ in POSTS.values()]
+    return build(POSTS, GETS, [model_name])
+
+
+def build(
+    posts: Mapping[str, tuple[type[BaseModel], str]], gets: Mapping[str, str], models: Sequence[str]
+) -> dict[str, Any]:
+    """Return the OpenAPI document of a server with these routes and models."""
+    kinds = [(kind, "validation") for kind in dict.fromkeys(kind for kind, _ in posts.values())]
     _, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
-    for kind, _ in POSTS.values():
-        schemas["$defs"][kind.__name__]["properties"]["model"] = {"enum": [model_name]}
+    for kind, _ in posts.values():
+        schemas["$defs"][kind.__name__]["properties"]["model"] = {"enum": list(models)}
     paths: dict[str, Any] = {}
-    for path, (kind, summary) in POSTS.items():
+    for path, (kind, summary) in posts.items():
         body = {"$ref": f"#/components/schemas/{kind.__name__}"}
         paths[path] = {
             "post": {
@@ -63,7 +72,7 @@ def document(model_name: str) -> dict[str, Any]:
                 "responses": responses(),
             }
         }
-    for path, summary in GETS.items():
+    for path, summary in gets.items():
         paths[path] = {"get": {"summary": summary, "responses": responses()}}
     return {
         "openapi": "3.1.0",

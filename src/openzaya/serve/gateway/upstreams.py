@@ -1,0 +1,380 @@
+"""Runs over other servers: each call carries the client's conversation and fields as they came."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from openzaya.core.errors import OpenZayaError
+from openzaya.core.protocols import WatchedSampler
+from openzaya.core.records import Completion, Message, SampleRequest, Watch
+from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.backend import Who, Wish, check_alone
+from openzaya.serve.gateway.choice import Choice, shaped
+from openzaya.serve.gateway.conversation import Conversation, text_of_content
+from openzaya.serve.gateway.failures import api_error
+from openzaya.serve.gateway.live_text import LiveText
+from openzaya.serve.gateway.schema import (
+    FINAL_ONLY,
+    SETTINGS_OF_RUN,
+    UpstreamChat,
+    UpstreamCompletion,
+)
+from openzaya.serve.schema import reader
+from openzaya.serve.stream import unless_gone
+
+OURS = SETTINGS_OF_RUN | {
+    "seed",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "priority",
+    "logprobs",
+    "top_logprobs",
+    "return_token_ids",
+}
+"""Fields that the calls of a run get from the run."""
+
+
+class Forwarded(Protocol):
+    """An upstream's answer to a request that is passed through."""
+
+    @property
+    def status(self) -> int:
+        """Its status."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """Its type."""
+        ...
+
+    @property
+    def retry_after(self) -> str:
+        """Its Retry-After header; empty without one."""
+        ...
+
+    @property
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Its body as it comes."""
+        ...
+
+
+class Pool(Protocol):
+    """The upstreams, as `openzaya.backends.pool.Upstreams` gives them."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Names of the models, the default one first."""
+        ...
+
+    def sampler(self, *, model: str = "", tenant: str = "", weight: float = 1.0) -> WatchedSampler:
+        """Return the sampler of one run."""
+        ...
+
+    def forward(
+        self,
+        body: Mapping[str, Any],
+        *,
+        path: str = "/chat/completions",
+        tenant: str = "",
+        weight: float = 1.0,
+        priority: int = 0,
+    ) -> AbstractAsyncContextManager[Forwarded]:
+        """Pass a request through."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return figures of every upstream."""
+        ...
+
+
+class UpstreamBackend:
+    """Other servers behind the gateway."""
+
+    posts: Mapping[str, tuple[type[BaseModel], str]] = {
+        "/v1/chat/completions": (UpstreamChat, "Continue a conversation"),
+        "/v1/completions": (UpstreamCompletion, "Continue a text"),
+    }
+
+    def __init__(self, pool: Pool, *, slow_reader_s: float) -> None:
+        self._pool = pool
+        self._slow_reader_s = slow_reader_s
+        self._created = int(time.time())
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Names of the models, the default one first."""
+        return self._pool.models
+
+    def card(self, model: str) -> dict[str, Any]:
+        """Return what GET /v1/models says of a model."""
+        context = getattr(self._pool.sampler(model=model), "context_tokens", None)
+        told = {"id": model, "object": "model", "created": self._created, "owned_by": "upstream"}
+        return told if context is None else {**told, "max_model_len": context}
+
+    async def check(self, body: dict[str, Any], choice: Choice) -> Wish:
+        """Return the wish in a body; unknown fields go to the calls of every stage."""
+        assert choice.config is not None
+        ask = reader(UpstreamChat)({name: value for name, value in body.items() if name != "ttc"})
+        check_alone(ask)
+        conversation = Conversation.of(ask.messages)
+        has_tools = bool(ask.tools) and ask.tool_choice != "none"
+        wants_json = ask.response_format is not None and ask.response_format.type != "text"
+        given = {
+            name: value for name, value in body.items() if value is not None and name not in OURS
+        }
+        sampler = self._pool.sampler(model=choice.model)
+        question = tuple(Message("user", text_of_content(turn.content)) for turn in ask.messages)
+        return Wish(
+            conversation=conversation,
+            config=shaped(
+                choice.config,
+                temperature=ask.temperature,
+                top_p=ask.top_p,
+                limit=ask.limit,
+                n=ask.n or 1,
+                has_form=has_tools or wants_json,
+            ),
+            n=ask.n or 1,
+            stream=bool(ask.stream),
+            include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+            seed=ask.seed,
+            stops=ask.stops,
+            tools=_schemas(ask) if has_tools else None,
+            wants_json=wants_json,
+            priority=ask.priority or 0,
+            question_tokens=sampler.count_prompt_tokens(question),
+            fields={name: value for name, value in given.items() if name not in FINAL_ONLY},
+            final_fields={name: value for name, value in given.items() if name in FINAL_ONLY},
+            body=ask,
+        )
+
+    def sampler(
+        self,
+        wish: Wish,
+        model: str,
+        run: int,  # noqa: ARG002
+        who: Who,
+        live: LiveText | None,
+    ) -> "UpstreamSampler":
+        """Return the sampler of one run."""
+        weight = who.key.allowance.weight
+        calls = self._pool.sampler(model=model, tenant=who.tenant, weight=weight)
+        return UpstreamSampler(calls, wish, live)
+
+    async def pass_through(
+        self,
+        request: Request,  # noqa: ARG002
+        body: dict[str, Any],
+        choice: Choice,
+        who: Who,
+    ) -> ASGIApp:
+        """Answer a chat as the upstream does."""
+        ask = reader(UpstreamChat)(body)
+        return PassThrough(
+            self._pool,
+            {**body, "model": choice.model},
+            who,
+            path="/chat/completions",
+            priority=ask.priority or 0,
+            slow_reader_s=self._slow_reader_s,
+        )
+
+    async def complete(self, body: dict[str, Any], who: Who) -> ASGIApp:
+        """Answer a plain completion as the upstream does."""
+        ask = reader(UpstreamCompletion)(body)
+        if ask.model not in self.models:
+            raise ApiError(
+                404,
+                "this server has no model of that name for plain completions; see GET /v1/models",
+                param="model",
+                code="model_not_found",
+            )
+        return PassThrough(
+            self._pool,
+            body,
+            who,
+            path="/completions",
+            priority=ask.priority or 0,
+            slow_reader_s=self._slow_reader_s,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of all upstreams."""
+        upstreams = self._pool.status()["upstreams"]
+        up = sum(found["state"] != "open" for found in upstreams)
+        state = "ok" if up == len(upstreams) else "degraded" if up else "failed"
+        return {"status": state, "upstreams": upstreams}
+
+    def drain(self) -> None:
+        """Take no more requests: what upstreams generate for us ends by itself."""
+
+
+def _schemas(ask: UpstreamChat) -> dict[str, dict[str, Any]]:
+    """Return the properties of each tool's parameters."""
+    found = {}
+    for tool in ask.tools or ():
+        properties = (tool.function.parameters or {}).get("properties")
+        found[tool.function.name] = properties if isinstance(properties, dict) else {}
+    return found
+
+
+@dataclass(slots=True)
+class UpstreamSampler:
+    """The calls of one run; meets `core.protocols.WatchedSampler`.
+
+    The state machine sees the conversation up to the question, as texts. Here every other turn,
+    every part that is no text and every field of the client's request is put back.
+    """
+
+    calls: Any
+    """The pool's sampler."""
+    wish: Wish
+    live: LiveText | None
+    retries_itself: bool = True
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The model's context, where the upstreams tell it."""
+        found: int | None = self.calls.context_tokens
+        return found
+
+    @property
+    def tail_method(self) -> str:
+        """How the last tail was cut; approximate methods say so."""
+        return str(self.calls.tail_method)
+
+    def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """Return the prompt's length, what follows the question included."""
+        told = self.wish.conversation.contents_with(messages[-1].content)
+        turns = tuple(Message("user", text_of_content(content)) for _, content in told)
+        count: int = self.calls.count_prompt_tokens(turns)
+        return count
+
+    def last_tokens(self, text: str, count: int) -> str:
+        """Return the last `count` tokens of `text`."""
+        return str(self.calls.last_tokens(text, count))
+
+    async def cut_tail(self, text: str, count: int) -> str:
+        """Return the last `count` tokens of `text`, exactly where an upstream can tell."""
+        return str(await self.calls.cut_tail(text, count))
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        """Return one completion. Raises ContextLengthError, UpstreamError."""
+        return await self.sample_watched(request, Watch())
+
+    async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
+        """Return one completion, or what there is of it once `watch.cut` is set."""
+        is_final = self.wish.is_final(request.stage)
+        if is_final and self.live is not None:
+            watch = _Overheard(watch, self.live)
+        asked = replace(request, fields=self._fields(request, is_final))
+        completion: Completion = await self.calls.sample_watched(asked, watch)
+        return completion
+
+    def _fields(self, request: SampleRequest, is_final: bool) -> dict[str, Any]:
+        """Return what the body of a call holds beside ours."""
+        told = self.wish.conversation.contents_with(request.messages[-1].content)
+        # A continuation ends with an assistant turn of the machine's own.
+        asked = len(request.messages) - len(self.wish.conversation.question)
+        extra = [{"role": m.role, "content": m.content} for m in request.messages[-asked:]]
+        messages = [
+            {**turn.model_dump(exclude_none=True), "content": content} for turn, content in told
+        ]
+        fields = {**self.wish.fields, "messages": messages + (extra if asked > 0 else [])}
+        return {**fields, **self.wish.final_fields} if is_final else fields
+
+
+class _Overheard(Watch):
+    """A watch whose text a live answer hears as well."""
+
+    def __init__(self, watch: Watch, live: LiveText) -> None:
+        super().__init__(on_text=watch.on_text, cut=watch.cut)
+        self.pieces = watch.pieces
+        self._outer = watch
+        self._live = live
+        live.restart()
+
+    def add(self, text: str, num_tokens: int) -> None:
+        """Take note of new text."""
+        self._outer.add(text, num_tokens)
+        self.num_tokens = self._outer.num_tokens
+        self._live.feed(text)
+
+    def restart(self) -> None:
+        """Forget what came: the call is tried again."""
+        self._outer.restart()
+        self.num_tokens = 0
+        self._live.restart()
+
+
+class PassThrough:
+    """An upstream's answer, as it comes; a client that leaves ends the upstream's call.
+
+    The upstream is read only as fast as the client takes it: what is not taken stays in buffers of
+    a fixed size, and a client that takes nothing for `slow_reader_s` is dropped.
+
+    Deviation: D-062.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        body: Mapping[str, Any],
+        who: Who,
+        *,
+        path: str,
+        priority: int,
+        slow_reader_s: float,
+    ) -> None:
+        self._pool = pool
+        self._body = body
+        self._who = who
+        self._path = path
+        self._priority = priority
+        self._slow_reader_s = slow_reader_s
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        began = False
+
+        async def work() -> None:
+            nonlocal began
+            forward = self._pool.forward(
+                self._body,
+                path=self._path,
+                tenant=self._who.tenant,
+                weight=self._who.key.allowance.weight,
+                priority=self._priority,
+            )
+            async with forward as answer:
+                headers = {"X-Accel-Buffering": "no"}
+                if answer.retry_after:
+                    headers["Retry-After"] = answer.retry_after
+                start = Response(status_code=answer.status, media_type=None, headers=headers)
+                raw = [(k, v) for k, v in start.raw_headers if k != b"content-length"]
+                raw.append((b"content-type", answer.content_type.encode("latin-1", "replace")))
+                await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+                began = True
+                async for chunk in answer.chunks:
+                    async with asyncio.timeout(self._slow_reader_s):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        try:
+            await unless_gone(work(), receive)
+        except TimeoutError:
+            return  # the client takes nothing: the connection closes
+        except OpenZayaError as error:
+            if began:
+                return  # the connection closes without the end of the body: the client sees a cut
+            raise api_error(error) from None

@@ -1,0 +1,172 @@
+"""A connection to where the journal is kept; one thread uses it at a time."""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import umask
+from pathlib import Path
+from time import time
+from typing import Any, Literal
+
+from openzaya.ttc.journal.errors import JournalDamagedError, JournalError
+from openzaya.ttc.journal.schema import TABLES, VERSION
+
+Trouble = Literal["full", "busy", "damaged"]
+Value = str | int | float | None
+
+APPLICATION_ID = 0x6F7A6A31
+"""Marks a SQLite file as a journal of ours: `ozj1`."""
+
+
+class Database(ABC):
+    """Rows in, rows out; placeholders are question marks."""
+
+    @abstractmethod
+    def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows, if it has any."""
+
+    @abstractmethod
+    def transaction(self, durable: bool) -> Any:
+        """Return a context that commits; `durable` waits until the disk has it."""
+
+    @abstractmethod
+    def now_s(self) -> float:
+        """Return the time that leases are compared by, in Unix seconds."""
+
+    @abstractmethod
+    def trouble(self, error: BaseException) -> Trouble | None:
+        """Say what an error means; "full" and "busy" may pass by themselves."""
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Return how much room the journal takes."""
+
+    @abstractmethod
+    def reclaim(self) -> None:
+        """Give the room of forgotten rows back."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class SqliteDatabase(Database):
+    """A SQLite file in WAL mode.
+
+    Its `synchronous` level changes between transactions: NORMAL survives the death of the process,
+    FULL also a power cut.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file; it and its folder are for their owner's eyes only."""
+        self.path = path
+        self._is_full_sync = True
+        old = umask(0o077)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=10, isolation_level=None, check_same_thread=False
+            )
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(
+                f"the journal {path} cannot be opened: {error}; name a file that this user may "
+                "write, and that is a journal or does not exist yet"
+            ) from error
+        finally:
+            umask(old)
+
+    def _prepare(self) -> None:
+        version = self._pragma("user_version")
+        mark = self._pragma("application_id")
+        if version > VERSION and mark == APPLICATION_ID:
+            raise JournalError(newer(str(self.path), version))
+        if mark != APPLICATION_ID:
+            if self.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+                raise sqlite3.DatabaseError("it is the database of another program")
+            self._create()
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = FULL")
+        self.execute("PRAGMA temp_store = MEMORY")
+
+    def _create(self) -> None:
+        self.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("BEGIN IMMEDIATE")
+        if self._pragma("application_id") != APPLICATION_ID:
+            for table in TABLES:
+                self.execute(table)
+            self.execute(f"PRAGMA user_version = {VERSION}")
+            self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self.execute("COMMIT")
+
+    def _pragma(self, name: str) -> int:
+        return int(self.execute(f"PRAGMA {name}")[0][0])
+
+    def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows, if it has any."""
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if self.trouble(error) == "damaged":
+                raise JournalDamagedError(
+                    f"the journal {self.path} is damaged: {error}; restore it from a copy, or "
+                    "move it away to begin a new one"
+                ) from error
+            raise
+
+    @contextmanager
+    def transaction(self, durable: bool) -> Iterator[None]:
+        """Commit what the block does, or nothing of it."""
+        if durable != self._is_full_sync:
+            self.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._is_full_sync = durable
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            raise
+
+    def now_s(self) -> float:
+        """Return the time of this machine."""
+        return time()
+
+    def trouble(self, error: BaseException) -> Trouble | None:
+        """Say what an error of SQLite or of the system means."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if not isinstance(error, sqlite3.Error) or code is None:
+            return None
+        primary = code & 0xFF
+        if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return "full"
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return "busy"
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return "damaged"
+        return None
+
+    def size_bytes(self) -> int:
+        """Return the size of the pages in use."""
+        pages = self._pragma("page_count") - self._pragma("freelist_count")
+        return pages * self._pragma("page_size")
+
+    def reclaim(self) -> None:
+        """Cut free pages off the file, and empty the write-ahead log."""
+        self.execute("PRAGMA incremental_vacuum")
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the file; the last one to close it empties the write-ahead log."""
+        self._connection.close()
+
+
+def newer(where: str, version: int) -> str:
+    """Return what to say of a journal that a later openzaya wrote."""
+    return (
+        f"the journal {where} has the schema {version}, this openzaya knows up to {VERSION}; "
+        "update openzaya, or name another file with --journal"
+    )

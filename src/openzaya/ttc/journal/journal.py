@@ -1,0 +1,381 @@
+"""The journal: what every run did, so that it can be resumed, watched and exported.
+
+Writes leave through one thread (`writer.py`); reads have a connection of their own. Every method
+that touches the disk is a coroutine, so that the event loop never waits for it.
+
+Deviation: D-059.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from openzaya.ttc.events import OnEvent, Recorded
+from openzaya.ttc.journal import leases, retention, views
+from openzaya.ttc.journal.candidates import load_candidates
+from openzaya.ttc.journal.database import Database
+from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
+from openzaya.ttc.journal.opening import open_database
+from openzaya.ttc.journal.owner import new_owner
+from openzaya.ttc.journal.recorder import Recorder
+from openzaya.ttc.journal.rows import load_document, load_events, load_facts, load_run, load_spec
+from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
+from openzaya.ttc.journal.writer import Write, Writer
+from openzaya.ttc.place import Place
+from openzaya.ttc.result import Result
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalConfig:
+    """How the journal keeps time and space."""
+
+    lease_s: float = 30.0
+    """A run whose owner was not heard of for so long may be taken over."""
+    full_wait_s: float = 30.0
+    """How long the end of a run waits for space on a full disk before it is reported."""
+    max_pending_bytes: int = 64 << 20
+    """Unwritten text beyond this fails the runs that add to it."""
+    progress_tokens: int = 64
+    """Generated text is kept every so many tokens of a candidate, if progress is reported."""
+    poll_s: float = 0.5
+    """How often a follower in another process looks for news."""
+
+
+class Journal:
+    """One SQLite file or PostgreSQL database; use it as an async context manager."""
+
+    def __init__(self, writing: Database, reading: Database, config: JournalConfig) -> None:
+        """Take two connections to the same journal; `Journal.open` makes them."""
+        self.config = config
+        self.owner = new_owner()
+        self._recorders: dict[str, Recorder] = {}
+        self._reading = reading
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+        self._followers: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._is_closed = False
+        self.writer = Writer(
+            writing,
+            on_commit=self._tell_followers,
+            heartbeat=self._heartbeat,
+            heartbeat_s=config.lease_s / 3,
+        )
+
+    @classmethod
+    def open(cls, url: str, config: JournalConfig | None = None) -> Self:
+        """Open or create the journal at a path, `sqlite:PATH` or `postgresql://...`.
+
+        Raises ConfigError for another scheme or a missing driver, JournalError for a newer schema
+        or a file that is no journal.
+        """
+        return cls(open_database(url), open_database(url), config or JournalConfig())
+
+    async def close(self) -> None:
+        """Write what is pending, give the leases back, and close."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        held = [r.lease for r in self._recorders.values()]
+        if held and self.writer.trouble is None:
+            self.writer.put(Write(lambda db: leases.release(db, held)))
+        await asyncio.to_thread(self.writer.close)
+        self._readers.shutdown()
+        self._reading.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the journal."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much text waits for its commit, roughly."""
+        return self.writer.pending_bytes
+
+    # -- writing
+
+    async def begin(self, spec: RunSpec) -> Begun:
+        """Record a new run as queued and lease it, or find the run that its key names.
+
+        Raises IdempotencyConflictError for the same key with another request, JournalFullError.
+        """
+        write = Write(lambda db: leases.begin(db, spec, self.owner, self.config.lease_s))
+        future = self.writer.put(write)
+        try:
+            begun: Begun | str = await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            future.add_done_callback(self._abandon)
+            raise
+        if isinstance(begun, str):
+            raise leases.refused(begun)
+        if begun.lease is not None:
+            self._hold(begun.lease, {})
+        return begun
+
+    def _abandon(self, future: "Future[Any]") -> None:
+        """Cancel a new run that nobody waits for any more."""
+        begun = None if future.exception() else future.result()
+        if isinstance(begun, Begun) and begun.is_new and not self._is_closed:
+            run_id = begun.run_id
+            self.writer.put(Write(lambda db: leases.cancel(db, run_id), run_id=run_id, waits=True))
+
+    async def acquire(self, run_id: str) -> Lease:
+        """Take over a run that ended without being done, or whose owner is gone.
+
+        Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
+        """
+
+        def apply(database: Database) -> tuple[Lease, dict[str, Any], set[tuple[int, int]]]:
+            lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
+            facts = load_facts(database, run_id)
+            complete = {(v["stage"], v["slot"]) for v in facts if v["finish_reason"] is not None}
+            return lease, load_document(database, run_id, "outcome"), complete
+
+        taken = await self._write(Write(apply))
+        lease: Lease = taken[0]
+        self._hold(lease, taken[1])
+        self._recorders[run_id].complete = taken[2]
+        return lease
+
+    def _hold(self, lease: Lease, outcome: dict[str, Any]) -> None:
+        self._recorders[lease.run_id] = Recorder(
+            lease=lease,
+            writer=self.writer,
+            lease_s=self.config.lease_s,
+            max_pending_bytes=self.config.max_pending_bytes,
+            progress_tokens=self.config.progress_tokens,
+            outcome=outcome,
+        )
+
+    def listener(self, run_id: str, on_lost: Callable[[], None] | None = None) -> OnEvent:
+        """Return what to give to `MarkovianRSA.run` as `on_event`; the run must be leased here.
+
+        It never waits for the disk. It raises LeaseLostError, or JournalFullError when too much
+        is unwritten. `on_lost` is called on the event loop when somebody else ended the run
+        or took it over, so that work can stop before the next event.
+        """
+        recorder = self._recorder(run_id)
+        if on_lost is not None:
+            loop = asyncio.get_running_loop()
+            recorder.on_lost = partial(_call_on, loop, on_lost)
+        return recorder
+
+    def _recorder(self, run_id: str) -> Recorder:
+        if run_id not in self._recorders:
+            raise LeaseLostError(
+                f"run {run_id} is not leased by this process; begin or acquire it first"
+            )
+        return self._recorders[run_id]
+
+    async def finish(self, run_id: str, result: Result) -> None:
+        """Record the result and give the lease back; returns when it is safe on the disk.
+
+        The state becomes `done`, or `interrupted` for a result that says so.
+        """
+        chosen, usage = result.chosen, asdict(result.usage)
+        facts = {
+            "answer": result.answer,
+            "why": result.why,
+            "degraded": result.degraded,
+            "usage": {**usage, "generated": result.usage.generated},
+            "winner": chosen and {"stage": chosen.stage, "slot": chosen.slot},
+            "notes": list(result.notes),
+            "template_sha256": result.template_sha256,
+            "tail_method": result.tail_method,
+        }
+        await self._end(run_id, "interrupted" if result.interrupted else "done", facts)
+
+    async def fail(self, run_id: str, error: BaseException) -> None:
+        """Record why a run failed and give the lease back."""
+        await self._end(run_id, "failed", {"error": f"{type(error).__name__}: {error}"})
+
+    async def _end(self, run_id: str, state: str, facts: dict[str, Any]) -> None:
+        recorder = self._recorder(run_id)
+        lease = recorder.lease
+        facts["elapsed_s"] = recorder.at_s
+        write = Write(
+            lambda db: leases.end(db, lease, state, facts),
+            run_id=run_id,
+            waits=True,
+            on_error=recorder.lose,
+        )
+        try:
+            await asyncio.wait_for(self._write(write), self.config.full_wait_s)
+        except TimeoutError:
+            raise self.writer.trouble or JournalFullError(
+                f"run {run_id} ended, but the journal was not written within "
+                f"{self.config.full_wait_s} s; its disk is too slow or full"
+            ) from None
+        finally:
+            self._recorders.pop(run_id, None)
+
+    async def cancel(self, run_id: str) -> bool:
+        """End a run as cancelled, whoever works on it; False when it had ended before.
+
+        An owner elsewhere learns it by its next write, which is refused, or its next heartbeat.
+        """
+        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id)
+        was_open: bool = await self._write(write)
+        recorder = self._recorders.pop(run_id, None)
+        if was_open and recorder is not None:
+            recorder.lose(LeaseLostError(f"run {run_id} was cancelled"))
+        return was_open
+
+    async def prune(
+        self,
+        *,
+        older_than_s: float | None = None,
+        keep: int | None = None,
+        max_bytes: int | None = None,
+        ids: tuple[str, ...] = (),
+    ) -> int:
+        """Forget ended runs: the older ones, all but the newest `keep`, or until the size fits.
+
+        Runs of `ids` go in any case, unless somebody works on them. Returns how many were
+        forgotten; the space goes back to the disk.
+        """
+        found = await self._read(lambda db: retention.forgettable(db, older_than_s, keep))
+        count = 0
+        for some in retention.batches([*ids, *(i for i in found if i not in ids)]):
+            count += await self._write(Write(partial(retention.forget, ids=some)))
+        while max_bytes is not None and await self._read(lambda db: db.size_bytes()) > max_bytes:
+            some = await self._read(lambda db: retention.oldest(db, 20))
+            gone = await self._write(Write(partial(retention.forget, ids=some)))
+            count += gone
+            if not gone:
+                break
+        await self._read(lambda db: db.reclaim())
+        return count
+
+    async def flush(self) -> None:
+        """Return when all that was told so far is safe on the disk."""
+        await self._write(Write(lambda _db: None, waits=True))
+
+    async def _write(self, write: Write) -> Any:
+        return await asyncio.shield(asyncio.wrap_future(self.writer.put(write)))
+
+    def _heartbeat(self) -> Write | None:
+        """Return the write that keeps the leases held here; called by the writer's thread."""
+        held = list(self._recorders.values())
+        if not held:
+            return None
+
+        def apply(database: Database) -> None:
+            alive = [r.lease for r in held]
+            lost = leases.prolong(database, alive, self.config.lease_s)
+            for recorder in held:
+                if recorder.lease in lost and self._recorders.get(recorder.lease.run_id):
+                    recorder.lose(LeaseLostError(f"run {recorder.lease.run_id} was taken over"))
+
+        return Write(apply, is_durable=False)
+
+    # -- reading
+
+    async def _read(self, ask: Callable[[Database], T]) -> T:
+        if self._is_closed:
+            raise JournalError("the journal is closed; open it again to read")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, ask, self._reading)
+
+    async def spec(self, run_id: str) -> RunSpec:
+        """Return what began the run."""
+
+        def ask(database: Database) -> RunSpec:
+            load_run(database, run_id)
+            return load_spec(database, run_id)
+
+        return await self._read(ask)
+
+    async def recorded(self, run_id: str) -> Recorded:
+        """Return where to go on; give it to `MarkovianRSA.run`. Raises JournalDamagedError."""
+
+        def ask(database: Database) -> Recorded:
+            load_run(database, run_id)
+            started = [
+                Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
+                for view in load_facts(database, run_id)
+            ]
+            finished = load_candidates(database, run_id)
+            return Recorded(started, finished, views.last_at_s(database, run_id))
+
+        return await self._read(ask)
+
+    async def runs(
+        self,
+        limit: int = 50,
+        before: str | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return RunSummary dicts, newest first; `before` is the id of the last one seen."""
+        return await self._read(lambda db: views.summaries(db, limit, before, state, tenant))
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        """Return the RunDetail of a run. Raises UnknownRunError, JournalDamagedError."""
+        return await self._read(lambda db: views.detail(db, run_id))
+
+    async def candidate(self, run_id: str, stage: int, slot: int) -> dict[str, Any]:
+        """Return the CandidateDetail of a candidate: its prompt, text and tail too."""
+        return await self._read(lambda db: views.candidate_detail(db, run_id, stage, slot))
+
+    async def events(self, run_id: str, after: int = 0) -> list[JournalEvent]:
+        """Return the events of a run that follow number `after` and are safe on the disk."""
+
+        def ask(database: Database) -> list[JournalEvent]:
+            load_run(database, run_id)
+            return load_events(database, run_id, after)
+
+        return await self._read(ask)
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[JournalEvent]:
+        """Go through the events after number `after` as they come; ends after `done`."""
+        news = asyncio.Event()
+        mine = (asyncio.get_running_loop(), news)
+        self._followers.setdefault(run_id, set()).add(mine)
+        try:
+            while True:
+                news.clear()
+                found = await self.events(run_id, after)
+                for event in found:
+                    after = event.seq
+                    yield event
+                if found and found[-1].kind == "done":
+                    return
+                if not found and (await self._state(run_id)) in ENDED:
+                    return
+                try:
+                    await asyncio.wait_for(news.wait(), self.config.poll_s)
+                except TimeoutError:
+                    continue
+        finally:
+            waiting = self._followers.get(run_id, set())
+            waiting.discard(mine)
+            if not waiting:
+                self._followers.pop(run_id, None)
+
+    async def _state(self, run_id: str) -> str:
+        return await self._read(lambda db: load_run(db, run_id).state)
+
+    def _tell_followers(self, run_ids: set[str]) -> None:
+        """Wake whoever follows these runs; called by the writer's thread."""
+        for run_id in run_ids & self._followers.keys():
+            for loop, news in tuple(self._followers.get(run_id, ())):
+                _call_on(loop, news.set)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(what)

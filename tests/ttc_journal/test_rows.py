@@ -1,0 +1,215 @@
+"""What the journal stores is what it was told, and damage is found out and named."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ttc.fake_sampler import FakeSampler
+from ttc_journal.journalled import finished, in_rows, opened, spec
+
+from openzaya.core.errors import ConfigError, EngineError
+from openzaya.core.records import Message
+from openzaya.text.tails import aggregation_messages
+from openzaya.ttc.journal import (
+    IdempotencyConflictError,
+    Journal,
+    JournalDamagedError,
+    JournalError,
+    UnknownRunError,
+)
+from openzaya.ttc.journal.prompts import pack_prompt, unpack_prompt
+from openzaya.ttc.journal.sealed import seal, unseal
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_a_sealed_value_comes_back_surrogates_and_all(value):
+    sealed = seal(value, "run", 3)
+    sealed.encode()
+    assert "\0" not in sealed
+    assert unseal(sealed, "run", 3) == value
+
+
+@given(st.text(min_size=1), st.integers(0, 10_000), st.integers(1, 255))
+def test_a_changed_moved_or_torn_row_is_refused_by_name(text, at, flip):
+    sealed = seal({"text": text}, "run", 1, 2)
+    with pytest.raises(JournalDamagedError, match="row run/1/3"):
+        unseal(sealed, "run", 1, 3)
+    with pytest.raises(JournalDamagedError, match="row run/1/2 is damaged"):
+        unseal(sealed[:-1], "run", 1, 2)
+    at %= len(sealed)
+    changed = sealed[:at] + chr(ord(sealed[at]) ^ flip) + sealed[at + 1 :]
+    with pytest.raises(JournalDamagedError, match="row run/1/2 is damaged"):
+        unseal(changed, "run", 1, 2)
+
+
+@given(st.lists(st.text("ab \n"), min_size=1, max_size=4), st.text("ab", min_size=1))
+def test_a_prompt_is_kept_without_its_tails_and_comes_back_whole(tails, question):
+    messages = aggregation_messages((Message("user", question),), tails)
+    slots = dict(enumerate(tails))
+    packed = pack_prompt(messages, list(slots), slots)
+    assert unpack_prompt(packed, slots)[-1]["content"] == messages[-1].content
+
+
+def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
+    async def main():
+        sampler = FakeSampler()
+        async with opened(url) as journal:
+            run_id, result = await finished(journal, sampler)
+            asked = {r.seed: r.messages[-1].content for r in sampler.requests}
+            for entry in result.rounds:
+                for candidate in entry.candidates:
+                    found = await journal.candidate(run_id, candidate.stage, candidate.slot)
+                    assert found["prompt"][-1]["content"] == asked[candidate.seed]
+                    for part in ("text", "thinking", "answer_text", "tail"):
+                        assert found[part] == getattr(candidate, part)
+            tail = result.rounds[0].candidates[0].tail
+        assert len(tail) > 20
+        rows = in_rows(url, "SELECT body FROM content WHERE kind = 'prompt' AND stage = 1")
+        assert all(tail not in body for (body,) in rows)
+
+    asyncio.run(main())
+
+
+def test_views_of_a_done_run_agree_with_its_result(url):
+    async def main():
+        async with opened(url) as journal:
+            run_id, result = await finished(journal, question="q" * 300)
+            detail = await journal.run(run_id)
+            shown = detail["run"]
+            assert shown == (await journal.runs())[0]
+            assert shown["state"] == "done"
+            assert shown["question"] == "q" * 200
+            assert (shown["answer"], shown["why"]) == (result.answer, result.why)
+            assert shown["usage"]["generated"] == result.usage.generated
+            assert shown["usage"]["generated_by_stage"] == list(result.usage.generated_by_stage)
+            assert (shown["calls"], shown["failed_calls"]) == (12, 0)
+            assert shown["preview"]["calls"] == 12
+            assert detail["winner"] == {"stage": 2, "slot": result.chosen.slot}
+            assert [s["answers"] for s in detail["stages"]] == [
+                dict(r.answers) for r in result.rounds
+            ]
+            assert detail["seed"] == 5
+            parents = [tuple(c["parents"]) for c in detail["candidates"]]
+            assert parents == [c.parents for r in result.rounds for c in r.candidates]
+            ends = [c["ended_s"] for c in detail["candidates"]]
+            assert 0 <= min(ends) <= max(ends) <= shown["elapsed_s"]
+
+    asyncio.run(main())
+
+
+def test_runs_are_listed_newest_first_in_pages_by_state_and_tenant(url):
+    async def main():
+        async with opened(url) as journal:
+            ids = [(await finished(journal, seed=n, tenant=f"t{n % 2}"))[0] for n in range(4)]
+            failed = await journal.begin(spec(seed=9))
+            await journal.fail(failed.run_id, EngineError("out of luck"))
+            waiting = await journal.begin(spec(seed=10))
+            newest = [waiting.run_id, failed.run_id, *reversed(ids)]
+            assert [r["id"] for r in await journal.runs()] == newest
+            assert [r["id"] for r in await journal.runs(2, newest[1])] == newest[2:4]
+            assert [r["id"] for r in await journal.runs(state="failed")] == [failed.run_id]
+            assert [r["id"] for r in await journal.runs(state="queued")] == [waiting.run_id]
+            assert [r["id"] for r in await journal.runs(tenant="t1")] == [ids[3], ids[1]]
+            assert "out of luck" in (await journal.run(failed.run_id))["run"]["error"]
+
+    asyncio.run(main())
+
+
+def test_an_idempotency_key_names_one_run_and_refuses_another_request(url):
+    async def main():
+        async with opened(url) as journal, opened(url) as other:
+            first = await journal.begin(spec(key="k"))
+            again = await other.begin(spec(key="k"))
+            assert (again.run_id, again.is_new, again.lease) == (first.run_id, False, None)
+            with pytest.raises(IdempotencyConflictError, match="another request"):
+                await other.begin(spec(question="something else", key="k"))
+            assert (await other.begin(spec(key="k", tenant="b"))).is_new
+            assert (await other.begin(spec())).is_new
+
+    asyncio.run(main())
+
+
+def test_unknown_runs_and_candidates_are_said_to_be_so(url):
+    async def main():
+        async with opened(url) as journal:
+            run_id, _ = await finished(journal)
+            with pytest.raises(UnknownRunError, match="no run 'nope'"):
+                await journal.run("nope")
+            with pytest.raises(UnknownRunError, match="no candidate 7/7"):
+                await journal.candidate(run_id, 7, 7)
+
+    asyncio.run(main())
+
+
+def test_secrets_in_an_address_are_not_stored(url):
+    async def main():
+        async with opened(url) as journal:
+            sampler = {"model": "https://me:canary@example.org/v1?key=canary#canary"}
+            begun = await journal.begin(spec(sampler=sampler))
+            assert (await journal.spec(begun.run_id)).sampler == {"model": "https://example.org/v1"}
+            assert "canary" not in str(in_rows(url, "SELECT body FROM document"))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("table", ["candidate", "content", "event", "document"])
+def test_a_bit_flipped_in_any_table_is_found_and_named(url, table):
+    column = "facts" if table == "candidate" else "body"
+
+    async def main():
+        async with opened(url) as journal:
+            run_id, _ = await finished(journal)
+            in_rows(url, f"UPDATE {table} SET {column} = replace({column}, 'a', 'b')")
+            read = {"content": journal.recorded, "event": journal.events}.get(table, journal.run)
+            with pytest.raises(JournalDamagedError, match=f"row {run_id}/.* is damaged"):
+                await read(run_id)
+
+    asyncio.run(main())
+
+
+def test_a_newer_schema_another_program_and_garbage_are_refused(tmp_path):
+    path = tmp_path / "new" / "runs.sqlite"
+    asyncio.run(Journal.open(str(path)).close())
+    assert path.stat().st_mode & 0o077 == 0
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version = 2")
+    file.close()
+    with pytest.raises(JournalError, match=r"schema 2, this openzaya knows up to 1; update"):
+        Journal.open(str(path))
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as file:
+        file.execute("CREATE TABLE mine (a)")
+    file.close()
+    with pytest.raises(JournalError, match="another program"):
+        Journal.open(str(other))
+    Path(tmp_path / "text").write_text("no database at all, " * 99)
+    with pytest.raises(JournalError, match="not a database"):
+        Journal.open(str(tmp_path / "text"))
+    with pytest.raises(ConfigError, match="mysql"):
+        Journal.open("mysql://localhost/x")
+
+
+def test_a_torn_file_is_called_damaged(tmp_path):
+    path = tmp_path / "runs.sqlite"
+
+    async def main():
+        async with opened(str(path)) as journal:
+            await finished(journal)
+        data = bytearray(path.read_bytes())
+        data[4096 * 2 : 4096 * 6] = b"\xff" * 4096 * 4
+        path.write_bytes(data)
+        async with opened(str(path)) as journal:
+            for shown in await journal.runs():
+                await journal.run(shown["id"])
+
+    with pytest.raises(JournalError, match="damaged"):
+        asyncio.run(main())

@@ -1,0 +1,185 @@
+"""The writer: what piles up goes out together, a full disk is waited for, news reach followers."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from ttc_journal.journalled import finished, in_rows, opened, run_over, spec
+
+from openzaya.ttc.events import CandidateProgress, CandidateStarted
+from openzaya.ttc.journal import JournalError, JournalFullError
+from openzaya.ttc.journal.writer import Write
+
+
+async def fill_up(journal):
+    """Make the file as good as full, from the thread that owns the connection."""
+    write = Write(lambda db: db.execute("PRAGMA max_page_count = 1"), waits=True)
+    await asyncio.wrap_future(journal.writer.put(write))
+
+
+def test_a_full_disk_refuses_new_runs_keeps_running_ones_and_recovers(tmp_path):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite")) as journal:
+            running = await journal.begin(spec())
+            await journal.flush()
+            await fill_up(journal)
+            result = await run_over(journal, running.run_id)
+            ending = asyncio.create_task(journal.finish(running.run_id, result))
+            while journal.writer.trouble is None:
+                await asyncio.sleep(0.01)
+            with pytest.raises(JournalFullError, match=r"full.*free space.*nothing.*is lost"):
+                await journal.begin(spec(seed=6))
+            assert (await journal.runs())[0]["id"] == running.run_id
+            assert not ending.done()
+            make_room(journal)
+            await asyncio.wait_for(ending, 20)
+            assert (await journal.run(running.run_id))["run"]["answer"] == result.answer
+            assert (await journal.begin(spec(seed=6))).is_new
+            assert journal.pending_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tmp_path):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite")) as journal:
+            await journal.begin(spec())
+            await fill_up(journal)
+            with pytest.raises(JournalFullError, match="free space"):
+                await begin_many(journal)
+            make_room(journal)
+            assert (await journal.begin(spec(seed=999))).is_new
+
+    asyncio.run(main())
+
+
+async def begin_many(journal):
+    for seed in range(200):
+        await asyncio.wait_for(journal.begin(spec(question="why " * 400, seed=seed)), 20)
+
+
+def make_room(journal):
+    """Give the space back; the writer's thread is between two tries, and SQLite is serialized."""
+    journal.writer.database.execute("PRAGMA max_page_count = 1000000")
+
+
+def test_the_end_of_a_run_is_reported_as_full_after_a_while_and_written_later(tmp_path):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite"), full_wait_s=0.2) as journal:
+            begun = await journal.begin(spec())
+            await fill_up(journal)
+            result = await run_over(journal, begun.run_id)
+            with pytest.raises(JournalFullError):
+                await journal.finish(begun.run_id, result)
+            make_room(journal)
+            await asyncio.wait_for(journal.flush(), 20)
+            assert (await journal.run(begun.run_id))["run"]["state"] == "done"
+
+    asyncio.run(main())
+
+
+def test_a_run_that_outgrows_the_memory_set_aside_fails_clearly(tmp_path):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite"), max_pending_bytes=4_000) as journal:
+            begun = await journal.begin(spec())
+            await fill_up(journal)
+            with pytest.raises(JournalFullError, match=r"full|wait for the journal"):
+                await run_over(journal, begun.run_id)
+            make_room(journal)
+            await asyncio.wait_for(journal.flush(), 20)
+
+    asyncio.run(main())
+
+
+def test_many_candidates_share_a_commit_and_the_event_loop_never_waits(url):
+    async def main():
+        async with opened(url) as journal:
+            begun = await journal.begin(spec())
+            before = journal.writer.num_commits
+            result = await run_over(journal, begun.run_id)
+            await journal.finish(begun.run_id, result)
+            assert journal.writer.num_writes >= 12 * 2
+            assert journal.writer.num_commits - before <= 12
+
+    asyncio.run(main())
+
+
+def test_a_follower_sees_everything_in_order_and_ends_with_the_run(url):
+    async def main():
+        async with opened(url) as journal, opened(url, poll_s=0.02) as elsewhere:
+            begun = await journal.begin(spec())
+
+            async def collect(source, after=0):
+                return [event async for event in source.follow(begun.run_id, after)]
+
+            here, there = (asyncio.create_task(collect(j)) for j in (journal, elsewhere))
+            await asyncio.sleep(0.01)
+            result = await run_over(journal, begun.run_id)
+            await journal.finish(begun.run_id, result)
+            seen = await asyncio.wait_for(here, 10)
+            assert [(e.seq, e.kind, e.data) for e in await asyncio.wait_for(there, 10)] == [
+                (e.seq, e.kind, e.data) for e in seen
+            ]
+            assert [e.seq for e in seen] == sorted({e.seq for e in seen})
+            kinds = [e.kind for e in seen]
+            assert (kinds[0], kinds[-1]) == ("run", "done")
+            assert (kinds.count("candidate"), kinds.count("stage")) == (24, 3)
+            assert seen[-1].data == (await journal.runs())[0]
+            assert await collect(journal, seen[9].seq) == seen[10:]
+            assert json.dumps([e.data for e in seen])
+
+    asyncio.run(main())
+
+
+def test_progress_is_kept_while_a_candidate_runs_and_gone_when_it_is_done(url):
+    async def main():
+        async with opened(url, progress_tokens=4) as journal:
+            begun = await journal.begin(spec())
+            listen = journal.listener(begun.run_id)
+            listen(CandidateStarted(0, 0, 7, (), spec().question, 0.5))
+            for number in range(1, 11):
+                listen(CandidateProgress(0, 0, f"w{number} ", number, number / 10))
+            await journal.flush()
+            news = [e for e in await journal.events(begun.run_id) if e.kind == "progress"]
+            assert [e.data for e in news] == [
+                {"stage": 0, "slot": 0, "num_tokens": 4},
+                {"stage": 0, "slot": 0, "num_tokens": 8},
+            ]
+            found = await journal.candidate(begun.run_id, 0, 0)
+            assert (found["state"], found["text"]) == ("running", "w1 w2 w3 w4 w5 w6 w7 w8 ")
+            await journal.finish(begun.run_id, await run_over(journal, begun.run_id))
+            kinds = {e.kind for e in await journal.events(begun.run_id)}
+            assert "progress" not in kinds
+            assert in_rows(url, "SELECT COUNT(*) FROM delta") == [(0,)]
+
+    asyncio.run(main())
+
+
+def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
+    async def main():
+        async with opened(url) as journal:
+            ids = [(await finished(journal, seed=n))[0] for n in range(6)]
+            live = (await journal.begin(spec())).run_id
+            in_rows(url, "UPDATE run SET created_s = ? WHERE id = ?", (time.time() - 9_999, ids[3]))
+            assert await journal.prune(older_than_s=5_000) == 1
+            assert await journal.prune(keep=4) == 2
+            assert [r["id"] for r in await journal.runs()] == [live, ids[5], ids[4], ids[2]]
+            assert await journal.prune(ids=(ids[4], live)) == 1
+            assert await journal.prune(max_bytes=0) == 2
+            assert [r["id"] for r in await journal.runs()] == [live]
+            assert in_rows(url, "SELECT COUNT(*) FROM content") == [(0,)]
+
+    asyncio.run(main())
+
+
+def test_a_closed_journal_says_so(url):
+    async def main():
+        async with opened(url) as journal:
+            pass
+        with pytest.raises(JournalError, match="closed"):
+            await journal.begin(spec())
+        with pytest.raises(JournalError, match="closed"):
+            await journal.runs()
+
+    asyncio.run(main())
