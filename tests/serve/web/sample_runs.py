@@ -7,7 +7,9 @@ from serve.web.recorded_runs import PretendModel, Recording, record
 
 from openzaya.ttc import MarkovianRSAConfig, presets
 
-HOSTILE = "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
+)
 TURNED = "\u202e48\u202c \u200b\u2066"
 
 
@@ -78,5 +80,3 @@ def fill_list(player: Player, count: int = 8) -> None:
         if i == 4:
             made.run["run"].update(state="cancelled")
         player.add(made)
-
-
