@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openzaya.cli.solve import model_folder
+from openzaya.cli.samplers import model_folder
 from openzaya.engine.engine import Engine
 from openzaya.engine.passes import Pass, make_pass
 from openzaya.engine.request import Output, SamplingParams

@@ -1,4 +1,4 @@
-"""Take the pictures of the page that the documents show.
+"""Take the pictures of the page that the documents show, and time it with 288 candidates.
 
     PYTHONPATH=src python bench/page_screens.py [--out docs/pictures] [--quick]
 
@@ -26,6 +26,7 @@ from serve.web.sample_runs import (  # noqa: E402
 )
 
 WIDE = {"width": 1280, "height": 860}
+TALL = {"width": 1000, "height": 1190}
 NARROW = {"width": 360, "height": 740}
 
 
@@ -47,13 +48,14 @@ def main() -> None:
         if given.quick:
             return
         camera.take("page-live", f"#/runs/{live.id}", is_dark=True)
-        camera.take("page-large", f"#/runs/{large.id}", full=True)
+        camera.take("page-large", f"#/runs/{large.id}", size=TALL)
         camera.take("page-candidate", f"#/runs/{good.id}/1/3")
         camera.take("page-failed", f"#/runs/{failed.id}")
         camera.take("page-compare", f"#/compare/{good.id}/{hard.id}", full=True)
         camera.take("page-list", "#/runs")
         camera.take("page-ask", "#/", is_dark=True)
         camera.take("page-narrow", f"#/runs/{good.id}", size=NARROW)
+        time_large(browser, url, player, large.id)
 
 
 class Camera:
@@ -97,6 +99,40 @@ class Camera:
         page.screenshot(path=path, full_page=full)
         print(f"{path}  {time.perf_counter() - began:.1f} s")
         context.close()
+
+
+def time_large(browser: Any, url: str, player: Player, run_id: str) -> None:
+    """Print how long the browser is busy at a stretch while 288 candidates come and are lit."""
+    page = browser.new_page(viewport=WIDE)
+    player.live[run_id] = 0
+    page.goto(f"{url}/#/runs/{run_id}")
+    page.wait_for_selector(".graph .planned")
+    page.evaluate(
+        "window.tasks = []; new PerformanceObserver(l => tasks.push(...l.getEntries().map("
+        "e => e.duration))).observe({ entryTypes: ['longtask'] })"
+    )
+    num_events = len(player.runs[run_id].events)
+    for _ in range(100):
+        player.tell(run_id, num_events // 100 + 1)
+        page.wait_for_timeout(50)
+    page.wait_for_selector(".graph .won")
+    tasks = sorted(page.evaluate("tasks"))
+    longest = f"{tasks[-1]:.0f} ms" if tasks else "under 50 ms"
+    print(f"live, {num_events} events in 5 s: {len(tasks)} tasks over 50 ms, longest {longest}")
+    lit = page.evaluate(
+        """() => {
+            const times = [];
+            for (const node of document.querySelectorAll(".graph [data-key]")) {
+                const began = performance.now();
+                node.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+                node.getBoundingClientRect();
+                times.push(performance.now() - began);
+            }
+            return times.sort((a, b) => a - b);
+        }"""
+    )
+    print(f"lighting an ancestry: median {lit[len(lit) // 2]:.1f} ms, most {lit[-1]:.1f} ms")
+    page.close()
 
 
 if __name__ == "__main__":

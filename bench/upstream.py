@@ -199,6 +199,31 @@ async def many_runs(url: str, runs: int) -> dict[str, Any]:
     }
 
 
+async def passing_through(url: str, count: int) -> None:
+    """Print what `Upstreams.forward` adds to a streamed request, one client, in this process."""
+    from openzaya.backends.http_server import HttpConfig
+    from openzaya.backends.pool import Upstreams
+
+    async with (
+        aiohttp_client(url, False) as ask,
+        Upstreams([HttpConfig(url=url, probe=False)]) as pool,
+    ):
+
+        async def forwarded(seed: int) -> int:
+            async with pool.forward(body_of(seed)) as answer:
+                return text_of(b"".join([chunk async for chunk in answer.chunks]).split(b"\n"))
+
+        walls: dict[str, list[float]] = {"direct (aiohttp)": [], "passed through": []}
+        for number in range(count):
+            for name, way in zip(walls, (ask, forwarded), strict=True):
+                begun = time.perf_counter()
+                await way(number)
+                walls[name].append(1000 * (time.perf_counter() - begun))
+        for name, times in walls.items():
+            p50, p99 = statistics.median(times), sorted(times)[int(0.99 * len(times))]
+            print(f"{name:18} p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+
+
 def child(words: list[str]) -> dict[str, Any]:
     """Run this script as a process of its own and return what it measured."""
     command = [sys.executable, __file__, *words]
@@ -234,6 +259,8 @@ def main() -> None:
             words = ["--client", "runs", "--url", url, "--runs", str(args.runs)]
             print(json.dumps(child(words), indent=1))
             return
+        print("one streamed request at a time, 20 ms upstream:")
+        asyncio.run(passing_through(url, 40 if args.quick else 300))
         print(f"16 KB prompts, {IN_FLIGHT} in flight, replies of {args.tokens} tokens")
         print(f"{'client':18}{'CPU ms/call':>12}{'calls/s':>10}{'characters':>12}{'peak MB':>9}")
         for name in CLIENTS:

@@ -180,7 +180,9 @@ def test_a_server_that_comes_back_is_used_again():
     run(main())
 
 
-def test_when_nobody_is_there_all_who_wait_hear_of_it_after_the_patience():
+def test_when_nobody_is_there_all_who_wait_hear_of_it_after_the_patience(monkeypatch):
+    monkeypatch.setattr("openzaya.backends.breaker.FIRST_OPEN_S", 60.0)  # no probe tells them
+
     async def main():
         config = PoolConfig(patience_s=0.3, min_retries=100)
         async with pool_of(FAST, config=config, max_attempts=50) as (pool, server):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from openzaya.cli.main import main
-from openzaya.cli.solve import model_folder
+from openzaya.cli.samplers import model_folder
 from openzaya.model.checkpoint import load
 
 MAX_BYTES = 16_000_000

@@ -351,10 +351,10 @@ def test_metrics_count_and_hold_nothing_that_clients_sent(server):
 
 
 @pytest.fixture
-def process():
+def process(tmp_path):
     """Run `openzaya serve` as a user does; yields it with its port."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    words = [sys.executable, "-m", "openzaya", "serve", "--port", "0", "--threads", "1"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path)}
+    words = [sys.executable, "-m", "openzaya", "serve", "--port", "0", "--set", "threads=1"]
     child = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         line = child.stdout.readline().decode()

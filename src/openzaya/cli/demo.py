@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def compare_methods(args: argparse.Namespace) -> dict[str, Any]:
     """Return the comparison on held-out problems of the harder level."""
-    from openzaya.cli.solve import model_folder
+    from openzaya.cli.samplers import model_folder
     from openzaya.core.errors import ConfigError
     from openzaya.eval.rollouts import Codec
     from openzaya.model.checkpoint import load

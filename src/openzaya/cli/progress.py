@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from openzaya.ttc.budget import Preview
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.events import CandidateDone, Event, RunDone, RunStarted, StageDone
 from openzaya.ttc.result import Candidate, Result, Round
 from openzaya.ttc.selection import histogram
-from openzaya.ttc.strategies import MarkovianRSAConfig
 
 SHOWN_ANSWERS = 4
 """Most frequent answers that a round shows."""

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,14 +144,13 @@ def upstream_app(
 
 def open_journal(config: "GatewayConfig") -> "Journal":
     """Open the journal that the settings name, or the one in the usual place."""
+    from openzaya.cli.journals import default_journal
     from openzaya.ttc.journal import Journal
 
-    if config.journal:
-        return Journal.open(config.journal)
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = home / "openzaya" / "runs.sqlite"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Journal.open(str(path))
+    path = config.journal or default_journal()
+    if "://" not in path:
+        Path(path.removeprefix("sqlite:")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Journal.open(path)
 
 
 def sandbox_app(
@@ -206,7 +204,7 @@ def load_service(
 
     from openzaya.backends.local import load_engine
     from openzaya.backends.machine import choose_threads
-    from openzaya.cli.solve import model_folder
+    from openzaya.cli.samplers import model_folder
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
     from openzaya.serve.keys import Keys

@@ -5,22 +5,22 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openzaya.core.errors import CheckpointError, RequestError
+from openzaya.cli.samplers import open_sampler, spec_of
+from openzaya.core.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
-    from openzaya.core.protocols import Sampler
+    from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.result import Result
-    from openzaya.ttc.strategies import MarkovianRSAConfig
 
 NAME = "solve"
 SUMMARY = "Answer one hard question with Markovian RSA, on our model or on a server."
 JSON = True
 EXIT_INTERRUPTED = 130
+DEFAULT_JOBS = 2
+"""Problems of a batch that are worked on at once."""
 
 EXAMPLES = """
 examples:
@@ -31,6 +31,11 @@ examples:
   openzaya solve 'sort qdkax' -n 4 --budget 120 --show rounds
   openzaya solve 'sort qdkax' --set rounds=2 --set tail_tokens=32 --set tails_per_prompt=2
 
+  openzaya solve -f problems.jsonl -o answers.jsonl          a batch; killed? run it again
+
+A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
+left out. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
+--set journal=PATH or postgresql://... says where, --set journal=none nowhere.
 cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
 Ctrl-C stops and prints the best answer so far.
 """
@@ -54,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a preset's field"
     )
+    parser.add_argument("-o", "--out", metavar="FILE", help="batch: where the answers go")
     parser.epilog = EXAMPLES
 
 
@@ -61,6 +67,11 @@ def run(args: argparse.Namespace) -> int:
     """Answer the question; return 0, or 130 when it was stopped."""
     from openzaya.cli.progress import show_result
 
+    take_settings(args)
+    if args.out:
+        from openzaya.cli.batch import run_batch
+
+        return run_batch(args, choose_config(args))
     question = read_question(args)
     config = choose_config(args)
     result = asyncio.run(solve(question, config, args))
@@ -69,6 +80,23 @@ def run(args: argparse.Namespace) -> int:
     else:
         show_result(result, args.show)
     return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def take_settings(args: argparse.Namespace) -> None:
+    """Move the settings that are no fields of a preset out of --set: `journal` and `jobs`."""
+    args.journal, args.jobs = None, DEFAULT_JOBS
+    rest = []
+    for change in args.set:
+        name, _, value = change.partition("=")
+        if name == "journal":
+            args.journal = value
+        elif name == "jobs":
+            if not (value.isdecimal() and int(value) > 0):
+                raise ConfigError(f"jobs is {value!r}; choose a whole number from 1")
+            args.jobs = int(value)
+        else:
+            rest.append(change)
+    args.set = rest
 
 
 def read_question(args: argparse.Namespace) -> str:
@@ -108,54 +136,27 @@ def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
 
 async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":
     """Open the sampler and run; Ctrl-C ends the run with the best so far."""
+    from openzaya.cli.journals import open_journal
     from openzaya.cli.progress import Progress
     from openzaya.ttc import MarkovianRSA
+    from openzaya.ttc.journal.session import run_recorded
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
     try:
-        async with open_sampler(args.model, args.upstream_model, config) as sampler:
+        async with (
+            open_journal(args.journal) as journal,
+            open_sampler(args.model, args.upstream_model, config) as sampler,
+        ):
             with Progress(quiet=args.json) as progress:
-                solver = MarkovianRSA(config)
-                return await solver.run(
-                    question, sampler, seed=args.seed, on_event=progress, stop=stop
+                if journal is None:
+                    return await MarkovianRSA(config).run(
+                        question, sampler, seed=args.seed, on_event=progress, stop=stop
+                    )
+                begun = await journal.begin(spec_of(question, config, args))
+                return await run_recorded(
+                    journal, begun.run_id, sampler, on_event=progress, stop=stop
                 )
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-
-
-@asynccontextmanager
-async def open_sampler(
-    model: str, upstream_model: str, config: "MarkovianRSAConfig"
-) -> "AsyncIterator[Sampler]":
-    """Yield a sampler for the bundled model, a folder or a URL."""
-    if model.startswith(("http://", "https://")):
-        from openzaya.backends.openai_http import HttpConfig, OpenAISampler
-
-        async with OpenAISampler(HttpConfig(url=model, model=upstream_model)) as remote:
-            yield remote
-        return
-    import torch
-
-    from openzaya.backends.local import load_local_sampler
-    from openzaya.backends.machine import choose_threads
-
-    torch.set_num_threads(choose_threads())
-    with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
-        yield local
-
-
-def model_folder(model: str) -> Path:
-    """Return the folder of a model named on the command line; `nano` is the bundled one."""
-    if model != "nano":
-        return Path(model)
-    from importlib.resources import files
-
-    folder = Path(str(files("openzaya"))) / "assets" / "nano"
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"the bundled nano model is missing from {folder}; reinstall openzaya, or train one "
-            "with `make speedrun` and name its folder with --model"
-        )
-    return folder

@@ -1,6 +1,9 @@
 """Test-time compute: Markovian RSA and its special cases, over any `Sampler`. Torch-free."""
 
+from openzaya.ttc.answers import canonical, tool_call_answer
+from openzaya.ttc.behaviour import SandboxRuns, VisibleTest
 from openzaya.ttc.budget import Preview, Usage, preview
+from openzaya.ttc.choosing import Verifier
 from openzaya.ttc.events import (
     CandidateDone,
     CandidateProgress,
@@ -12,7 +15,7 @@ from openzaya.ttc.events import (
     RunStarted,
     StageDone,
 )
-from openzaya.ttc.markovian_rsa import MarkovianRSA
+from openzaya.ttc.markovian_rsa import MarkovianRSA, bounds_for
 from openzaya.ttc.place import Place
 from openzaya.ttc.result import Candidate, Result, Round
 from openzaya.ttc.selection import extract_answer, majority
@@ -43,9 +46,14 @@ __all__ = [
     "Round",
     "RunDone",
     "RunStarted",
+    "SandboxRuns",
     "StageDone",
     "Strategy",
     "Usage",
+    "Verifier",
+    "VisibleTest",
+    "bounds_for",
+    "canonical",
     "config_from",
     "extract_answer",
     "majority",
@@ -53,4 +61,5 @@ __all__ = [
     "presets",
     "preview",
     "strategies",
+    "tool_call_answer",
 ]

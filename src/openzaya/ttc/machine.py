@@ -274,8 +274,10 @@ class Machine:
             )
             self.is_over = self.is_degraded = True
             return
+        if self.config.consensus is None:
+            return
         sure = certainty(self.votes)
-        if self.config.consensus is not None and sure >= self.config.consensus:
+        if sure >= self.config.consensus:
             left = self.config.rounds - stage.number
             self.notes.append(
                 f"stage {stage.number}: the answers agree (probability of a majority "

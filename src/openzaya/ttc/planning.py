@@ -99,7 +99,9 @@ class Planner:
         self, stage: Stage, slots: Sequence[int], before: Stage
     ) -> Sequence[tuple[int, ...]]:
         pool = pool_of(before.candidates)
-        minority = minority_of(before.candidates, self.same)
+        minority: frozenset[int] = frozenset()
+        if self.config.subset == "diverse":
+            minority = minority_of(before.candidates, self.same)
         if self.config.schedule != "async":
             rng = stream(self.seed, "ttc", "subset", stage.number)
             return parents_of(self.config, pool, slots, rng, used=stage.used, minority=minority)
@@ -158,8 +160,10 @@ class Planner:
         parents = [before.done[slot] for slot in plan.parents]
         if plan.opening and parents[0].is_finished:
             return copy_of(parents[0], plan.place)
+        if not self.config.copy_agreed or len(parents) < 2:
+            return None
         answers = {None if c.answer is None else self.same(c.answer) for c in parents}
-        if not self.config.copy_agreed or len(parents) < 2 or len(answers) > 1 or None in answers:
+        if len(answers) > 1 or None in answers:
             return None
         return copy_of(min(parents, key=lambda c: c.num_tokens), plan.place)
 

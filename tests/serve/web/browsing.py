@@ -11,7 +11,6 @@ from threading import Thread
 from typing import Any
 
 import uvicorn
-
 from serve.web.play import Player, create_player
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

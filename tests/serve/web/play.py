@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from serve.web.recorded_runs import Recording
@@ -11,10 +11,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.web import CONTENT_TYPE, content_security_policy, page
-from openzaya.ttc import MarkovianRSAConfig, presets, preview
+from openzaya.ttc import DEFAULT_PRESET, presets, preview
 
 POLL_S = 0.01
 
@@ -24,6 +25,7 @@ class Player:
     """What the server knows, and what it was asked; a test reads and sets it."""
 
     runs: dict[str, Recording] = field(default_factory=dict)
+    url: str = ""
     live: dict[str, int] = field(default_factory=dict)
     """Runs that are not over yet: how many of their events may be told."""
     key: str | None = None
@@ -69,120 +71,40 @@ class Player:
             "candidates": list(candidates.values()),
         }  # fmt: skip
 
+    def is_over(self, run_id: str) -> bool:
+        return len(self.told(run_id)) == len(self.runs[run_id].events)
 
-def create_player(player: Player) -> Starlette:
+    async def stream(self, run_id: str, after: int, most: int | None) -> AsyncIterator[str]:
+        """Tell the events after number `after` as they come out, or the first `most` of them."""
+        sent = after
+        while sent < len(self.runs[run_id].events):
+            for _, name, data in self.told(run_id)[sent:]:
+                sent += 1
+                yield f"id: {sent}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
+                if most is not None and sent >= after + most:
+                    return
+            await asyncio.sleep(POLL_S)
+
+
+def create_player(player: Player) -> ASGIApp:
     """Return the application."""
-
-    def refuse(status: int, message: str) -> Response:
-        return JSONResponse({"error": {"message": message, "type": "x"}}, status)
-
-    async def index(_request: Request) -> Response:
-        policy = {"Content-Security-Policy": content_security_policy()}
-        return Response(page(), headers=policy, media_type=CONTENT_TYPE)
-
-    async def models(_request: Request) -> Response:
-        names = ["zaya1-8b", *(f"zaya1-8b:mrsa-{name}" for name in presets), "qwen3-4b"]
-        return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
-
-    async def list_presets(_request: Request) -> Response:
-        rows = [{"name": name, "config": asdict(config)} for name, config in presets.items()]
-        return JSONResponse({"object": "list", "default": "16k", "data": rows})
-
-    def settings(body: dict[str, Any]) -> MarkovianRSAConfig:
-        changes = {k: v for k, v in body["ttc"].items() if k != "preset"}
-        return MarkovianRSAConfig(**{**asdict(presets[body["ttc"]["preset"]]), **changes})
-
-    async def show_preview(request: Request) -> Response:
-        body = await request.json()
-        try:
-            config = settings(body)
-        except ConfigError as error:
-            return refuse(400, str(error))
-        tokens = len(body["messages"][-1]["content"]) // 3
-        return JSONResponse(asdict(preview(config, tokens, mean_tokens=8_000)))
-
-    async def list_runs(request: Request) -> Response:
-        rows = [player.detail(run_id)["run"] for run_id in player.runs]
-        rows.sort(key=lambda run: -run["created"])
-        wanted = request.query_params.get("state")
-        rows = [run for run in rows if wanted in (None, run["state"])]
-        before = request.query_params.get("before")
-        ids = [run["id"] for run in rows]
-        begin = ids.index(before) + 1 if before else 0
-        end = begin + int(request.query_params["limit"])
-        return JSONResponse(
-            {"object": "list", "data": rows[begin:end], "has_more": end < len(rows)}
-        )
-
-    async def show_run(request: Request) -> Response:
-        run_id = request.path_params["id"]
-        if run_id not in player.runs:
-            return refuse(404, "there is no such run")
-        return JSONResponse(player.detail(run_id))
-
-    async def show_candidate(request: Request) -> Response:
-        where = request.path_params
-        for c in player.runs[where["id"]].candidates:
-            if (c["stage"], c["slot"]) == (where["stage"], where["slot"]):
-                return JSONResponse(c)
-        return refuse(404, "there is no such candidate")
-
-    async def show_events(request: Request) -> Response:
-        run_id = request.path_params["id"]
-        last = request.headers.get("Last-Event-ID")
-        player.last_ids.append(last)
-        is_torn = player.breaks > 0
-        player.breaks -= is_torn
-
-        async def parts() -> AsyncIterator[str]:
-            sent = int(last or 0)
-            first = sent
-            while sent < len(player.runs[run_id].events):
-                for _, name, data in player.told(run_id)[sent:]:
-                    sent += 1
-                    yield f"id: {sent}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
-                    if is_torn and sent >= first + 5:
-                        return
-                await asyncio.sleep(POLL_S)
-
-        return StreamingResponse(parts(), media_type="text/event-stream")
-
-    async def cancel(request: Request) -> Response:
-        player.cancelled.append(request.path_params["id"])
-        return JSONResponse({"cancelled": True})
-
-    async def chat(request: Request) -> Response:
-        body = await request.json()
-        player.asked.append(body)
-        run_id = next(iter(player.live), None)
-        if run_id is None:
-            return refuse(429, "too many runs; try again in 5 seconds")
-
-        async def parts() -> AsyncIterator[str]:
-            yield f"data: {json.dumps({'choices': [], 'ttc': {'run_id': run_id}})}\n\n"
-            while len(player.told(run_id)) < len(player.runs[run_id].events):
-                yield ": still here\n\n"
-                await asyncio.sleep(POLL_S)
-            yield "data: [DONE]\n\n"
-
-        return StreamingResponse(parts(), media_type="text/event-stream")
-
+    at = _Addresses(player)
     app = Starlette(
         routes=[
-            Route("/", index),
-            Route("/v1/models", models),
-            Route("/v1/ttc/presets", list_presets),
-            Route("/v1/ttc/preview", show_preview, methods=["POST"]),
-            Route("/v1/ttc/runs", list_runs),
-            Route("/v1/ttc/runs/{id}", show_run),
-            Route("/v1/ttc/runs/{id}/candidates/{stage:int}/{slot:int}", show_candidate),
-            Route("/v1/ttc/runs/{id}/events", show_events),
-            Route("/v1/ttc/runs/{id}/cancel", cancel, methods=["POST"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/", at.index),
+            Route("/v1/models", at.models),
+            Route("/v1/ttc/presets", at.presets),
+            Route("/v1/ttc/preview", at.preview, methods=["POST"]),
+            Route("/v1/ttc/runs", at.list_runs),
+            Route("/v1/ttc/runs/{id}", at.run),
+            Route("/v1/ttc/runs/{id}/candidates/{stage:int}/{slot:int}", at.candidate),
+            Route("/v1/ttc/runs/{id}/events", at.events),
+            Route("/v1/ttc/runs/{id}/cancel", at.cancel, methods=["POST"]),
+            Route("/v1/chat/completions", at.chat, methods=["POST"]),
         ]
     )
 
-    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope.get("headers") or []).get(b"authorization", b"").decode()
         is_open = scope["type"] != "http" or scope["path"] == "/" or player.key is None
         if is_open or given == f"Bearer {player.key}":
@@ -190,4 +112,92 @@ def create_player(player: Player) -> Starlette:
         else:
             await refuse(401, "a key is needed")(scope, receive, send)
 
-    return guarded  # type: ignore[return-value]
+    return guarded
+
+
+def refuse(status: int, message: str) -> Response:
+    return JSONResponse({"error": {"message": message, "type": "x"}}, status)
+
+
+class _Addresses:
+    """What each address answers."""
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+
+    async def index(self, _request: Request) -> Response:
+        policy = {"Content-Security-Policy": content_security_policy()}
+        return Response(page(), headers=policy, media_type=CONTENT_TYPE)
+
+    async def models(self, _request: Request) -> Response:
+        names = ["zaya1-8b", *(f"zaya1-8b:mrsa-{name}" for name in presets), "qwen3-4b"]
+        return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
+
+    async def presets(self, _request: Request) -> Response:
+        rows = [
+            {"name": name, "config": asdict(config), "is_default": name == DEFAULT_PRESET}
+            for name, config in presets.items()
+        ]
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def preview(self, request: Request) -> Response:
+        body = await request.json()
+        changes = {k: v for k, v in body["ttc"].items() if k != "preset"}
+        try:
+            config = replace(presets[body["ttc"]["preset"]], **changes)
+        except ConfigError as error:
+            return refuse(400, str(error))
+        tokens = len(body["messages"][-1]["content"]) // 3
+        return JSONResponse(asdict(preview(config, tokens, mean_tokens=8_000)))
+
+    async def list_runs(self, request: Request) -> Response:
+        rows = [self.player.detail(run_id)["run"] for run_id in self.player.runs]
+        rows.sort(key=lambda run: -run["created"])
+        wanted = request.query_params.get("state")
+        rows = [run for run in rows if wanted in (None, run["state"])]
+        before = request.query_params.get("before")
+        begin = [run["id"] for run in rows].index(before) + 1 if before else 0
+        end = begin + int(request.query_params["limit"])
+        data = rows[begin:end]
+        return JSONResponse({"object": "list", "data": data, "has_more": end < len(rows)})
+
+    async def run(self, request: Request) -> Response:
+        run_id = request.path_params["id"]
+        if run_id not in self.player.runs:
+            return refuse(404, "there is no such run")
+        return JSONResponse(self.player.detail(run_id))
+
+    async def candidate(self, request: Request) -> Response:
+        where = request.path_params
+        for c in self.player.runs[where["id"]].candidates:
+            if (c["stage"], c["slot"]) == (where["stage"], where["slot"]):
+                return JSONResponse(c)
+        return refuse(404, "there is no such candidate")
+
+    async def events(self, request: Request) -> Response:
+        run_id = request.path_params["id"]
+        last = request.headers.get("Last-Event-ID")
+        self.player.last_ids.append(last)
+        is_torn = self.player.breaks > 0
+        self.player.breaks -= is_torn
+        parts = self.player.stream(run_id, int(last or 0), 5 if is_torn else None)
+        return StreamingResponse(parts, media_type="text/event-stream")
+
+    async def cancel(self, request: Request) -> Response:
+        self.player.cancelled.append(request.path_params["id"])
+        return JSONResponse({"cancelled": True})
+
+    async def chat(self, request: Request) -> Response:
+        self.player.asked.append(await request.json())
+        run_id = next(iter(self.player.live), None)
+        if run_id is None:
+            return refuse(429, "too many runs; try again in 5 seconds")
+
+        async def parts() -> AsyncIterator[str]:
+            yield f'data: {{"id": "chatcmpl-{run_id}", "choices": []}}\n\n'
+            while not self.player.is_over(run_id):
+                yield ": still here\n\n"
+                await asyncio.sleep(POLL_S)
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(parts(), media_type="text/event-stream")

@@ -7,6 +7,7 @@ same settings is the same.
 import asyncio
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
@@ -159,17 +160,19 @@ def record(
 ) -> Recording:
     """Run the state machine to its end and write down what a journal would."""
     model = model or PretendModel()
-    error = ""
-    result: Result | None = None
-    with asyncio.Runner(loop_factory=VirtualClock) as runner:
-        try:
-            result = runner.run(MarkovianRSA(config).run(question, model, seed))
-        except OpenZayaError as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        elapsed = runner.get_loop().time()
-    return _Writer(run_id, config, model, question, preset, seed, age_s).write(
-        result, elapsed, error
-    )
+
+    def play() -> tuple[Result | None, float, str]:
+        with asyncio.Runner(loop_factory=VirtualClock) as runner:
+            now = runner.get_loop().time
+            try:
+                return runner.run(MarkovianRSA(config).run(question, model, seed)), now(), ""
+            except OpenZayaError as failure:
+                return None, now(), f"{type(failure).__name__}: {failure}"
+
+    # A browser that is driven from this thread runs a loop here; two cannot.
+    with ThreadPoolExecutor(1) as thread:
+        played = thread.submit(play).result()
+    return _Writer(run_id, config, model, question, preset, seed, age_s).write(*played)
 
 
 @dataclass
@@ -317,6 +320,16 @@ class _Writer:
         told += [(stage["ended_s"], "stage", stage) for stage in detail["stages"]]
         rank = {"candidate": 0, "progress": 1, "stage": 2}
         told.sort(key=lambda e: (e[0], rank[e[1]]))
-        begun = {**detail["run"], "state": "running", "answer": None, "why": "", "elapsed_s": 0.0}
+        unspent = {
+            **detail["run"]["usage"],
+            "generated": 0,
+            "generated_by_stage": [],
+            "prefill": 0,
+            "cached": 0,
+        }
+        begun = {
+            **detail["run"], "state": "running", "answer": None, "why": "", "elapsed_s": 0.0,
+            "calls": 0, "failed_calls": 0, "degraded": False, "usage": unspent,
+        }  # fmt: skip
         done = detail["run"]
         return [(0.0, "run", begun), *told, (elapsed, "done", done)]

@@ -7,9 +7,8 @@ from serve.web.recorded_runs import PretendModel, Recording, record
 
 from openzaya.ttc import MarkovianRSAConfig, presets
 
-HOSTILE = (
-    "<img src=x onerror=\"document.title='taken'\"></script><script>document.title='taken'</script>"
-)
+TAKE = "document.title='taken'"
+HOSTILE = f'<img src=x onerror="{TAKE}"></script><script>{TAKE}</script>'
 TURNED = "\u202e48\u202c \u200b\u2066"
 
 
@@ -60,19 +59,21 @@ def hostile_run() -> Recording:
 def fill_list(player: Player, count: int = 8) -> None:
     """Add runs of other questions, so that the list is a list."""
     questions = (
-        "How many primes p below 10,000 have p + 2 and p + 6 prime too?",
-        "Find the remainder of 7^2026 divided by 1,000.",
-        "A circle touches two sides of a triangle with sides 13, 14, 15. Find its radius.",
-        "Write a function that returns the longest run of equal letters of a string.",
+        ("How many primes p below 10,000 have p + 2 and p + 6 prime too?", "55"),
+        ("Find the remainder of 7^2026 divided by 1,000.", "649"),
+        ("A circle touches all sides of a triangle with sides 13, 14, 15. Find its radius.", "4"),
+        ("How many divisors does 2,026! have that are perfect cubes of a prime?", "306"),
     )
     for i in range(count):
         config = presets["nano"] if i % 3 else presets["light"]
-        model = PretendModel(mean_tokens=200.0 if i % 3 else 7_000.0, skill=0.5, places=16)
+        question, right = questions[i % 4]
+        tokens = 200.0 if i % 3 else 7_000.0
+        model = PretendModel(right=right, mean_tokens=tokens, skill=0.5, places=16)
         made = record(
             f"run-{i:02d}",
             config,
             model,
-            question=questions[i % 4],
+            question=question,
             preset="nano" if i % 3 else "light",
             seed=i,
             age_s=20_000 + 5_000 * i,

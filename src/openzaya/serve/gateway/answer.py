@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Wish
 from openzaya.serve.tool_calls import Call, Schemas, ToolScanner
-from openzaya.text.calls import TextCall, canonical_calls, split_calls
 from openzaya.ttc import extract_answer
 from openzaya.ttc.journal import Journal
 from openzaya.ttc.selection import Extract
@@ -50,7 +48,7 @@ def extractor(wish: Wish) -> Extract:
         if wish.tools is not None:
             _, calls = take_calls(answer_text, wish.tools)
             if calls:
-                return canonical_calls([TextCall(c.name, c.arguments) for c in calls])
+                return canonical(calls)
         if wish.wants_json:
             try:
                 value = json.loads(answer_text)
@@ -63,13 +61,16 @@ def extractor(wish: Wish) -> Extract:
 
 
 def take_calls(answer_text: str, schemas: Schemas) -> tuple[str, list[Call]]:
-    """Return the text outside of tool calls, and the calls, in either form that replies have."""
+    """Return the text outside of tool calls, and the calls."""
     scanner = ToolScanner(schemas)
     text, calls = scanner.feed(answer_text)
-    text += scanner.finish()[0]
-    text, more = split_calls(text)
-    calls += [Call(f"call_{uuid4().hex[:24]}", call.name, call.arguments) for call in more]
-    return text, calls
+    return text + scanner.finish()[0], calls
+
+
+def canonical(calls: Sequence[Call]) -> str:
+    """Return what votes on tool calls are cast over: names and arguments, however they are laid."""
+    told = [{"arguments": json.loads(call.arguments), "name": call.name} for call in calls]
+    return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
 
 async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:

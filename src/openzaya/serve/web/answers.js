@@ -42,10 +42,10 @@ function legend(model, stages, last, onClass) {
     el("button", { type: "button", class: "class-row", "aria-pressed": "false", onclick: (event) => onClass?.(c, event.currentTarget) },
       chip(c),
       el("bdi", { class: "answer-text", title: clip(c.answer, 400) }, clip(c.answer, 90)),
-      el("span", { class: "votes", title: "votes by stage" }, stages.map((_, s) => votesIn(s, c.answer) || "\u00b7").join(" "))));
+      el("span", { class: "votes", title: "votes by stage" }, stages.map((_, s) => String(votesIn(s, c.answer) || "\u00b7").padStart(3)).join(""))));
   const rest = all.slice(MOST_CLASSES);
   return [
-    el("p", { class: "legend-head" }, el("span", null, "Answer"), el("span", null, `votes in stage ${stages.map((_, s) => s).join(" ")}`)),
+    el("p", { class: "legend-head" }, el("span", null, "Answer"), el("span", null, "votes in stage", el("span", { class: "votes" }, stages.map((_, s) => String(s).padStart(3)).join("")))),
     el("ul", { class: "classes" }, all.slice(0, MOST_CLASSES).map(row)),
     rest.length ? el("details", null, el("summary", null, `${plural(rest.length, "more answer")}`), el("ul", { class: "classes" }, rest.map(row))) : null,
   ];

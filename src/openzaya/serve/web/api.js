@@ -97,6 +97,7 @@ async function follow(id, { signal, onEvent, onState }) {
       const response = await request(`/v1/ttc/runs/${encodeURIComponent(id)}/events`, { signal, headers });
       onState("live");
       for await (const event of eventsOf(response)) {
+        if (event.name === "error") throw new Failure(500, JSON.parse(event.data).error?.message || "the server failed");
         if (event.id !== null) last = event.id;
         wait = RECONNECT_FIRST_MS;
         onEvent(event.name, JSON.parse(event.data));

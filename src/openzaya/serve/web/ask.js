@@ -14,7 +14,7 @@ const PREVIEW_WAIT_MS = 250;
 function presetsOf(body) {
   const list = body.data || body.presets || body;
   const rows = Array.isArray(list) ? list : Object.entries(list).map(([name, config]) => ({ name, config }));
-  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row }));
+  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row, isDefault: row.is_default === true }));
 }
 
 class AskView {
@@ -37,7 +37,7 @@ class AskView {
       this.models = names.filter((id) => !id.includes(":mrsa-"));
       if (!this.models.length) this.models = names;
       this.presets = presetsOf(presets);
-      this.preset = (this.presets.find((p) => p.name === presets.default) || this.presets[0])?.name;
+      this.preset = (this.presets.find((p) => p.isDefault) || this.presets[0])?.name;
     } catch (error) {
       if (error.name !== "AbortError") fill(this.node, problem(error.message, () => app.show()));
       return;
@@ -144,7 +144,7 @@ class AskView {
     try {
       const told = await postJson("/v1/ttc/preview", body, this.previewAbort.signal);
       this.told = told.preview || told;
-      this.refused = null;
+      this.refused = told.is_allowed === false ? `This may generate ${whole(told.decode_cap)} tokens, more than the ${whole(told.max_run_tokens)} that your key allows for one run; choose a smaller preset.` : null;
     } catch (error) {
       if (error.name === "AbortError") return;
       this.told = null;
@@ -156,20 +156,23 @@ class AskView {
   drawCost() {
     const p = this.told;
     this.sendButton.disabled = Boolean(this.refused) || Boolean(this.sending);
-    if (this.refused) fill(this.cost, el("p", { class: "error-text", role: "alert" }, visible(this.refused)));
-    if (!p) return;
+    const refusal = this.refused ? el("p", { class: "error-text", role: "alert" }, visible(this.refused)) : null;
+    if (!p) {
+      fill(this.cost, refusal);
+      return;
+    }
     const config = { ...this.presets.find((x) => x.name === this.preset)?.config, ...this.overrides };
     const prices = readPrices();
     const rows = [
       ["calls", whole(p.calls), `${plural(p.stages, "stage")}`],
       ["generated, at most", whole(p.decode_cap), "tokens"],
       p.expected_decode ? ["generated, expected", whole(p.expected_decode), "tokens"] : null,
-      ["prompts read, at most", whole(p.prefill_cap), `tokens, ${short(p.tail_prefill_cap)} of them tails`],
-      p.expected_prefill ? ["prompts read, expected", whole(p.expected_prefill), "tokens"] : null,
+      ["prompts, at most", whole(p.prefill_cap), `tokens, ${short(p.tail_prefill_cap)} in tails`],
+      p.expected_prefill ? ["prompts, expected", whole(p.expected_prefill), "tokens"] : null,
       ["longest call", whole(p.context_bound), "tokens of context"],
       prices ? ["cost, at most", money(costOf({ generated: p.decode_cap, prefill: p.prefill_cap }, prices)), p.expected_decode ? `expected ${money(costOf({ generated: p.expected_decode, prefill: p.expected_prefill || 0 }, prices))}` : ""] : null,
     ].filter(Boolean);
-    fill(this.cost, el("p", { class: "plan-text" }, planText(config)),
+    fill(this.cost, refusal, el("p", { class: "plan-text" }, planText(config)),
       el("dl", { class: "figures" }, rows.map(([name, value, unit]) => el("div", null, el("dt", null, name), el("dd", null, el("b", { class: "num" }, value), el("span", { class: "quiet" }, unit))))));
   }
 

@@ -33,7 +33,7 @@ function budgetPanel(model) {
   const { preview = {}, usage = {} } = model.run;
   const used = usageOf(model);
   const cap = preview?.decode_cap || usage.cap || 0;
-  const calls = Math.max(model.run.calls || 0, model.candidates.filter((c) => c.began_s != null).length);
+  const calls = Math.max(model.run.calls || 0, model.candidates.filter((c) => c.began_s != null || c.state === "running").length);
   const stages = used.byStage.map((value, stage) => ({ value, tone: `part${stage % 2}`, title: `stage ${stage}: ${whole(value)} tokens` }));
   const expected = preview?.expected_decode || null;
   const versus = expected ? ` \u00b7 ${percent(used.generated, expected)} of expected` : "";

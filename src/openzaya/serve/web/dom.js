@@ -67,9 +67,10 @@ function duration(s) {
   if (s === null || s === undefined) return "\u2013";
   if (s < 9.95) return `${s.toFixed(1)} s`;
   if (s < 119.5) return `${s.toFixed(0)} s`;
-  const minutes = Math.round(s / 60) < 120 ? Math.floor(s / 60) : Math.floor(s / 3600);
-  if (s >= 7170) return `${minutes} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${minutes} min ${Math.floor(s % 60)} s`;
+  const rounded = Math.round(s);
+  const [large, small, unit, part] = rounded < 7200 ? [60, 1, "min", "s"] : [3600, 60, "h", "min"];
+  const rest = Math.floor((rounded % large) / small);
+  return `${Math.floor(rounded / large)} ${unit}${rest ? ` ${rest} ${part}` : ""}`;
 }
 
 function moment(unixS) {

@@ -101,7 +101,7 @@ class Lineage {
         node.looks = looks.id;
         node.setAttribute("class", `node ${looks.classes}${node.classList.contains("on") ? " on" : ""}`);
         node.setAttribute("aria-label", describe(this.model, c));
-        fill(node, looks.parts);
+        fill(node, looks.parts());
       }
       node.setAttribute("transform", `translate(${x} ${y})`);
     }
@@ -119,12 +119,17 @@ class Lineage {
     const budget = this.model.budgetAt(c.stage);
     const share = c.state === "running" && budget ? Math.min(1, (c.num_tokens || 0) / budget) : 0;
     const id = [kind, isWinner, r.toFixed(1), share.toFixed(2), found?.letter, c.is_looping, c.is_finished, c.state].join();
+    return { id, parts: () => this.nodeParts(c, r, share), classes: `${kind}${isWinner ? " won" : ""}` };
+  }
+
+  nodeParts(c, r, share) {
+    const found = this.model.classOf(c);
     const size = r.toFixed(1);
-    const parts = [svg("circle", { class: "hit", r: (this.rowHeight / 2).toFixed(1) }), isWinner ? svg("circle", { class: "winner", r: (r + 3.5).toFixed(1) }) : null, svg("circle", { class: "body", r: size })];
+    const parts = [svg("circle", { class: "hit", r: (this.rowHeight / 2).toFixed(1) }), this.model.isWinner(c) ? svg("circle", { class: "winner", r: (r + 3.5).toFixed(1) }) : null, svg("circle", { class: "body", r: size })];
     if (share > 0) parts.push(svg("path", { class: "arc", d: arc(r, share) }));
     const mark = found ? found.letter : c.state === "failed" ? "\u00d7" : c.is_looping ? "\u221e" : c.state === "done" && c.is_finished ? "\u2013" : "";
     if (mark) parts.push(svg("text", { "font-size": (r * (mark.length > 1 ? 0.95 : 1.25)).toFixed(1), dy: "0.35em" }, mark));
-    return { id, parts, classes: `${kind}${isWinner ? " won" : ""}` };
+    return parts;
   }
 
   edge(parent, child) {

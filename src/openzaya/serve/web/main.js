@@ -120,7 +120,7 @@ const app = {
       if (id) continue;
       const body = JSON.parse(event.data);
       if (body.error) throw new Failure(500, body.error.message || "the run failed");
-      id = body.ttc?.run_id || body.ttc?.id || null;
+      id = body.ttc?.run_id || /^chatcmpl-(.+)$/.exec(body.id || "")?.[1] || null;
       if (id) go();
     }
     if (!id && !abort.signal.aborted) location.hash = "#/runs";

@@ -20,10 +20,11 @@ class RunModel {
     this.known = new Map();
     for (const c of detail.candidates || []) this.known.set(keyOf(c.stage, c.slot), c);
     this.loadedAt = performance.now();
-    this.refresh();
+    this.isStale = true;
+    this.settle();
   }
 
-  // Returns what changed: "all", "candidate", or nothing.
+  // Events come by the hundred between two drawings; `settle` works them in.
   apply(name, data) {
     if (name === "run" || name === "done") {
       if (data.run) this.load(data);
@@ -38,13 +39,13 @@ class RunModel {
       this.known.set(key, { ...found, state: "running", num_tokens: data.num_tokens });
     } else if (name === "stage") {
       this.stageFacts.set(data.stage, data);
-    } else {
-      return;
     }
-    this.refresh();
+    this.isStale = true;
   }
 
-  refresh() {
+  settle() {
+    if (!this.isStale) return;
+    this.isStale = false;
     this.candidates = [...this.known.values()];
     this.classes = classesOf(this.candidates, this.run.answer ? [this.run.answer] : []);
     this.plan = [];

@@ -49,10 +49,12 @@ function verdict(model, detail, view) {
     el("div", { class: "answer-line" }, found ? chip(found) : null,
       el("div", { class: "answer-main" }, el("h2", null, title), el("p", { class: String(run.answer || "").length > 80 ? "answer long" : "answer" }, el("bdi", null, run.answer === null || run.answer === undefined ? "No answer could be read." : clip(run.answer, 1200)))),
       el("p", { class: "why" }, visible(run.why || ""))),
-    reply && !isPlain ? el("div", { class: "reply" }, longText(reply), el("button", { type: "button", class: "small", onclick: (event) => copyText(reply, event.currentTarget) }, "Copy reply")) : null,
+    reply && !isPlain ? el("div", { class: "reply" }, longText(reply)) : null,
     detail?.thinking ? el("details", { class: "reasoning" }, el("summary", null, `Reasoning of the chosen trace, ${plural(detail.num_tokens, "token")}`), longText(detail.thinking)) : null,
     detail?.failure ? el("p", { class: "quiet" }, detail.failure) : null,
-    model.winner ? el("button", { type: "button", class: "link", onclick: () => view.openCandidate(model.at(model.winner.stage, model.winner.slot)) }, `Open stage ${model.winner.stage}, slot ${model.winner.slot}`) : null);
+    el("div", { class: "actions" },
+      reply ? el("button", { type: "button", class: "small", onclick: (event) => copyText(reply, event.currentTarget) }, "Copy reply") : null,
+      model.winner ? el("button", { type: "button", class: "small", onclick: () => view.openCandidate(model.at(model.winner.stage, model.winner.slot)) }, `Open its trace: stage ${model.winner.stage}, slot ${model.winner.slot}`) : null));
 }
 
 function tile(name, value, note) {
@@ -85,6 +87,7 @@ function storyText(model) {
     const last = tally(model.stage(model.numStages - 1), model.classes);
     const first = tally(model.stage(0), model.classes);
     const top = last.rows[0];
+    if (model.run.state === "failed") return `${plural(model.candidates.filter((d) => d.state === "failed").length, "trace")} failed, so there was nothing to go on with.`;
     if (!top || model.numStages === 1) return `${plural(row.length, "trace")} thought about the question alone.`;
     const before = first.rows.find((r) => r.answer === top.answer)?.votes || 0;
     return `${top.letter} had ${plural(before, "vote")} of ${model.stage(0).length} in stage 0 and has ${top.votes} of ${model.stage(model.numStages - 1).length} now. Each new trace read ${plural(c, "tail")} of at most ${whole(tau)} tokens, never a whole trace.`;

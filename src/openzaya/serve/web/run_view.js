@@ -1,6 +1,7 @@
 // One run: the question, the answer, and every panel, live or from the journal.
 
 const REDRAW_MS = 200;
+const TIMELINE_MS = 1000;
 
 class RunView {
   constructor(id) {
@@ -9,6 +10,7 @@ class RunView {
     this.abort = new AbortController();
     this.timer = null;
     this.connection = "";
+    this.timed = -Infinity;
   }
 
   async start(stage, slot) {
@@ -77,6 +79,7 @@ class RunView {
     for (const name of ["head", "verdict", "tiles", "story", "answers", "budget", "health", "settings"]) this.parts[name] = el("div", { class: name });
     this.live = el("p", { class: "offscreen", role: "status", "aria-live": "polite" });
     const winner = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => this.pick(() => this.winnerLine(), event.currentTarget) }, "Winner\u2019s ancestry");
+    this.winnerButton = winner;
     const group = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => {
       this.lineage.grouped = !this.lineage.grouped;
       event.currentTarget.setAttribute("aria-pressed", String(this.lineage.grouped));
@@ -86,9 +89,8 @@ class RunView {
     fill(this.node, this.parts.head, this.parts.verdict, this.parts.tiles, this.live,
       el("div", { class: `panels ${isWide || ""}` },
         panel("lineage", "Lineage", el("div", { class: "tools" }, winner, group), this.parts.story, this.lineage.node, graphKey()),
-        panel("answers", "Answers per stage", null, this.parts.answers),
+        el("div", { class: "beside" }, panel("answers", "Answers per stage", null, this.parts.answers), panel("budget", "Budget", null, this.parts.budget)),
         panel("timeline-panel", "Timeline", timeKey(), this.timeline.node),
-        panel("budget", "Budget", null, this.parts.budget),
         panel("health", "Health", null, this.parts.health),
         panel("settings", "Settings", null, this.parts.settings)),
       this.drawer.node);
@@ -102,6 +104,7 @@ class RunView {
 
   draw() {
     const { model, parts } = this;
+    model.settle();
     fill(parts.head, runHead(this));
     this.drawVerdict();
     fill(parts.tiles, tiles(model));
@@ -110,8 +113,12 @@ class RunView {
     fill(parts.budget, budgetPanel(model));
     if (!parts.health.contains(document.activeElement)) fill(parts.health, healthPanel(model, (keys, button) => this.pick(keys, button)));
     fill(parts.settings, settingsPanel(model));
+    this.winnerButton.hidden = !model.winner;
     this.lineage.update();
-    this.timeline.update();
+    if (model.isOver || performance.now() - this.timed > TIMELINE_MS) {
+      this.timed = performance.now();
+      this.timeline.update();
+    }
     this.drawer.update();
   }
 
@@ -149,6 +156,7 @@ class RunView {
   }
 
   announce() {
+    this.model.settle();
     setText(this.live, storyText(this.model));
   }
 

@@ -34,7 +34,7 @@ class Timeline {
     const idle = idleOf(this.model, lanes, end);
     fill(this.root,
       svg("defs", null, svg("pattern", { id: "idle", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svg("rect", { class: "idle-stripe", width: 1.4, height: 5 }))),
-      ticksOf(end, width).map((s) => svg("g", { class: "tick" }, svg("line", { x1: x(s), x2: x(s), y1: TIME.top - 4, y2: height - TIME.bottom + 3 }), svg("text", { x: x(s), y: height - 6, "text-anchor": s === 0 ? "start" : "middle" }, duration(s).replace(".0 ", " ")))),
+      ticksOf(end, width).map((s) => svg("g", { class: "tick" }, svg("line", { x1: x(s), x2: x(s), y1: TIME.top - 4, y2: height - TIME.bottom + 3 }), svg("text", { x: x(s), y: height - 6, "text-anchor": s === 0 ? "start" : x(s) > width - 40 ? "end" : "middle" }, duration(s).replace(".0 ", " ")))),
       this.curve(calls, end, x),
       svg("text", { class: "axis", x: 0, y: TIME.top + 9 }, "slot"),
       idle.map(({ lane, from, to }) => svg("rect", { class: "idle", x: x(from), y: y(lane), width: Math.max(0, x(to) - x(from)), height: tall - 1 })),

@@ -84,10 +84,25 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
     )
     if not taken:
         raise LeaseHeldError(f"run {run_id} was taken over by another process just now")
+    if row.state == "failed":
+        _forget_failures(database, run_id)
     outcome = load_document(database, run_id, "outcome")
     kept = {name: value for name, value in outcome.items() if name in _KEPT}
     save_document(database, run_id, "outcome", kept)
     return Lease(run_id, owner, taken[0][0], begun_s)
+
+
+def _forget_failures(database: Database, run_id: str) -> None:
+    """Let the failed candidates of the last stage be tried again; nobody has built on them."""
+    views = load_facts(database, run_id)
+    last = max((view["stage"] for view in views), default=0)
+    for view in views:
+        if view["stage"] == last and view["state"] == "failed":
+            for table in ("content", "candidate"):
+                database.execute(
+                    f"DELETE FROM {table} WHERE run = ? AND stage = ? AND slot = ?",
+                    (run_id, last, view["slot"]),
+                )
 
 
 def end(database: Database, lease: Lease, state: str, facts: Mapping[str, Any]) -> None:

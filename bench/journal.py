@@ -1,0 +1,234 @@
+"""What the journal costs, and what survives a kill.
+
+    python bench/journal.py speed            commits a second, and its share of a run's time
+    python bench/journal.py chaos            200 times kill -9; --kills N for another number
+    python bench/journal.py --quick          both, small
+
+chaos: runs of three stages over a mock upstream in a process of its own; the process that does a
+run is killed at random moments and started again until the run is done. Counted: calls for a
+candidate that the journal already held, and final results that differ from an undisturbed run's.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from openzaya.backends.openai_http import HttpConfig, OpenAISampler
+from openzaya.core.records import Completion, Message, SampleRequest
+from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
+from openzaya.ttc.journal import Journal, RunSpec
+from openzaya.ttc.journal.session import run_recorded
+
+CONFIG = MarkovianRSAConfig(
+    num_candidates=4, tails_per_prompt=2, rounds=2, budget_tokens=400, tail_tokens=64
+)
+MOCK = ("--length", "lognormal:150:0.8", "--ttft", "0.02", "--per-token", "0.001")
+
+
+class Instant:
+    """A sampler that answers at once with text of a usual length."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.text = "so we see that this is right " * (num_tokens // 7) + "</think> \\boxed{7}"
+        self.num_tokens = num_tokens
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        """Return the text, begun by the seed."""
+        await asyncio.sleep(0)
+        return Completion(f"{request.seed} {self.text}", self.num_tokens, "stop", 100)
+
+    def count_prompt_tokens(self, messages: tuple[Message, ...]) -> int:
+        """A quarter of the characters."""
+        return sum(len(m.content) // 4 for m in messages)
+
+    def last_tokens(self, text: str, count: int) -> str:
+        """Four characters a token."""
+        return text[-4 * count :]
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def speed(folder: Path, num_runs: int) -> dict[str, Any]:
+    """Time runs with and without a journal, one after another in pairs; medians."""
+    config = MarkovianRSAConfig(budget_tokens=4_096, tail_tokens=1_024)
+    question = (Message("user", "what is it?"),)
+    sampler, figures = Instant(4_000), {"plain": [], "recorded": []}
+    async with Journal.open(str(folder / "speed.sqlite")) as journal:
+        for seed in range(num_runs):
+            begun = cpu_s()
+            await MarkovianRSA(config).run(question, sampler, seed=seed)
+            figures["plain"].append(cpu_s() - begun)
+            begun = cpu_s()
+            spec = RunSpec(question=question, config=config, seed=seed)
+            run = await journal.begin(spec)
+            await run_recorded(journal, run.run_id, sampler)
+            figures["recorded"].append(cpu_s() - begun)
+        one = RunSpec(question=question, config=config)
+        before, begun = journal.writer.num_commits, time.monotonic()
+        for _ in range(10 * num_runs):
+            await journal.begin(one)
+        single = (journal.writer.num_commits - before) / (time.monotonic() - begun)
+        begun = time.monotonic()
+        await asyncio.gather(*(journal.begin(one) for _ in range(200 * num_runs)))
+        together = 200 * num_runs / (time.monotonic() - begun)
+    calls = config.num_candidates * config.num_stages
+    added = median(figures["recorded"]) - median(figures["plain"])
+    return {
+        "calls_of_a_run": calls,
+        "cpu_ms_added_per_call": round(1000 * added / calls, 3),
+        "synced_commits_per_s_one_at_a_time": round(single),
+        "synced_writes_per_s_together": round(together),
+        "share_of_a_run_of_30_s": round(added / 30, 5),
+    }
+
+
+async def child(where: str, url: str, key: str) -> None:
+    """Do one run, or go on with it; tell when it begins and what the journal has in the end."""
+    async with Journal.open(where) as journal:
+        question = (Message("user", f"what is it, {key}?"),)
+        begun = await journal.begin(RunSpec(question=question, config=CONFIG, seed=3, key=key))
+        if begun.lease is None and begun.state != "done":
+            await journal.acquire(begun.run_id)
+        print("begun", flush=True)
+        if begun.state != "done":
+            async with OpenAISampler(HttpConfig(url=url, probe=False)) as sampler:
+                await run_recorded(journal, begun.run_id, sampler)
+        detail = await journal.run(begun.run_id)
+        recorded = await journal.recorded(begun.run_id)
+        candidates = sorted(recorded.finished, key=lambda c: (c.stage, c.slot))
+        result = {name: detail["run"][name] for name in ("answer", "why", "state", "degraded")}
+        result |= {"winner": detail["winner"], "candidates": [asdict(c) for c in candidates]}
+        print(json.dumps(result), flush=True)
+
+
+def calls_of(url: str, after: int = 0) -> list[dict[str, Any]]:
+    """Return what the mock saw after a number of calls."""
+    with urllib.request.urlopen(f"{url}/calls?after={after}", timeout=30) as reply:
+        found: list[dict[str, Any]] = json.load(reply)
+    return found
+
+
+def acknowledged(where: str, key: str) -> set[int]:
+    """Return the seeds of a run's finished candidates, straight from the rows."""
+    with sqlite3.connect(f"file:{where}?mode=ro", uri=True) as file:
+        rows = file.execute(
+            "SELECT facts FROM candidate WHERE state = 'done' AND run = "
+            "(SELECT id FROM run WHERE idempotency_key = ?)",
+            (key,),
+        ).fetchall()
+    file.close()
+    return {json.loads(facts[8:])["seed"] for (facts,) in rows}
+
+
+def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
+    """Kill and resume until there were so many kills and every run is done."""
+    rng, kills, runs, repeated, differing, wasted = Random(seed), 0, 0, 0, 0, 0
+    mock = subprocess.Popen(
+        [sys.executable, "-m", "openzaya.backends.mock", *MOCK], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert mock.stdout is not None
+        url = next(word for word in mock.stdout.readline().split() if word.startswith("http"))
+        while kills < num_kills:
+            runs += 1
+            key, wall_s = f"run{runs}", None
+            expected, wall_s = once(str(folder / "calm.sqlite"), url, key)
+            where, known, last = str(folder / "chaos.sqlite"), set(), 0
+            while True:
+                last = max((c["call"] for c in calls_of(url)), default=0)
+                wait_s = rng.uniform(0, wall_s) if kills < num_kills else None
+                got = killed(where, url, key, wait_s)
+                new = calls_of(url, last)
+                repeated += sum(call["seed"] in known for call in new)
+                if got is not None:
+                    differing += got != expected
+                    break
+                kills += 1
+                now = acknowledged(where, key) if Path(where).exists() else set()
+                wasted += len({c["seed"] for c in new} - now)
+                known = now
+    finally:
+        mock.terminate()
+        mock.wait()
+    return {
+        "kills": kills,
+        "runs": runs,
+        "finished_candidates_asked_for_again": repeated,
+        "results_that_differ": differing,
+        "calls_lost_per_kill": round(wasted / max(1, kills), 2),
+    }
+
+
+def command(where: str, url: str, key: str) -> list[str]:
+    """Return the command line of a child."""
+    return [sys.executable, __file__, "child", "--journal", where, "--url", url, "--key", key]
+
+
+def once(where: str, url: str, key: str) -> tuple[str, float]:
+    """Return an undisturbed run's result and how long it took after it had begun."""
+    process = subprocess.Popen(command(where, url, key), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    begun = time.monotonic()
+    result = process.stdout.read()
+    assert process.wait() == 0
+    return result, time.monotonic() - begun
+
+
+def killed(where: str, url: str, key: str, wait_s: float | None) -> str | None:
+    """Start a run and kill it after a while; its result when it was done before."""
+    process = subprocess.Popen(command(where, url, key), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        process.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        return None
+    result = process.stdout.read()
+    process.stdout.close()
+    assert process.returncode == 0
+    return result
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("speed", "chaos", "child", "both"))
+    parser.add_argument("--quick", action="store_true", help="both, small")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
+    for name in ("--journal", "--url", "--key"):
+        parser.add_argument(name, default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.what == "child":
+        asyncio.run(child(args.journal, args.url, args.key))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if args.what != "chaos":
+            print(json.dumps(asyncio.run(speed(Path(folder), 3 if args.quick else 15))), flush=True)
+        if args.what != "speed":
+            num_kills = 10 if args.quick else args.kills
+            print(json.dumps(chaos(Path(folder), num_kills, args.seed)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

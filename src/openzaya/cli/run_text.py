@@ -1,0 +1,73 @@
+"""A recorded run as text: stages, answers, tokens, and who saw whose tail."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from openzaya.cli.progress import clip, printable
+
+View = Mapping[str, Any]
+
+
+def run_text(detail: View) -> str:
+    """Return a RunDetail as lines."""
+    run, usage = detail["run"], detail["run"]["usage"]
+    asked = printable(detail["question"][-1]["content"])
+    lines = [
+        f"run {run['id']}: {run['state']}, {run['elapsed_s']:.1f} s",
+        f"question: {asked}",
+        f"answer:   {printable(run['answer'] or '(none yet)')}",
+        f"why:      {run['why'] or '-'}" + (" (degraded)" if run["degraded"] else ""),
+        f"model:    {run['model']}, preset {run['preset'] or '-'}, seed {detail['seed']}",
+        f"tokens:   {usage['generated']} of at most {usage['cap']} generated, "
+        f"{usage['prefill']} prompt, {run['calls']} calls, {run['failed_calls']} failed",
+    ]
+    lines += [f"error:    {printable(run['error'])}"] if run["error"] else []
+    lines += [f"note:     {printable(note)}" for note in detail["notes"]]
+    ancestors = winners(detail)
+    for stage in detail["stages"]:
+        answers = ", ".join(f"{clip(a)} ({n})" for a, n in stage["answers"].items())
+        lines += ["", f"stage {stage['stage']}: {stage['num_tokens']} tokens; {answers or '-'}"]
+        mine = [c for c in detail["candidates"] if c["stage"] == stage["stage"]]
+        lines += [candidate_line(view, ancestors) for view in mine]
+    if ancestors:
+        lines += ["", "* the answer and its ancestors"]
+    return "\n".join(lines)
+
+
+def winners(detail: View) -> set[tuple[int, int]]:
+    """Return the places of the chosen candidate and of all whose tails led to it."""
+    if detail["winner"] is None:
+        return set()
+    parents = {(c["stage"], c["slot"]): c["parents"] for c in detail["candidates"]}
+    found: set[tuple[int, int]] = set()
+    open_places = [(detail["winner"]["stage"], detail["winner"]["slot"])]
+    while open_places:
+        stage, slot = open_places.pop()
+        if (stage, slot) not in found:
+            found.add((stage, slot))
+            open_places += [(stage - 1, parent) for parent in parents.get((stage, slot), ())]
+    return found
+
+
+def candidate_line(view: View, ancestors: set[tuple[int, int]]) -> str:
+    """Return one candidate as one line."""
+    mark = "*" if (view["stage"], view["slot"]) in ancestors else " "
+    seen = ",".join(map(str, view["parents"]))
+    what = view["answer"] or view["error"] or ("(unfinished)" if view["finish_reason"] else "")
+    lineage = f"<- {seen}" if seen else ""
+    return (
+        f" {mark}{view['slot']:>3} {lineage:<14} {view['state']:<8} "
+        f"{view['num_tokens']:>7} tokens  {clip(what)}"
+    ).rstrip()
+
+
+def candidate_text(found: View) -> str:
+    """Return a CandidateDetail: its prompt, then its tail."""
+    parts = [candidate_line(found, set()).strip()]
+    for message in found["prompt"]:
+        parts.append(f"\n--- {message['role']}\n{printable(message['content'])}")
+    shown = found["tail"] or found["text"]
+    parts.append(f"\n--- tail\n{printable(shown)}")
+    if found["answer_text"]:
+        parts.append(f"\n--- answer\n{printable(found['answer_text'])}")
+    return "\n".join(parts)

@@ -1,0 +1,202 @@
+"""`openzaya runs`: look at what was run, go on with it, export it, forget it."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from openzaya.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from openzaya.ttc.journal import Journal
+    from openzaya.ttc.result import Result
+
+NAME = "runs"
+SUMMARY = "List, show, resume, export and forget recorded runs of test-time compute."
+
+EXAMPLES = """
+examples:
+  openzaya runs list
+  openzaya runs show 0661405e837ae80850b3da7f --candidate 1/3
+  openzaya runs resume 0661405e837ae80850b3da7f
+  openzaya runs export -o runs.jsonl --state done
+  openzaya runs export -o sft.jsonl --format aggregation    for openzaya data prepare --loss last
+  openzaya runs prune --days 30 --keep 1000
+  openzaya runs list --journal postgresql://me@host/runs
+"""
+STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+EXIT_INTERRUPTED = 130
+DAY_S = 86_400.0
+MIB = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands and their flags."""
+    parser.epilog = EXAMPLES
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = _action(actions, "list", "the newest runs")
+    listing.add_argument("-n", "--limit", type=int, default=20, help="how many [20]")
+    listing.add_argument("--state", choices=STATES, help="only those")
+    show = _action(actions, "show", "stages, answers, tokens and lineage of a run")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--candidate", metavar="STAGE/SLOT", help="the prompt and tail of one")
+    resume = _action(actions, "resume", "go on with a run that did not end, or failed")
+    resume.add_argument("id", metavar="ID")
+    resume.add_argument("--model", help="where the model is now, if it moved")
+    export = _action(actions, "export", "write runs as lines of JSON")
+    export.add_argument("ids", metavar="ID", nargs="*", help="which runs [all]")
+    export.add_argument("-o", "--out", default="-", metavar="FILE", help="- = stdout [-]")
+    export.add_argument("--format", choices=("runs", "aggregation"), default="runs")
+    export.add_argument("--state", choices=STATES, help="only those")
+    prune = _action(actions, "prune", "forget runs that nobody works on")
+    prune.add_argument("--days", type=float, help="those older than that")
+    prune.add_argument("--keep", type=int, help="all but the newest so many")
+    prune.add_argument("--max-mib", type=float, help="the oldest until the journal is that small")
+    prune.add_argument("--id", action="append", default=[], help="this run")
+
+
+def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary)
+    made.add_argument("--journal", metavar="PATH|URL", help="where the runs are recorded")
+    made.add_argument("--json", action="store_true", help="print JSON for machines")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the subcommand."""
+    return asyncio.run(_run(args))
+
+
+async def _run(args: argparse.Namespace) -> int:
+    from openzaya.cli.journals import default_journal
+    from openzaya.ttc.journal import Journal
+
+    actions = {
+        "list": list_runs,
+        "show": show_run,
+        "resume": resume_run,
+        "export": export,
+        "prune": prune,
+    }
+    async with Journal.open(args.journal or default_journal()) as journal:
+        return await actions[args.action](journal, args)
+
+
+async def list_runs(journal: "Journal", args: argparse.Namespace) -> int:
+    """Print a table of runs, or their summaries as JSON."""
+    if args.limit < 1:
+        raise RequestError(f"--limit is {args.limit}; give at least 1")
+    found = await journal.runs(args.limit, state=args.state)
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    from openzaya.cli.progress import clip
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "began", "state", "preset", "tokens", "question", "answer"):
+        side: Literal["left", "right"] = "right" if heading == "tokens" else "left"
+        table.add_column(heading, justify=side, no_wrap=heading == "id")
+    for shown in found:
+        began = datetime.fromtimestamp(shown["created"]).strftime("%Y-%m-%d %H:%M")
+        facts = (shown["preset"], str(shown["usage"]["generated"]))
+        texts = (clip(shown["question"]), clip(shown["answer"] or shown["error"]))
+        table.add_row(shown["id"], began, shown["state"], *facts, *texts)
+    console = Console(highlight=False, markup=False)
+    console.print(table if found else "no runs yet: `openzaya solve` and `openzaya serve` add some")
+    return 0
+
+
+async def show_run(journal: "Journal", args: argparse.Namespace) -> int:
+    """Print a run, or one candidate of it."""
+    from openzaya.cli.run_text import candidate_text, run_text
+
+    if args.candidate:
+        stage, _, slot = args.candidate.partition("/")
+        if not (stage.isdecimal() and slot.isdecimal()):
+            raise RequestError(
+                f"--candidate is {args.candidate!r}; give a stage and a slot such as 1/3"
+            )
+        found = await journal.candidate(args.id, int(stage), int(slot))
+        text = candidate_text(found)
+    else:
+        found = await journal.run(args.id)
+        text = run_text(found)
+    print(json.dumps(found, ensure_ascii=False) if args.json else text)
+    return 0
+
+
+async def resume_run(journal: "Journal", args: argparse.Namespace) -> int:
+    """Go on with a run and print its answer; Ctrl-C ends it with the best so far."""
+    from openzaya.cli.progress import Progress, show_result
+    from openzaya.cli.samplers import open_sampler
+    from openzaya.ttc.journal.session import run_recorded
+
+    spec = await journal.spec(args.id)
+    await journal.acquire(args.id)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    model = args.model or str(spec.sampler.get("model") or spec.model)
+    upstream_model = str(spec.sampler.get("upstream_model", ""))
+    try:
+        async with open_sampler(model, upstream_model, spec.config) as sampler:
+            with Progress(quiet=args.json) as progress:
+                result: Result = await run_recorded(
+                    journal, args.id, sampler, on_event=progress, stop=stop
+                )
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    if args.json:
+        print(json.dumps(result.to_json(), ensure_ascii=False))
+    else:
+        show_result(result, "answer")
+    return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+async def export(journal: "Journal", args: argparse.Namespace) -> int:
+    """Write one line of JSON for each run, or for each example of aggregation."""
+    from openzaya.ttc.journal.export import export_aggregation, export_runs
+
+    ids, count = tuple(args.ids), 0
+    lines: AsyncIterator[dict[str, Any]]
+    if args.format == "aggregation":
+        lines = export_aggregation(journal, args.state or "done", ids)
+    else:
+        lines = export_runs(journal, args.state, ids)
+    try:
+        with (
+            nullcontext(sys.stdout)
+            if args.out == "-"
+            else Path(args.out).open("w", encoding="utf-8", errors="surrogatepass")
+        ) as out:
+            async for line in lines:
+                out.write(json.dumps(line) + "\n")
+                count += 1
+    except OSError as error:
+        raise RequestError(f"{args.out} cannot be written: {error}; name another file") from error
+    print(f"{count} lines written", file=sys.stderr)
+    return 0
+
+
+async def prune(journal: "Journal", args: argparse.Namespace) -> int:
+    """Forget runs and say how many."""
+    if args.days is None and args.keep is None and args.max_mib is None and not args.id:
+        raise RequestError("nothing to prune by; give --days, --keep, --max-mib or --id")
+    count = await journal.prune(
+        older_than_s=None if args.days is None else args.days * DAY_S,
+        keep=args.keep,
+        max_bytes=None if args.max_mib is None else int(args.max_mib * MIB),
+        ids=tuple(args.id),
+    )
+    print(json.dumps({"forgotten": count}) if args.json else f"{count} runs forgotten")
+    return 0

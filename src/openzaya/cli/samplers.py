@@ -1,0 +1,71 @@
+"""Opening what a command line names as its model, and the record of a run on it."""
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openzaya.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from openzaya.core.protocols import Sampler
+    from openzaya.ttc.journal import RunSpec
+    from openzaya.ttc.strategies import MarkovianRSAConfig
+
+
+def spec_of(
+    question: str, config: "MarkovianRSAConfig", args: argparse.Namespace, key: str | None = None
+) -> "RunSpec":
+    """Return what the journal keeps of a run, so that it can go on later."""
+    from openzaya.core.records import Message
+    from openzaya.ttc.journal import RunSpec
+
+    is_remote = args.model.startswith(("http://", "https://"))
+    is_folder = not is_remote and args.model != "nano"
+    model = str(Path(args.model).absolute()) if is_folder else args.model
+    return RunSpec(
+        question=(Message("user", question),),
+        config=config,
+        seed=args.seed,
+        model=args.upstream_model or model,
+        preset=args.preset or "",
+        sampler={"model": model, "upstream_model": args.upstream_model},
+        key=key,
+    )
+
+
+@asynccontextmanager
+async def open_sampler(
+    model: str, upstream_model: str, config: "MarkovianRSAConfig"
+) -> "AsyncIterator[Sampler]":
+    """Yield a sampler for the bundled model, a folder or a URL."""
+    if model.startswith(("http://", "https://")):
+        from openzaya.backends.openai_http import HttpConfig, OpenAISampler
+
+        async with OpenAISampler(HttpConfig(url=model, model=upstream_model)) as remote:
+            yield remote
+        return
+    import torch
+
+    from openzaya.backends.local import load_local_sampler
+    from openzaya.backends.machine import choose_threads
+
+    torch.set_num_threads(choose_threads())
+    with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
+        yield local
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of a model named on the command line; `nano` is the bundled one."""
+    if model != "nano":
+        return Path(model)
+    from importlib.resources import files
+
+    folder = Path(str(files("openzaya"))) / "assets" / "nano"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the bundled nano model is missing from {folder}; reinstall openzaya, or train one "
+            "with `make speedrun` and name its folder with --model"
+        )
+    return folder

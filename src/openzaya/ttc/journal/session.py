@@ -1,0 +1,52 @@
+"""A run from its lease to its end in the journal."""
+
+import asyncio
+
+from openzaya.core.errors import OpenZayaError
+from openzaya.core.protocols import Sampler
+from openzaya.ttc.events import Event, OnEvent, ignore
+from openzaya.ttc.journal.errors import LeaseLostError
+from openzaya.ttc.journal.journal import Journal
+from openzaya.ttc.markovian_rsa import MarkovianRSA
+from openzaya.ttc.result import Result
+
+
+async def run_recorded(
+    journal: Journal,
+    run_id: str,
+    sampler: Sampler,
+    *,
+    on_event: OnEvent = ignore,
+    stop: asyncio.Event | None = None,
+    priority: int = 0,
+) -> Result:
+    """Do a run that is leased here, from where its record stands, and record how it ends.
+
+    An error of ours marks the run as failed and is raised again; a cancelled coroutine leaves the
+    record as it is, so that the run can be resumed.
+    """
+    spec = await journal.spec(run_id)
+    record = journal.listener(run_id)
+
+    def listen(event: Event) -> None:
+        record(event)
+        on_event(event)
+
+    try:
+        result = await MarkovianRSA(spec.config).run(
+            spec.question,
+            sampler,
+            seed=spec.seed,
+            on_event=listen,
+            task_hint=spec.hint or None,
+            stop=stop,
+            priority=priority,
+            recorded=await journal.recorded(run_id),
+        )
+    except LeaseLostError:
+        raise
+    except OpenZayaError as error:
+        await journal.fail(run_id, error)
+        raise
+    await journal.finish(run_id, result)
+    return result

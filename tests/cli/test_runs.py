@@ -1,0 +1,215 @@
+"""`openzaya runs` over what `openzaya solve` recorded, and batches that can be started again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from backends.mock_openai import Mock, status
+from cli.test_solve import SMALL, serving, solve
+
+from openzaya.cli import main as cli
+from openzaya.cli.batch import keep_answers
+
+SRC = str(Path(__file__).parents[2] / "src")
+
+
+def run(capsys, *words):
+    """Return the exit code and what went to stdout."""
+    code = cli.main(["runs", *words])
+    return code, capsys.readouterr().out
+
+
+def recorded(capsys, *words):
+    """Solve one question and return the id of its run."""
+    assert solve(Mock(content=r"so \boxed{42}"), *SMALL, *words) == 0
+    capsys.readouterr()
+    return json.loads(run(capsys, "list", "--json")[1])[0]["id"]
+
+
+def test_a_solved_question_is_listed_and_shown_with_its_lineage(capsys):
+    run_id = recorded(capsys)
+    _, out = run(capsys, "list")
+    assert run_id in out
+    assert "done" in out
+    _, out = run(capsys, "show", run_id)
+    assert "answer:   42" in out
+    assert "stage 1: 15 tokens; 42 (3)" in out
+    assert out.count("<- ") == 3
+    assert "* the answer and its ancestors" in out
+    detail = json.loads(run(capsys, "show", run_id, "--json")[1])
+    assert detail["run"]["answer"] == "42"
+    _, out = run(capsys, "show", run_id, "--candidate", "1/2")
+    assert "--- user\n" in out
+    assert "what is it?" in out
+    assert "--- tail\n" in out
+
+
+def test_the_journal_can_be_switched_off_named_or_unwritable(capsys, tmp_path, monkeypatch):
+    assert solve(Mock(), *SMALL, "--set", "journal=none") == 0
+    assert json.loads((capsys.readouterr(), run(capsys, "list", "--json")[1])[1]) == []
+    named = str(tmp_path / "named.sqlite")
+    assert solve(Mock(), *SMALL, "--set", f"journal={named}") == 0
+    capsys.readouterr()
+    assert len(json.loads(run(capsys, "list", "--json", "--journal", named)[1])) == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert solve(Mock(), *SMALL) == 0
+    assert "this run is not recorded" in capsys.readouterr().err
+    assert solve(Mock(), *SMALL, "--set", f"journal={tmp_path}/file/x") == 1
+
+
+def test_a_failed_run_is_resumed_without_repeating_what_it_had(capsys):
+    failing = [None, None, None, *[status(400, "no luck")] * 3]
+    mock = Mock(faults=[play or good_fault for play in failing])
+    with serving(mock):
+        words = ["--model", mock.url, "--preset", "light", *SMALL]
+        cli.main(["solve", "what is it?", *words, "--set", "max_attempts=1"])
+        capsys.readouterr()
+        shown = json.loads(run(capsys, "list", "--json")[1])[0]
+        assert shown["state"] == "done"
+        assert shown["degraded"]
+        assert run(capsys, "resume", shown["id"])[0] == 2
+    mock = Mock(faults=[status(401, "who are you")] * 99)
+    assert solve(mock, *SMALL) == 4
+    capsys.readouterr()
+    failed = json.loads(run(capsys, "list", "--json", "--state", "failed")[1])[0]
+    assert "HTTP 401" in failed["error"]
+    mock = Mock(content=r"\boxed{9}")
+    with serving(mock):
+        code, out = run(capsys, "resume", failed["id"], "--model", mock.url)
+    assert (code, out) == (0, "9\n")
+
+
+async def good_fault(mock, request, body):
+    from backends.mock_openai import good
+
+    return await good(mock, request, body)
+
+
+def test_exports_are_whole_runs_and_examples_that_training_takes(capsys, tmp_path):
+    from openzaya.data.recognize import recognize
+
+    recorded(capsys)
+    out = tmp_path / "runs.jsonl"
+    assert run(capsys, "export", "-o", str(out))[0] == 0
+    line = json.loads(out.read_text())
+    assert len(line["candidates"]) == 6
+    assert line["candidates"][0]["text"].endswith(r"\boxed{42}")
+    assert run(capsys, "export", "--format", "aggregation", "-o", str(out))[0] == 0
+    examples = [json.loads(text) for text in out.read_text().splitlines()]
+    assert len(examples) == 3
+    conversation = recognize(examples[0])
+    assert [m["role"] for m in conversation.messages] == ["user", "assistant"]
+    assert "what is it?" in conversation.messages[0]["content"]
+    assert conversation.messages[1]["content"] == r"so \boxed{42}"
+    assert examples[0]["agrees"]
+    assert run(capsys, "export", "--state", "failed") == (0, "")
+
+
+def test_prune_forgets_and_refuses_to_guess(capsys):
+    run_id = recorded(capsys)
+    assert run(capsys, "prune")[0] == 2
+    assert run(capsys, "prune", "--keep", "1")[1] == "0 runs forgotten\n"
+    assert run(capsys, "prune", "--id", run_id)[1] == "1 runs forgotten\n"
+    assert run(capsys, "show", run_id)[0] == 2
+    assert "no runs yet" in run(capsys, "list")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "nope"], "no run 'nope'"),
+        (["resume", "nope"], "no run 'nope'"),
+        (["list", "-n", "0"], "at least 1"),
+        (["list", "--journal", "mysql://x/y"], "mysql"),
+    ],
+)
+def test_bad_input_exits_2(words, message, capsys):
+    assert cli.main(["runs", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def write_problems(path, count=4):
+    lines = [
+        json.dumps({"id": f"p{n}", "question": f"question {n}", "answer": "42" if n else "41"})
+        for n in range(count)
+    ]
+    path.write_text("\n".join([*lines, "no json", json.dumps({"id": "empty"})]) + "\n")
+
+
+def batch(mock, tmp_path, *words):
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "answers.jsonl"
+    files = ["-f", str(problems), "-o", str(out)]
+    return ["solve", *files, "--model", mock.url, "--preset", "light", *SMALL, *words], out
+
+
+def test_a_batch_answers_every_sound_line_and_judges_it(capsys, tmp_path):
+    write_problems(tmp_path / "problems.jsonl")
+    mock = Mock(content=r"\boxed{42}")
+    with serving(mock):
+        words, out = batch(mock, tmp_path, "--set", "jobs=1", "--json")
+        assert cli.main(words) == 1
+        figures = json.loads(capsys.readouterr().out)
+        lines = {line["id"]: line for line in map(json.loads, out.read_text().splitlines())}
+        assert [figures[n] for n in ("answered", "failed", "right", "wrong")] == [4, 2, 3, 1]
+        assert "no JSON" in lines["line 5"]["error"]
+        assert "no text" in lines["empty"]["error"]
+        assert (lines["p0"]["right"], lines["p1"]["right"]) == (False, True)
+        order = [b["messages"][0]["content"].split("question ")[1][0] for b in asked(mock)]
+        assert order == [*"000000111111222222333333"]
+        assert cli.main(words) == 1
+        figures = json.loads(capsys.readouterr().out)
+        assert (figures["kept"], figures["answered"], figures["failed"]) == (4, 0, 2)
+        assert len(asked(mock)) == 24
+
+
+def test_a_batch_goes_on_after_an_error_of_the_server_and_tries_it_again_later(capsys, tmp_path):
+    write_problems(tmp_path / "problems.jsonl", 2)
+    mock = Mock(content=r"\boxed{42}")
+    with serving(mock):
+        words, out = batch(mock, tmp_path, "--set", "jobs=1")
+        mock.faults = [good_fault, *[status(400, "no")] * 3]
+        assert cli.main([*words, "--set", "max_attempts=1"]) == 1
+        first = [json.loads(line) for line in out.read_text().splitlines()]
+        assert ["error" in line for line in first] == [True, False, True, True]
+        cli.main([*words, "--set", "max_attempts=1"])
+        assert keep_answers(out) == {"p0", "p1"}
+
+
+def test_a_torn_line_is_solved_again(tmp_path):
+    out = tmp_path / "answers.jsonl"
+    out.write_text('{"id": "a", "answer": "1"}\n{"id": "b", "answer": null}\n{"id": "c", "ans')
+    assert keep_answers(out) == {"a", "b"}
+    assert out.read_text().count("\n") == 2
+
+
+def test_a_killed_batch_goes_on_where_it_was(tmp_path):
+    write_problems(tmp_path / "problems.jsonl", 3)
+    mock = Mock(content=r"\boxed{42}", delay_s=0.05)
+    with serving(mock):
+        words, out = batch(mock, tmp_path, "--set", "jobs=1")
+        command = [sys.executable, "-m", "openzaya", *words]
+        env = {**os.environ, "PYTHONPATH": SRC}
+        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(asked(mock)) < 10 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        done = len(out.read_text().splitlines())
+        again = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert again.returncode == 1, again.stderr
+        assert f"({done} were there before)" in again.stderr
+        assert done >= 1
+        # Asked again: three in flight, and at most three that came but were not yet on the disk.
+        assert 18 <= len(asked(mock)) <= 18 + 6
+        assert keep_answers(out) == {"p0", "p1", "p2"}
+
+
+def asked(mock):
+    """The bodies of the calls of runs, without those that probe the server."""
+    return [b for b in mock.bodies if "question " in b["messages"][0]["content"]]

@@ -1,0 +1,53 @@
+"""The files for running the gateway elsewhere: they can be read, and name what there is."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from openzaya.cli.main import build_parser, load_verb
+from openzaya.serve.gateway.metrics import GatewayMetrics
+
+FOLDER = Path(__file__).parents[3] / "deploy" / "gateway"
+NAME = re.compile(r"\bopenzaya_\w+")
+
+
+def metric_names() -> set[str]:
+    """Every name that the gateway's /metrics can hold."""
+    metrics = GatewayMetrics()
+    found = {"url": "u", "model": "m", "state": "up", "failures": {"cut": 1}}
+    metrics.watch_upstreams(lambda: {"upstreams": [found]})
+    metrics.runs.labels("done", "16k")
+    metrics.requests.labels("/", "200")
+    metrics.calls.labels("stop")
+    metrics.tokens.labels("generated")
+    return set(NAME.findall(metrics.text().decode()))
+
+
+def test_the_dashboard_asks_for_metrics_that_exist():
+    board = json.loads((FOLDER / "grafana" / "dashboards" / "gateway.json").read_text())
+    asked = set(NAME.findall(json.dumps(board)))
+    assert len(asked) >= 12
+    assert asked - metric_names() == set()
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_compose_file_starts_the_gateway_with_flags_that_it_knows():
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    words = services["gateway"]["command"].split()
+    args = build_parser(load_verb("serve")).parse_args(words)
+    assert args.upstream == ["http://engine:30000"]
+    assert args.keys == "/keys.txt"
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            made_by_the_user = source in ("./keys.txt", "./metrics_key")
+            assert not source.startswith(".") or made_by_the_user or (FOLDER / source).exists()
+
+
+def test_every_file_of_the_folder_can_be_read():
+    read = [yaml.safe_load(path.read_text()) for path in sorted(FOLDER.rglob("*.yaml"))]
+    assert len(read) == 4
+    assert all(read)

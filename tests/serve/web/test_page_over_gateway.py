@@ -1,0 +1,108 @@
+"""The page in Chromium over the real gateway, its journal and a mock upstream."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from serve.web.browsing import launch, why_not
+
+from openzaya.serve.web import page as page_bytes
+
+gateways = pytest.importorskip("serve.gateway.conftest", reason="needs the gateway's tests")
+gatewaying, upstream, MockConfig = gateways.gatewaying, gateways.upstream, gateways.MockConfig
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "a browser is here"),
+]
+MOCK = MockConfig(
+    ttft_s=0.02, token_s=0.004, length="lognormal:120:0.5", accuracy=0.6, cached_share=0.25
+)
+LIMIT_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launch() as found:
+        yield found
+
+
+@pytest.fixture
+def look(browser):
+    """Give a function that opens an address; the page must run without an error of its own."""
+    contexts, troubles = [], []
+
+    def opened(url: str) -> Any:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        context.set_default_timeout(LIMIT_MS)
+        page = context.new_page()
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda m: m.type == "error" and troubles.append(m.text))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def test_the_gateway_serves_this_page(tmp_path):
+    with upstream(MOCK) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:
+        status, body, headers = running.ask("/")
+    assert (status, body) == (200, page_bytes())
+    assert "script-src 'sha256-" in headers["content-security-policy"]
+
+
+def ask_small(page: Any, question: str) -> str:
+    """Ask for a run of 8 candidates in 2 stages; return its address."""
+    page.wait_for_selector("#question")
+    page.fill("#question", question)
+    page.get_by_text("Advanced").click()
+    for name, value in (("num_candidates", 4), ("rounds", 1), ("budget_tokens", 4096)):
+        page.fill(f"#field-{name}", str(value))
+    page.wait_for_selector(".cost .figures >> text=/^8$/")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_url("**/#/runs/*")
+    return str(page.url)
+
+
+def test_a_question_is_asked_watched_and_found_again_in_the_journal(look, tmp_path):
+    path = tmp_path / "runs.sqlite"
+    with upstream(MOCK) as mock, gatewaying(mock, path) as running:
+        page = look(running.url)
+        address = ask_small(page, "What is 6 times 7?").partition("#")[2]
+        page.wait_for_selector(".graph .running")
+        page.wait_for_selector(".answer")
+        page.wait_for_selector(".graph .won")
+        answer = page.locator(".answer").inner_text()
+        assert page.locator(".graph .node").count() == 8
+        assert page.locator(".timeline .decode").count() == 8
+    with upstream(MOCK) as mock, gatewaying(mock, path) as running:
+        before = mock.stats()["calls"]
+        page = look(f"{running.url}/#{address}")
+        page.wait_for_selector(".answer")
+        assert page.locator(".answer").inner_text() == answer
+        assert page.locator(".graph .node").count() == 8
+        assert page.locator(".edge").count() >= 1
+        page.locator('.graph [data-key="1/2"]').click()
+        page.get_by_role("tab", name="Prompt").click()
+        page.wait_for_selector(".drawer pre")
+        assert "What is 6 times 7?" in page.locator(".drawer pre").text_content()
+        page.get_by_role("link", name="Runs").click()
+        page.wait_for_selector("tbody tr")
+        assert page.locator("tbody tr").count() == 1
+        assert mock.stats()["calls"] == before
+
+
+def test_a_run_is_cancelled_from_the_page(look, tmp_path):
+    slow = MockConfig(ttft_s=0.01, token_s=0.05, length="fixed:2000")
+    with upstream(slow) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:
+        page = look(running.url)
+        ask_small(page, "What takes long?")
+        page.wait_for_selector(".graph .running")
+        page.get_by_role("button", name="Cancel run").click()
+        page.wait_for_selector(".badge.warn")
+        assert page.locator(".graph .running").count() == 0
+        assert page.locator(".badge.live").count() == 0

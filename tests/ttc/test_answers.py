@@ -1,0 +1,97 @@
+"""Which answers count as equal in the vote."""
+
+import json
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openzaya.ttc.answers import canonical, tool_call_answer
+
+EQUAL = [
+    ["1/2", "0.5", ".5", "0.50", "$\\frac{1}{2}$", "\\dfrac12", "2/4", "x = 1/2", "$x=0.5$."],
+    ["1000", "1,000", "1,000.0", "$1{,}000$".replace("{,}", ","), "+1000", "\\boxed{1000}"],
+    ["12", "12 cm", "12\\text{ cm}", "12 \\mathrm{cm}", "12.", "**12**", "`12`", "12 cm^2"],
+    ["45", "45^\\circ", "45^{\\circ}", "45 degrees"],
+    ["-3", "$-3$", "\\(-3\\)", "- 3", "-3.0", "y=-3"],
+    ["B", "(B)", "B.", "B)", "\\text{B}", "**(B)**"],
+    ["yes", "Yes", "YES."],
+    ["(1,2)", "(1, 2)", "\\left(1, 2\\right)", "$(1,\\,2)$"],
+    ["x^2+1", "x^2 + 1", "$x^2+1$"],
+    ["the red one", "the  red\none", "the red one."],
+]
+
+
+@pytest.mark.parametrize("group", EQUAL, ids=lambda group: group[0])
+def test_forms_of_one_answer_are_one_class(group):
+    assert {canonical(answer) for answer in group} == {canonical(group[0])}
+
+
+def test_different_answers_stay_apart():
+    apart = [group[0] for group in EQUAL] + [
+        "0.333", "1/3", "50%", "a", "b", "X", "x", "12 cm and 3 mm", "1,00", "1/0", "(2,1)",
+        "no", "3 4", "1.2.3", "12 of 13", "[1, 2]", "[1, 3]", "red one", "",
+    ]  # fmt: skip
+    assert len({canonical(answer) for answer in apart}) == len(apart)
+
+
+@given(st.text(max_size=40))
+def test_spaces_around_an_answer_never_matter(text):
+    assert canonical(f" {text}\n ") == canonical(text)
+
+
+@given(st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=999))
+def test_a_fraction_is_its_lowest_terms(value):
+    assert canonical(str(value)) == str(value)
+    assert canonical(f"{value.numerator * 3}/{value.denominator * 3}") == str(value)
+    whole, thousandths = divmod(abs(value.numerator), 1000)
+    assert canonical(f"{whole}.{thousandths:03}") == str(Fraction(abs(value.numerator), 1000))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "{" * 100_000,
+        "\\text{" * 60,
+        "$" * 500,
+        "1," * 250,
+        "\\frac{" * 80,
+        "a" * 500 + "=",
+        "9" * 512,
+    ],
+)
+def test_hostile_answers_cost_little(hostile):
+    begun = time.process_time()
+    canonical(hostile)
+    assert time.process_time() - begun < 1.0
+
+
+CALL = {
+    "id": "x1",
+    "type": "function",
+    "function": {"name": "add", "arguments": '{"b": 2, "a": 1}'},
+}
+
+
+def test_tool_calls_vote_by_name_and_arguments():
+    same = [
+        [CALL],
+        json.dumps([CALL]),
+        [{"function": {"name": "add", "arguments": {"a": 1, "b": 2}}, "id": "other"}],
+        '{"name": "add", "arguments": {"a":1,"b":2}}',
+    ]
+    answers = {tool_call_answer(calls) for calls in same}
+    assert answers == {'[{"arguments":{"a":1,"b":2},"name":"add"}]'}
+    other = {"name": "add", "arguments": {"a": 1, "b": 3}}
+    assert tool_call_answer([other]) not in answers
+    assert tool_call_answer([CALL, other]) != tool_call_answer([other, CALL])
+    assert canonical(answers.pop()) == '[{"arguments":{"a":1,"b":2},"name":"add"}]'
+
+
+@pytest.mark.parametrize(
+    "nothing", ["", "7", "[]", "[7]", "{}", "null", '[{"name": 3}]', "[" * 9999]
+)
+def test_what_holds_no_call_is_no_answer(nothing):
+    assert tool_call_answer(nothing) is None
