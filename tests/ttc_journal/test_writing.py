@@ -47,14 +47,16 @@ def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tm
             await journal.begin(spec())
             await fill_up(journal)
             with pytest.raises(JournalFullError, match="free space"):
-                for seed in range(200):
-                    await asyncio.wait_for(
-                        journal.begin(spec(question="why " * 400, seed=seed)), 20
-                    )
+                await begin_many(journal)
             make_room(journal)
             assert (await journal.begin(spec(seed=999))).is_new
 
     asyncio.run(main())
+
+
+async def begin_many(journal):
+    for seed in range(200):
+        await asyncio.wait_for(journal.begin(spec(question="why " * 400, seed=seed)), 20)
 
 
 def make_room(journal):
