@@ -102,12 +102,15 @@ def mock(folder: Path, *words: str, **settings: object) -> Any:
     return process(["openzaya.backends.mock", "--port", "0", *words, *extra], "mock", folder)
 
 
-def gateway(folder: Path, *upstreams: str, name: str = "gateway", **settings: object) -> Any:
+def gateway(
+    folder: Path, *upstreams: str, name: str = "gateway", in_flight: int = 1024, **settings: object
+) -> Any:
     """Start `openzaya serve --upstream ...` with its journal in `folder`."""
     settings = {"journal": folder / f"{name}.db", **settings}
     extra = [w for key, value in settings.items() for w in ("--set", f"{key}={value}")]
     urls = [w for url in upstreams for w in ("--upstream", url)]
-    return process(["openzaya", "serve", "--port", "0", *urls, *extra], name, folder)
+    words = ["openzaya", "serve", "--port", "0", "--max-slots", str(in_flight)]
+    return process([*words, *urls, *extra], name, folder)
 
 
 @contextmanager

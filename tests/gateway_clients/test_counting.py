@@ -44,3 +44,17 @@ def test_a_hard_cap_holds_over_a_server_without_ids_that_sends_16_tokens_an_even
     # One batch is one event of each call in flight; a loaded machine reads a few at once.
     assert result.usage.generated <= cap + 4 * 16 * 16
     assert all(tokens > 500 for tokens in result.usage.generated_by_stage)
+
+
+@pytest.mark.parametrize(
+    ("served", "taken"), [("a,a:mrsa-16k,a:mrsa-light", "a"), ("a:mrsa-16k", "a:mrsa-16k")]
+)
+def test_presets_that_a_gateway_lists_leave_the_choice_of_its_only_model_clear(served, taken):
+    async def main():
+        async with (
+            MockUpstream(MockConfig(model=served)) as upstream,
+            Upstreams([HttpConfig(url=upstream.url)]) as pool,
+        ):
+            return pool.models
+
+    assert asyncio.run(main())[0] == taken

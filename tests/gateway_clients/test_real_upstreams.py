@@ -61,7 +61,7 @@ def missing(*names: str) -> list[str]:
 def test_our_own_engine_answers_a_run_and_the_curl_commands_of_the_readme(tmp_path):
     words = python("openzaya", "serve", "--port", "0", "--max-slots", "4", "--context", "1024")
     readme = (SRC.parent / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^curl .*(?:\\\n.*)*", readme, re.M)
+    commands = re.findall(r"^curl (?:.*\\\n)*.*", readme, re.MULTILINE)
     assert commands
     with server_process(words, tmp_path / "engine.log") as url:
         result = solve(url)

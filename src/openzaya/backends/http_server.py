@@ -127,7 +127,10 @@ class Server:
                 f"{self.base}/models holds no list of models ({self.clean(clip(str(error)))}); "
                 "is this an OpenAI-compatible server?"
             ) from error
-        names = list(served)
+        # A gateway of ours also lists every model with every preset; those are no other models.
+        names = [
+            name for name in served if name.partition(":mrsa-")[0] not in served.keys() - {name}
+        ]
         if not self.model and len(names) == 1:
             self.model = names[0]
         if not self.model or (names and self.model not in served):
