@@ -105,9 +105,11 @@ async def child(where: str, url: str, key: str) -> None:
         begun = await journal.begin(RunSpec(question=question, config=CONFIG, seed=3, key=key))
         if begun.lease is None and begun.state != "done":
             await journal.acquire(begun.run_id)
-        print("begun", flush=True)
-        if begun.state != "done":
-            async with OpenAISampler(HttpConfig(url=url, probe=False)) as sampler:
+        if begun.state == "done":
+            print("begun", flush=True)
+        else:
+            async with OpenAISampler(HttpConfig(url=url)) as sampler:
+                print("begun", flush=True)
                 await run_recorded(journal, begun.run_id, sampler)
         detail = await journal.run(begun.run_id)
         recorded = await journal.recorded(begun.run_id)
@@ -124,13 +126,15 @@ def calls_of(url: str, after: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def acknowledged(where: str, key: str) -> set[int]:
-    """Return the seeds of a run's finished candidates, straight from the rows."""
-    with sqlite3.connect(f"file:{where}?mode=ro", uri=True) as file:
+def seeds_of(where: str, key: str, state: str) -> set[int]:
+    """Return the seeds of a run's candidates in some state, straight from the rows."""
+    if not Path(where).exists():
+        return set()
+    with sqlite3.connect(where) as file:
         rows = file.execute(
-            "SELECT facts FROM candidate WHERE state = 'done' AND run = "
+            "SELECT facts FROM candidate WHERE state = ? AND run = "
             "(SELECT id FROM run WHERE idempotency_key = ?)",
-            (key,),
+            (state, key),
         ).fetchall()
     file.close()
     return {json.loads(facts[8:])["seed"] for (facts,) in rows}
@@ -160,8 +164,8 @@ def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
                     differing += got != expected
                     break
                 kills += 1
-                now = acknowledged(where, key) if Path(where).exists() else set()
-                wasted += len({c["seed"] for c in new} - now)
+                now = seeds_of(where, key, "done")
+                wasted += len({c["seed"] for c in new} & seeds_of(where, key, "running"))
                 known = now
     finally:
         mock.terminate()

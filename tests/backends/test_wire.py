@@ -97,7 +97,7 @@ PIECES = st.sampled_from(
 
 @given(start=st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n"]), rest=st.lists(PIECES, max_size=7))
 @example(b"HTTP/1.1 200 OK\r\n", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_what_h11_refuses_is_refused_and_what_both_take_is_the_same(start, rest):
     data = start + b"".join(rest)
     ours, theirs = parse([data]), by_h11(data)

@@ -140,14 +140,20 @@ def test_adaptive_sampling_stops_when_the_vote_is_certain_and_counts_every_batch
         {"strategy": "adaptive_consistency", "num_candidates": 16, "budget_tokens": 20}
     )
     assert config.widths == (4, 4, 8)
-    agreed = run(config, FakeSampler(answering(["7"])))
+    sampler = FakeSampler(answering(["7"]))
+    agreed = run(config, sampler)
     assert [len(r.candidates) for r in agreed.rounds] == [4]
+    assert len(sampler.requests) == 4
     assert agreed.why == "majority: 4 of 4 candidates"
     sampler = FakeSampler(answering(["7", "7", "7", "8"]))
     split = run(config, sampler)
     assert [len(r.candidates) for r in split.rounds] == [4, 4, 8]
     assert {r.messages for r in sampler.requests} == {QUESTION}
     assert split.why == "majority: 12 of 16 candidates"
+    # Three of four are never certain alone; together they are after three batches.
+    longer = config_from({"strategy": "adaptive_consistency", "num_candidates": 32})
+    pooled = run(longer, FakeSampler(answering(["7", "7", "7", "8"])))
+    assert [len(r.candidates) for r in pooled.rounds] == [4, 4, 8]
 
 
 def test_pacore_shows_all_answers_of_the_round_before_to_every_call():
@@ -178,6 +184,9 @@ def test_continued_chains_open_with_the_head_and_the_tail_of_the_chain():
     # A chain that has ended is carried on as it is.
     assert [c.attempts for c in result.rounds[3].candidates] == [0, 0]
     assert result.answer == "5"
+    short = StreamingSampler(lambda r, c: "a b c d")
+    run(replace(config, rounds=1), short)
+    assert short.openings == ["a b c d"] * 2  # a head would repeat what the tail holds whole
     fallback = run(config, FakeSampler(script))
     assert any("chain = continuation needs" in note for note in fallback.notes)
     plain = run(replace(config, chain="prompt"), FakeSampler(script))
@@ -311,6 +320,9 @@ def test_a_subset_whose_answers_agree_is_copied_for_nothing():
     assert len(sampler.requests) == 6
     assert result.usage.generated_by_stage[1] == 0
     assert [c.answer for c in result.rounds[1].candidates] == ["7"] * 6
+    lengths = FakeSampler(lambda r, c: "a " * (9 - c) + "</think> 7")
+    for candidate in run(config, lengths).rounds[1].candidates:
+        assert words(candidate.text).count("a") == 9 - max(candidate.parents)
     split = FakeSampler(lambda r, c: f"a b </think> {'87'[c == 0]}")
     mixed = run(config, split)
     for candidate in mixed.rounds[1].candidates:

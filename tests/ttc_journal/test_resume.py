@@ -31,6 +31,10 @@ def test_a_dropped_run_goes_on_and_gives_the_same_answer_without_repeating_a_cal
         async with opened(url) as journal:
             run_id, before = await abandoned(journal, after)
         async with opened(url) as journal:
+            left = await journal.run(run_id)
+            assert left["run"]["state"] == "interrupted"
+            assert {c["state"] for c in left["candidates"]} <= {"done", "cut"}
+            assert left["run"]["calls"] == after
             await journal.acquire(run_id)
             num_done = len((await journal.recorded(run_id)).finished)
             later = FakeSampler()

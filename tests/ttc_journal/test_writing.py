@@ -41,6 +41,24 @@ def test_a_full_disk_refuses_new_runs_keeps_running_ones_and_recovers(tmp_path):
     asyncio.run(main())
 
 
+def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tmp_path):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite")) as journal:
+            await journal.begin(spec())
+            await fill_up(journal)
+            with pytest.raises(JournalFullError, match="free space"):
+                await begin_many(journal)
+            make_room(journal)
+            assert (await journal.begin(spec(seed=999))).is_new
+
+    asyncio.run(main())
+
+
+async def begin_many(journal):
+    for seed in range(200):
+        await asyncio.wait_for(journal.begin(spec(question="why " * 400, seed=seed)), 20)
+
+
 def make_room(journal):
     """Give the space back; the writer's thread is between two tries, and SQLite is serialized."""
     journal.writer.database.execute("PRAGMA max_page_count = 1000000")

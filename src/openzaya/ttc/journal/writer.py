@@ -144,7 +144,6 @@ class Writer:
             else:
                 self._settle(batch, results)
                 return
-        self.trouble = None
 
     def _attempt(self, batch: list[Write]) -> list[Any]:
         with self.database.transaction(any(w.is_durable for w in batch)):
@@ -187,8 +186,11 @@ class Writer:
         kept = [] if is_last else [w for w in batch if w.waits]
         refused = [w for w in batch if w not in kept]
         self._forget(refused)
+        error = self.trouble or JournalFullError("the journal cannot be written")
+        if not kept:
+            self.trouble = None  # nothing is left to try with: the next write finds out
         for write in refused:
-            write.fail(self.trouble or JournalFullError("the journal cannot be written"))
+            write.fail(error)
         return kept
 
     def _forget(self, batch: list[Write]) -> None:
