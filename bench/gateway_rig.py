@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).parents[1]
+TICKS = os.sysconf("SC_CLK_TCK")
 START_S = 60.0
 """Longest wait for a process to print its address."""
 ASK_S = 600.0
@@ -39,10 +40,13 @@ class Process:
     def cpu_s(self) -> float:
         """CPU time used so far by all threads.
 
-        The scheduler's nanoseconds: the ticks of `stat` miss a server that works in short bursts.
+        The scheduler's nanoseconds of the threads that live, or the ticks of the whole process if
+        they are more: ticks miss a server that works in short bursts, and threads end.
         """
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        living = sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return max(living, (int(stat[11]) + int(stat[12])) / TICKS)
 
     def rss_mb(self, kind: str = "VmHWM") -> float:
         """Peak resident memory (VmHWM), or the present one (VmRSS)."""
@@ -102,12 +106,15 @@ def mock(folder: Path, *words: str, **settings: object) -> Any:
     return process(["openzaya.backends.mock", "--port", "0", *words, *extra], "mock", folder)
 
 
-def gateway(folder: Path, *upstreams: str, name: str = "gateway", **settings: object) -> Any:
+def gateway(
+    folder: Path, *upstreams: str, name: str = "gateway", in_flight: int = 1024, **settings: object
+) -> Any:
     """Start `openzaya serve --upstream ...` with its journal in `folder`."""
     settings = {"journal": folder / f"{name}.db", **settings}
     extra = [w for key, value in settings.items() for w in ("--set", f"{key}={value}")]
     urls = [w for url in upstreams for w in ("--upstream", url)]
-    return process(["openzaya", "serve", "--port", "0", *urls, *extra], name, folder)
+    words = ["openzaya", "serve", "--port", "0", "--max-slots", str(in_flight)]
+    return process([*words, *urls, *extra], name, folder)
 
 
 @contextmanager

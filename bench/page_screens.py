@@ -101,6 +101,13 @@ class Camera:
         context.close()
 
 
+def counters(session: Any) -> dict[str, float]:
+    """Return the seconds of CPU that the page's thread has spent, by kind."""
+    told = session.send("Performance.getMetrics")["metrics"]
+    wanted = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration", "TaskDuration")
+    return {m["name"]: m["value"] for m in told if m["name"] in wanted}
+
+
 def time_large(browser: Any, url: str, player: Player, run_id: str) -> None:
     """Print how long the browser is busy at a stretch while 288 candidates come and are lit."""
     page = browser.new_page(viewport=WIDE)
@@ -111,14 +118,19 @@ def time_large(browser: Any, url: str, player: Player, run_id: str) -> None:
         "window.tasks = []; new PerformanceObserver(l => tasks.push(...l.getEntries().map("
         "e => e.duration))).observe({ entryTypes: ['longtask'] })"
     )
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    begun = counters(session)
     num_events = len(player.runs[run_id].events)
     for _ in range(100):
         player.tell(run_id, num_events // 100 + 1)
         page.wait_for_timeout(50)
     page.wait_for_selector(".graph .won")
+    spent = {name: value - begun[name] for name, value in counters(session).items()}
     tasks = sorted(page.evaluate("tasks"))
     longest = f"{tasks[-1]:.0f} ms" if tasks else "under 50 ms"
     print(f"live, {num_events} events in 5 s: {len(tasks)} tasks over 50 ms, longest {longest}")
+    print(", ".join(f"{name} {spent[name]:.2f} s" for name in sorted(spent)), "of CPU")
     lit = page.evaluate(
         """() => {
             const times = [];

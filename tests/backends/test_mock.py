@@ -23,6 +23,7 @@ from openzaya.backends.mock import MockConfig, MockUpstream, key_of
 from openzaya.backends.mock.faults import FAULTS, FaultPlan
 from openzaya.backends.mock.instances import instance
 from openzaya.backends.mock.lengths import LengthLaw
+from openzaya.backends.mock.slots import Slots
 from openzaya.backends.mock.vocabulary import CORPUS_TOKENS, Filler, Segment, decode, encode
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Message
@@ -374,17 +375,23 @@ def test_time_passes_as_the_settings_say_and_can_be_scaled():
     ("law", "order"), [("none", [0, 1, 2, 3]), ("lower", [0, 3, 1, 2]), ("higher", [0, 2, 1, 3])]
 )
 def test_the_queue_knows_the_direction_of_priorities(law, order):
-    async def main():
-        async with mocked(slots=1, ttft_s=0.02, priority=law) as (mock, session):
-            tasks = []
-            for seed, priority in enumerate((0, 5, 9, 1)):
-                tasks.append(asyncio.create_task(ask(session, seed=seed, priority=priority)))
-                while mock.records.calls <= seed:
-                    await asyncio.sleep(0)
-            await asyncio.gather(*tasks)
-            return sorted(mock.records.log, key=lambda r: r.started_at)
+    started = []
 
-    assert [r.seed for r in run(main())] == order
+    class Call:
+        def __init__(self, number, priority):
+            self.number, self.priority = number, priority
+
+        def start(self):
+            started.append(self.number)
+
+    slots = Slots(1, law)
+    arrivals = [slots.enter(Call(n, p)) for n, p in enumerate((0, 5, 9, 1, 7))]
+    slots.give_up(arrivals[4])
+    assert (started, slots.queued, slots.peak_queued) == ([0], 3, 4)
+    for _ in range(4):
+        slots.leave()
+    assert started == order
+    assert (slots.active, slots.queued) == (0, 0)
 
 
 def test_clients_that_leave_are_counted_with_the_time_and_free_their_slot():

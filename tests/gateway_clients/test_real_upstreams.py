@@ -2,8 +2,11 @@
 
 import asyncio
 import importlib.util
+import json
 import os
+import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,10 +58,17 @@ def missing(*names: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_our_own_engine_answers_a_run(tmp_path):
+def test_our_own_engine_answers_a_run_and_the_curl_commands_of_the_readme(tmp_path):
     words = python("openzaya", "serve", "--port", "0", "--max-slots", "4", "--context", "1024")
+    readme = (SRC.parent / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^curl (?:.*\\\n)*.*", readme, re.MULTILINE)
+    assert commands
     with server_process(words, tmp_path / "engine.log") as url:
         result = solve(url)
+        for command in commands:
+            live = command.replace("http://127.0.0.1:8000", url)
+            told = subprocess.run(["bash", "-c", live], capture_output=True, check=True).stdout
+            assert json.loads(told)["choices"][0]["message"]["content"], command
     check(result)
     assert result.tail_method == "exact (token ids of the server)"
     assert result.answer == "adkqx"

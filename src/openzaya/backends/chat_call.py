@@ -29,7 +29,7 @@ class ChatCall(Exchange):
 
     def __init__(self, server: Server, config: HttpConfig, max_tokens: int, watch: Watch | None):
         """Prepare for one reply of at most `max_tokens`."""
-        self.stream = ChatStream(watch)
+        self.stream = ChatStream(watch, server.chars_per_token)
         self.is_cut = False
         """The caller wished to end it."""
         self.has_overrun = False

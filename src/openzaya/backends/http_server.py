@@ -71,6 +71,12 @@ class HttpConfig:
             raise ConfigError(f"weight is {self.weight}; choose a number above 0")
 
 
+ASSUMED_CHARS_PER_TOKEN = 4.0
+"""Until a reply's usage shows the ratio."""
+SHOWN_TOKENS = 32
+"""A shorter reply shows nothing."""
+
+
 class Server:
     """One server: its address, the key, and the connections to it. Close it in the end."""
 
@@ -81,6 +87,7 @@ class Server:
         self.root = self.base.removesuffix("/v1")
         self.model = config.model
         self.context_tokens: int | None = None
+        self.chars_per_token = ASSUMED_CHARS_PER_TOKEN
         self.owner = ""
         """Who owns the model by the list of models; some servers give their own name."""
         self._key = os.environ.get(config.api_key_env, "").strip()
@@ -94,6 +101,11 @@ class Server:
     def clean(self, text: str) -> str:
         """Remove the key from a text that a server may have echoed."""
         return text.replace(self._key, "***") if self._key else text
+
+    def learn_ratio(self, num_chars: int, num_tokens: int) -> None:
+        """Take note of how long a reply was, for counting the next ones while they come."""
+        if num_tokens >= SHOWN_TOKENS and num_tokens <= num_chars <= 16 * num_tokens:
+            self.chars_per_token = num_chars / num_tokens
 
     async def find_model(self) -> None:
         """Learn the model's name, unless it was given, and its context.
@@ -115,7 +127,10 @@ class Server:
                 f"{self.base}/models holds no list of models ({self.clean(clip(str(error)))}); "
                 "is this an OpenAI-compatible server?"
             ) from error
-        names = list(served)
+        # A gateway of ours also lists every model with every preset; those are no other models.
+        names = [
+            name for name in served if name.partition(":mrsa-")[0] not in served.keys() - {name}
+        ]
         if not self.model and len(names) == 1:
             self.model = names[0]
         if not self.model or (names and self.model not in served):

@@ -74,6 +74,8 @@ class Upstream:
         try:
             call = await self._call(request, body, watch, hold)
             self._check_model(call)
+            told = call.stream.usage.get("completion_tokens", 0)
+            self.server.learn_ratio(call.stream.num_chars, told)
         except CallFault as fault:
             self.settle_fault(fault, began)
             raise

@@ -1,4 +1,4 @@
-"""Bodies that are broken on purpose, and bodies that a grammar makes: no answer is a 5xx of ours."""
+"""Broken bodies, and bodies that a grammar makes: no answer is a 5xx of ours."""
 
 import http.client
 import json

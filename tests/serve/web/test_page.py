@@ -1,6 +1,7 @@
 """The page in a real Chromium, over a server that plays recorded runs."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -126,7 +127,9 @@ def test_the_bars_of_a_stage_count_its_answers(open_page, player):
         spoken = bars.nth(stage["stage"]).get_attribute("aria-label")
         counts = sorted(map(int, re.findall(r"[A-Z] (\d+)", spoken)), reverse=True)
         assert counts == sorted(stage["answers"].values(), reverse=True)
-        assert f"{len(stage['answers'])} distinct" in spoken
+        total = sum(counts)
+        entropy = sum(n / total * math.log2(total / n) for n in counts)
+        assert f"{len(stage['answers'])} distinct \u00b7 {entropy:.2f} bit" in spoken
 
 
 def test_the_lines_into_a_trace_come_from_the_tails_that_it_read(open_page, player):
@@ -419,7 +422,7 @@ def test_288_candidates_are_drawn_and_lit_without_rebuilding_the_graph(open_page
     until(page, "document.querySelectorAll('.graph .node').length === 288")
     page.evaluate(
         "window.added = 0; new MutationObserver(l => { for (const m of l) added += "
-        "m.addedNodes.length }).observe(document.querySelector('.graph'), "
+        "m.addedNodes.length }).observe(document.querySelector('.graph .node').parentNode, "
         "{ childList: true, subtree: true })"
     )
     page.get_by_role("button", name="Winner's ancestry").or_(
@@ -428,6 +431,9 @@ def test_288_candidates_are_drawn_and_lit_without_rebuilding_the_graph(open_page
     lit = page.locator(".graph .node.on").count()
     assert 9 <= lit < 288
     node(page, 8, 31).hover()
+    page.set_viewport_size({"width": 1240, "height": 800})
+    until(page, "document.querySelector('.graph').clientWidth < 1230")
+    page.wait_for_timeout(100)
     assert page.evaluate("added") == 0
     assert page.locator(".edge").count() <= 12
 

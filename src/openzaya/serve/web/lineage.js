@@ -1,6 +1,6 @@
 // The lineage graph: a column per stage, a circle per trace, a line per tail that was read.
 
-const GRAPH = { head: 50, foot: 14, side: 54, minStep: 108, maxStep: 300 };
+const GRAPH = { head: 50, foot: 14, side: 54, minStep: 96, maxStep: 300 };
 const TAU = 2 * Math.PI;
 
 class Lineage {
