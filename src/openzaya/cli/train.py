@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from openzaya.backends.machine import choose_threads
-    from openzaya.cli.solve import model_folder
+    from openzaya.cli.samplers import model_folder
     from openzaya.core.config import resolve
     from openzaya.recipes.finetune import FinetuneConfig, finetune, named
     from openzaya.train.memory import keep_freed_memory
