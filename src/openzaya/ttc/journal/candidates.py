@@ -8,11 +8,10 @@ from openzaya.ttc.events import CandidateDone, CandidateStarted
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalDamagedError
 from openzaya.ttc.journal.prompts import unpack_text
-from openzaya.ttc.journal.rows import drop_deltas, load_content, load_facts, save_facts
+from openzaya.ttc.journal.rows import load_content, load_facts, save_facts
 from openzaya.ttc.result import Candidate
 
 _TEXTS = ("text", "thinking", "answer_text", "tail")
-_COMPLETE = ("done", "failed")
 _KEPT = [f.name for f in fields(Candidate) if f.name not in _TEXTS]
 
 
@@ -100,8 +99,3 @@ def cut_open(database: Database, run_id: str, at_s: float, stage: int | None = N
     for view in views:
         save_facts(database, run_id, view)
     return views
-
-
-def forget_pieces(database: Database, run_id: str, stage: int, slot: int) -> None:
-    """Drop the unfinished text of a candidate."""
-    drop_deltas(database, run_id, stage, slot)
