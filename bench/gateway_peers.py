@@ -282,6 +282,7 @@ async def abandoned(server: Server, up: Process, requests: int) -> None:
             if stats["calls"] - before["calls"] >= requests or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)  # until the calls of all runs have arrived; they take a second
         in_flight = (await get(session, f"{up.url}/stats"))["in_flight"]
         left = time.monotonic()
         for task in tasks:

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).parents[1]
+TICKS = os.sysconf("SC_CLK_TCK")
 START_S = 60.0
 """Longest wait for a process to print its address."""
 ASK_S = 600.0
@@ -39,10 +40,13 @@ class Process:
     def cpu_s(self) -> float:
         """CPU time used so far by all threads.
 
-        The scheduler's nanoseconds: the ticks of `stat` miss a server that works in short bursts.
+        The scheduler's nanoseconds of the threads that live, or the ticks of the whole process if
+        they are more: ticks miss a server that works in short bursts, and threads end.
         """
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        living = sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return max(living, (int(stat[11]) + int(stat[12])) / TICKS)
 
     def rss_mb(self, kind: str = "VmHWM") -> float:
         """Peak resident memory (VmHWM), or the present one (VmRSS)."""
