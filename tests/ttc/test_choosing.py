@@ -90,6 +90,17 @@ def test_a_single_class_of_answers_needs_no_selection_call():
     assert result.answer in ("7", "7.0")
 
 
+def test_with_more_classes_than_tails_the_most_frequent_ones_are_shown():
+    prompts = []
+
+    def reply(prompt):
+        prompts.append([answer_in(text) for text in prompt.split("\n\nCandidate ")[1:]])
+        return "hm </think> 1"
+
+    run(replace(VOTE, select="judge", tails_per_prompt=2), judged_by(reply))
+    assert [sorted(shown) for shown in prompts] == [["7", "8"]]
+
+
 def test_the_number_is_read_from_the_box_or_the_end_of_the_reply():
     assert named_candidate("1 2 </think> not 1 but 3", True, 3) == 3
     assert named_candidate("</think> \\boxed{2} of 3", True, 3) == 2
@@ -124,8 +135,8 @@ def test_a_stopped_run_makes_no_selection_call():
         told = []
 
         def listen(event):
-            told.append(event)
-            if type(event).__name__ == "CandidateDone":
+            told.extend([event] * (type(event).__name__ == "CandidateDone"))
+            if len(told) == 4:
                 stop.set()
 
         result = await solver.run("why?", sampler, on_event=listen, stop=stop)
@@ -133,6 +144,7 @@ def test_a_stopped_run_makes_no_selection_call():
 
     result, sampler = asyncio.run(main())
     assert result.interrupted
+    assert len(result.rounds[0].answers) == 3
     assert not any("number of the best" in r.messages[-1].content for r in sampler.requests)
 
 

@@ -214,6 +214,26 @@ def test_an_error_of_the_listener_ends_the_run_and_every_call(kind):
     assert sampler.in_flight == 0
 
 
+def test_an_error_of_the_listener_while_the_run_is_stopped_does_not_hang():
+    def listen(event):
+        if type(event).__name__ == "StageDone":
+            raise ZeroDivisionError
+
+    async def main():
+        stop = asyncio.Event()
+        sampler = StreamingSampler()
+        sampler.gate = asyncio.Event()
+        solver = MarkovianRSA(SMALL)
+        running = asyncio.create_task(solver.run(QUESTION, sampler, on_event=listen, stop=stop))
+        while sampler.in_flight < 8:
+            await asyncio.sleep(0)
+        stop.set()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(running, 20)
+
+    asyncio.run(main())
+
+
 def test_tokens_of_cancelled_calls_are_counted_as_lost():
     async def main():
         stop = asyncio.Event()
