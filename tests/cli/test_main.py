@@ -147,9 +147,9 @@ def raising(error):
         (UpstreamError("lied"), 4, "openzaya: error: lied\n"),
         (KeyboardInterrupt(), 130, "openzaya: stopped by Ctrl-C\n"),
         (
-            ModuleNotFoundError("no", name="aiohttp"),
+            ModuleNotFoundError("no", name="starlette"),
             1,
-            "openzaya: error: this needs the package 'aiohttp'; "
+            "openzaya: error: this needs the package 'starlette'; "
             "install it with: pip install 'openzaya[serve]'\n",
         ),
     ],

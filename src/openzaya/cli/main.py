@@ -39,7 +39,7 @@ VERBS: dict[str, str] = {
 """Every verb and its summary: each module's SUMMARY, copied so that --help imports no module."""
 
 EXTRAS = {
-    **dict.fromkeys(("aiohttp", "uvicorn", "starlette", "pydantic", "prometheus_client"), "serve"),
+    **dict.fromkeys(("uvicorn", "starlette", "pydantic", "prometheus_client", "h11"), "serve"),
     "transformers": "hf",
     "math_verify": "rl",
     "pyarrow": "data",

@@ -214,7 +214,6 @@ class Body:
             "completion_tokens": completion,
             "total_tokens": outcome.question_tokens + completion,
             "completion_tokens_details": {"reasoning_tokens": max(0, completion - own)},
-            "prompt_tokens_details": {"cached_tokens": 0},
         }
 
     def chunk(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig
 
-SECONDS = ("first_news_s", "queue_s", "first_token_s", "between_tokens_s")
+SECONDS = ("first_news_s", "first_token_s", "between_tokens_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +22,6 @@ class GatewayConfig(ServeConfig):
     """Most tokens that one run may generate, for every key."""
     run_share: float = 0.5
     """Share of the places of a busy engine that one run may hold."""
-    queue_s: float = 600.0
-    """Longest wait of a run for its first place."""
     first_token_s: float = 600.0
     """Longest wait of a call for its first token."""
     between_tokens_s: float = 120.0

@@ -31,7 +31,7 @@ class PostgresDatabase(Database):
         except ImportError as error:
             raise ConfigError(
                 "a journal at postgresql:// needs the package psycopg; install it with: "
-                "pip install 'psycopg[binary]'"
+                "pip install 'openzaya[postgres]'"
             ) from error
         self._url = url
         parts = urlsplit(url)
