@@ -34,6 +34,8 @@ from openzaya.ttc.journal.session import run_recorded
 CONFIG = MarkovianRSAConfig(
     num_candidates=4, tails_per_prompt=2, rounds=2, budget_tokens=400, tail_tokens=64
 )
+SENT_SEEDS = 1 << 31
+"""Servers are sent seeds modulo this."""
 MOCK = ("--length", "lognormal:150:0.8", "--ttft", "0.02", "--per-token", "0.001")
 
 
@@ -137,12 +139,12 @@ def seeds_of(where: str, key: str, state: str) -> set[int]:
             (state, key),
         ).fetchall()
     file.close()
-    return {json.loads(facts[8:])["seed"] for (facts,) in rows}
+    return {json.loads(facts[8:])["seed"] % SENT_SEEDS for (facts,) in rows}
 
 
 def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
     """Kill and resume until there were so many kills and every run is done."""
-    rng, kills, runs, repeated, differing, wasted = Random(seed), 0, 0, 0, 0, 0
+    rng, kills, runs, repeated, differing, wasted, seen = Random(seed), 0, 0, 0, 0, 0, 0
     mock = subprocess.Popen(
         [sys.executable, "-m", "openzaya.backends.mock", *MOCK], stdout=subprocess.PIPE, text=True
     )
@@ -164,6 +166,7 @@ def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
                     differing += got != expected
                     break
                 kills += 1
+                seen += len({c["seed"] for c in new} & seeds_of(where, key, "done"))
                 now = seeds_of(where, key, "done")
                 wasted += len({c["seed"] for c in new} & seeds_of(where, key, "running"))
                 known = now
@@ -173,6 +176,7 @@ def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
     return {
         "kills": kills,
         "runs": runs,
+        "finished_candidates_before_a_kill": seen,
         "finished_candidates_asked_for_again": repeated,
         "results_that_differ": differing,
         "calls_lost_per_kill": round(wasted / max(1, kills), 2),
