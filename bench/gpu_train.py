@@ -359,6 +359,8 @@ def compiled_or_not(run: Run, rate: float, *, profile: bool) -> None:
         say("again without compiling", run=run.name, error=str(error)[:500])
     COMPILING.wanted = False
     gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
     try:
         speed(run, rate, profile=profile)
     finally:

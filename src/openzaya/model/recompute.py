@@ -32,8 +32,9 @@ def recomputed(
             chosen.append(routing.expert_T)
         return new_TD, routing.expert_T, routing.gate_T, routing.state_TR
 
+    # Stopping early is done by an exception, which compiled regions must not meet.
     new_TD, expert_T, gate_T, new_TR = checkpoint(
-        run, x_TD, state_TR, use_reentrant=False, preserve_rng_state=False
+        run, x_TD, state_TR, use_reentrant=False, preserve_rng_state=False, early_stop=False
     )
     return new_TD, Routing(expert_T, gate_T, new_TR)
 
