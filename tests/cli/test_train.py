@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from openzaya.cli import main as cli
-from openzaya.cli.solve import model_folder
+from openzaya.cli.samplers import model_folder
 from openzaya.core.log import read_metrics
 
 QUICK = ["--threads", "1", "--set", "tokens_per_step=600", "--set", "context_tokens=256"]

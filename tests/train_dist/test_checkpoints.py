@@ -201,4 +201,5 @@ def dies(rank, folder):
 def test_when_a_rank_dies_the_others_end_with_a_cause_and_do_not_hang(tmp_path):
     with pytest.raises(AssertionError, match="died without a word"):
         spawn(dies, 2, tmp_path)
-    assert "onnection closed by peer" in (tmp_path / "cause").read_text()
+    cause = (tmp_path / "cause").read_text()
+    assert "onnection closed by peer" in cause or "onnection reset" in cause

@@ -118,9 +118,10 @@ def rational(rng: Random) -> Made:
         ("decimal comma", f"{sign}{top // bottom},{top % bottom}"),
         ("ratio", f"{value.numerator}:{bottom}"),
         ("left undone: sum", f"1 + {third}" if value > 1 else f"{third} + 1"),
-        ("left undone: nested fraction", f"\\frac{{1}}{{{frac(1 / value)}}}"),
         ("list", f"{frac(value)}, {frac(-value)}"),
     ]
+    if abs(value.numerator) != 1:  # else nothing is nested: 1 over a whole number is the answer
+        wrong.append(("left undone: nested fraction", f"\\frac{{1}}{{{frac(1 / value)}}}"))
     if 10**6 % bottom:
         wrong.append(("rounded decimal", f"{float(value):.4f}"))
     return frac(value), "rational", PLAIN, tuple(right), tuple(wrong)
