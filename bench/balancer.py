@@ -5,8 +5,8 @@
 
 The xs preset (MLP router with depth averaging) learns four of the nano recipe's tasks and its
 facts for `--steps` steps, then the five others and the aggregation examples. Load entropy is that
-of a step's tokens over the experts, divided by ln E, mean over the layers. Runs with the balancing
-biases and, for comparison, without.
+of a step's tokens over the experts, divided by ln E, mean over the layers. One run for each rate at
+which the balancing biases move; 0 switches them off.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from openzaya.model.balance import BalanceConfig, RouterBalancer
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
-from openzaya.recipes.nano.s1_pretrain import BALANCE, OPTIM
+from openzaya.recipes.nano.s1_pretrain import OPTIM
 from openzaya.recipes.nano.speedrun import nano_codec
 from openzaya.recipes.nano.tasks import LEVELS, draw_training
 from openzaya.text.document import Document, text_document
@@ -127,12 +127,14 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=60, help="steps on the other data [60]")
     parser.add_argument("--tokens", type=int, default=8_192, help="tokens of a step [8192]")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rates", default="0.01,0", help="of the biases, a step [0.01,0]")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
-    still = BalanceConfig(learning_rate=0.0)
     curves = {
-        name: entropies(balance, args)
-        for name, balance in (("with balancing", BALANCE), ("without", still))
+        f"rate {rate}" if float(rate) else "no balancing": entropies(
+            BalanceConfig(learning_rate=float(rate)), args
+        )
+        for rate in args.rates.split(",")
     }
     for name, values in curves.items():
         before, after = values[args.steps - 10 : args.steps], values[args.steps :]

@@ -134,12 +134,10 @@ class Recorder:
         self.opened[place] = _Open(event.at)
         run_id, view = self.lease.run_id, started_view(event)
         tails = {slot: self.tails.get((event.stage - 1, slot), "") for slot in event.parents}
-        is_again = self.lease.epoch > 1  # an earlier owner may have left a beginning
 
         def apply(database: Database, seq: int) -> None:
             save_facts(database, run_id, view)
-            if is_again:
-                drop_deltas(database, run_id, *place)
+            drop_deltas(database, run_id, *place)
             packed = pack_prompt(event.messages, event.parents, tails)
             save_content(database, run_id, *place, "prompt", packed)
             save_event(database, run_id, seq, "candidate", event.at, view)
@@ -177,7 +175,6 @@ class Recorder:
         if event.recorded and place in self.complete:
             return
         run_id, candidate = self.lease.run_id, event.candidate
-        has_deltas = known is None or known.kept_tokens > 0
         view = done_view(
             event, known.queued_s if known else None, known.first_token_s if known else None
         )
@@ -185,8 +182,7 @@ class Recorder:
         def apply(database: Database, seq: int) -> None:
             save_facts(database, run_id, view)
             save_content(database, run_id, *place, "text", pack_text(candidate))
-            if has_deltas:
-                drop_deltas(database, run_id, *place)
+            drop_deltas(database, run_id, *place)
             save_event(database, run_id, seq, "candidate", event.at, view)
 
         self.put(apply, 1, len(candidate.text), durable=True)
