@@ -13,12 +13,12 @@ Both sides run with glibc told to keep freed memory, as `openzaya train` does.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,7 +213,9 @@ def child(who: str) -> None:
         side = Theirs(ours)
         del ours
     side.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: a child begins with its parent's.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     print(json.dumps({"peak_mib": peak}), flush=True)
 
 
