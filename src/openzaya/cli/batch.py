@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openzaya.core.errors import OpenZayaError, RequestError
+from openzaya.core.files import write_whole
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
@@ -245,9 +246,7 @@ def keep_answers(path: Path) -> set[str]:
         return set()
     try:
         good = list(_good_lines(path.read_text(encoding="utf-8", errors="replace").splitlines()))
-        new = path.with_name(path.name + ".new")
-        new.write_text("".join(json.dumps(line) + "\n" for line in good), encoding="utf-8")
-        new.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in good))
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error}; name another file") from error
     return {line["id"] for line in good}

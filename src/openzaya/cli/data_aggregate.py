@@ -30,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the conversations and say what became of every pool."""
     from openzaya.core.config import resolve
+    from openzaya.core.files import write_whole
     from openzaya.data.aggregation import AggregationConfig, aggregation_turns
     from openzaya.data.pools import read_pools
-    from openzaya.data.shards import write_whole
     from openzaya.text.tokenizer import TextTokenizer
 
     config = resolve(AggregationConfig(), [], args.set)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from openzaya.core.files import write_whole
 from openzaya.data.ap_trim import ApTrimConfig, trim_report
 from openzaya.data.loss_mask import count_trained_tokens
-from openzaya.data.shards import PreparedData, load_prepared, write_whole
+from openzaya.data.shards import PreparedData, load_prepared
 from openzaya.text.document import Document
 
 Shard = Mapping[str, Any]

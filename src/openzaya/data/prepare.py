@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openzaya.core.errors import ConfigError, DataError
+from openzaya.core.files import write_whole
 from openzaya.data.card import shard_counts, write_card
 from openzaya.data.documents import save_corpus, token_dtype
 from openzaya.data.encoding import BadRecord, Encoder
@@ -30,7 +31,6 @@ from openzaya.data.shards import (
     remove_leftovers,
     write_folder,
     write_manifest,
-    write_whole,
 )
 from openzaya.data.sources import Chunk, chunks_of, file_hash, rows_of
 from openzaya.text.chat import ChatTemplate

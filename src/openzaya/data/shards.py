@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
-from openzaya.core.files import sync
+from openzaya.core.files import sync, write_whole
 from openzaya.data.documents import Corpus, StoredDocuments, load_corpus
 from openzaya.text.document import Document
 
@@ -96,15 +96,6 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]]) -> dict[str, An
     manifest = {"format": FORMAT, "fingerprint": digest, "shards": entries}
     write_whole(root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all, also when the power fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    part.rename(path)
-    sync(path.parent)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -26,7 +26,6 @@ def _made_up_words() -> list[str]:
 WORDS = (*MARKERS, *SPOKEN, *_made_up_words())
 _ID_OF = {word: _FIRST_WORD + index for index, word in enumerate(WORDS)}
 _BYTES_OF = [bytes([byte]) for byte in range(_FIRST_WORD)] + [word.encode() for word in WORDS]
-SIZE = len(_BYTES_OF)
 
 
 def encode(text: str) -> list[int]:

@@ -10,9 +10,6 @@ from torch.nn import functional as F
 from openzaya.model.attention import attend
 from openzaya.model.fused.layout import Packed
 
-MAX_FLASH_WIDTH = 256
-"""Channels of a head that the flash kernels take."""
-
 
 def attend_packed(
     q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, layout: Packed, window: int | None
