@@ -102,7 +102,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, model, workers):
-    sources, *_ = write_sources(tmp_path)
+    sources, *_ = write_sources(tmp_path, 240)  # so much that no kill comes after the end
     prepare(tmp_path / "whole", sources, model, SMALL)
     child, out = tmp_path / "child.py", tmp_path / "out"
     child.write_text(CHILD)
