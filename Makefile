@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow speedrun check fix bench
+.PHONY: help setup demo test test-slow test-real speedrun check fix bench
 
-help setup demo test test-slow speedrun check fix bench:
+help setup demo test test-slow test-real speedrun check fix bench:
 	@$(PYTHON) run.py $@ $(ARGS)

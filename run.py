@@ -4,6 +4,7 @@
     setup      install the core (setup dev: the tools for tests as well)
     demo       answer held-out problems with the bundled nano model
     test       run the tests            test-slow   run all of them
+    test-real  run those that want a browser, PostgreSQL or somebody else's server
     speedrun   train the nano model through every stage of the recipe
     check      formatting, lint, types, import contract, budgets
     fix        format and repair what the linter can repair
@@ -41,6 +42,7 @@ v = runpy.run_path(pathlib.Path(importlib.util.find_spec("torch").origin).with_n
 print(json.dumps([str(v["__version__"]), v.get("cuda"), v.get("hip")]))
 """
 FAST = ["-m", "not slow and not gpu"]
+REAL = ["-m", "not gpu", "tests/gateway_clients", "tests/serve/web", "tests/ttc_journal"]
 CHECKS = [
     ["ruff", "format", "--check", "--quiet", "."],
     ["ruff", "check", "--quiet", "."],
@@ -67,16 +69,17 @@ def fingerprint() -> str:
 
 
 def setup(extra: str) -> None:
-    """Make .venv hold openzaya with `extra` ("" or "dev"); do nothing when it already does."""
-    want = {"hash": fingerprint(), "root": str(ROOT), "extras": sorted({"", extra})}
+    """Make .venv hold openzaya with `extra`, names with commas; do nothing when it already does."""
+    extras = {"", *extra.split(",")}
+    want = {"hash": fingerprint(), "root": str(ROOT), "extras": sorted(extras)}
     try:
         have = json.loads(STAMP.read_text()) if PYTHON.exists() else {}
     except (OSError, ValueError):  # no stamp, or one that a crash has torn
         have = {}
     if have.get("hash") == want["hash"]:
-        if extra in have["extras"]:
+        if extras <= set(have["extras"]):
             return
-        want["extras"] = sorted({*have["extras"], extra})
+        want["extras"] = sorted({*have["extras"], *extras})
     start = time.monotonic()
     if not PYTHON.exists() or have.get("root", str(ROOT)) != str(ROOT):
         if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
@@ -156,6 +159,7 @@ def main(argv: list[str]) -> None:
         "speedrun": ("", lambda: become(["openzaya", "speedrun", *rest])),
         "test": ("dev", lambda: become(["pytest", "-n", workers, *FAST, *rest])),
         "test-slow": ("dev", lambda: become(["pytest", "-n", workers, *rest])),
+        "test-real": ("dev,real", lambda: become(["pytest", "-n", workers, *REAL, *rest])),
         "check": ("dev", lambda: run_all(CHECKS)),
         "fix": ("dev", lambda: run_all(FIXES)),
         "bench": ("dev", lambda: bench(rest)),

@@ -136,7 +136,7 @@ def test_make_knows_every_verb_of_run_py(runner):
         re.findall(r'^        "([\w-]+)": \("', (ROOT / "run.py").read_text(), re.MULTILINE)
     )
     assert targets - {"help"} == verbs
-    assert verbs >= {"setup", "demo", "test", "test-slow", "speedrun", "check", "fix", "bench"}
+    assert verbs >= {"setup", "demo", "test", "test-slow", "test-real", "check", "fix", "bench"}
 
 
 def test_torch_is_pinned_first_and_without_a_build():
@@ -169,6 +169,7 @@ def test_ci_runs_the_readmes_test_command():
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     assert "make test\n" in ci
     assert "make check\n" in ci
+    assert "make test-real\n" in ci
     readme = (ROOT / "README.md").read_text()
     assert "make demo" in readme
     assert "make test" in readme
