@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up .venv with pip and run one task in it: python3 run.py VERB [arguments].
 
-    setup      install the core (setup dev: the tools for tests as well)
+    setup      install the core (setup dev: the tools for tests as well; setup dev,real: all)
     demo       answer held-out problems with the bundled nano model
     test       run the tests            test-slow   run all of them
     test-real  run those that want a browser, PostgreSQL or somebody else's server
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
         "fix": ("dev", lambda: run_all(FIXES)),
         "bench": ("dev", lambda: bench(rest)),
     }
-    if verb not in tasks or (verb == "setup" and " ".join(rest) not in ("", "dev")):
+    if verb not in tasks or (verb == "setup" and " ".join(rest) not in ("", "dev", "dev,real")):
         print(__doc__)
         sys.exit(0 if verb in ("help", "-h", "--help") else 2)
     extra, task = tasks[verb]
