@@ -13,6 +13,7 @@ from tiny_training import stage, tiny_model, windows_of
 from openzaya.model.balance import RouterBalancer
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
+from openzaya.train.evaluate import held_out_loss
 from openzaya.train.parallel import ALONE
 from openzaya.train.state import SpikeGuard, TrainState
 from openzaya.train.step import train_step
@@ -80,7 +81,7 @@ def _child(pipe, rank, world, port, function, arguments):
 
 
 def steps(parallel_of, windows=windows_of, count=3, model=None, settings=None):
-    """Train some steps; return losses, first gradients, weights, counts and norms.
+    """Train some steps; return losses, first gradients, weights, counts, norms, the loss after it.
 
     `parallel_of(model)` gives the ranks, or None for one process.
     """
@@ -97,7 +98,9 @@ def steps(parallel_of, windows=windows_of, count=3, model=None, settings=None):
         )
         if step == 0:
             gradients = {n: whole(p.grad, parallel, n) for n, p in model.named_parameters()}
+    held_out = held_out_loss(model, windows(count), settings.micro_tokens, parallel)
     return {
+        "held_out": held_out["eval/loss"],
         "loss": [r.loss for r in reports],
         "norm": [r.grad_norm for r in reports],
         "sources": [r.loss_by_source for r in reports],

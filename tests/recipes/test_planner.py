@@ -23,7 +23,12 @@ from openzaya.recipes.planner.flops import (
 from openzaya.recipes.planner.hardware import DEVICES, device
 from openzaya.recipes.planner.known import BASE_RUN, achieved_flops
 from openzaya.recipes.planner.layout import Layout, Workload
-from openzaya.recipes.planner.memory import USABLE, activation_bytes, memory
+from openzaya.recipes.planner.memory import (
+    LOGITS_CHUNK_ELEMENTS,
+    USABLE,
+    activation_bytes,
+    memory,
+)
 from openzaya.recipes.planner.parameters import parameters
 from openzaya.recipes.planner.planner import Plan, best_plan, candidates
 from openzaya.recipes.planner.wire import traffic
@@ -325,6 +330,12 @@ def test_unknown_hardware_and_recipes_get_a_suggestion():
         planned("zaya1-8b", [], [])
     with pytest.raises(ConfigError, match="choose it in"):
         make_plan(TINY, WORK, Layout(), CPU, 1.5)
+
+
+def test_a_plan_counts_as_many_logits_as_training_holds():
+    from openzaya.train.loss import CHUNK_ELEMENTS
+
+    assert LOGITS_CHUNK_ELEMENTS == CHUNK_ELEMENTS
 
 
 def test_the_planner_needs_no_torch():

@@ -178,11 +178,16 @@ def test_torchrun_hands_a_signal_on_and_the_run_goes_on_on_other_ranks(tmp_path,
 @pytest.mark.slow
 def test_torchrun_trains_to_the_end_and_exports_a_model(tmp_path):
     prepared(tmp_path)
-    run = torchrun(tmp_path, 2, "--mesh", "ep=2", "--export", f"{tmp_path}/model")
+    words = ["--mesh", "ep=2", "--held-out", f"{tmp_path}/data", "--set", "evaluate_every_steps=4"]
+    run = torchrun(tmp_path, 2, *words, "--export", f"{tmp_path}/model")
     said = run.communicate(timeout=120)[1]
     assert run.returncode == 0, said
     assert (tmp_path / "run" / "DONE").exists()
     assert load(tmp_path / "model").config.num_experts == 8
-    losses = [line["train/loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    losses = [line["train/loss"] for line in lines]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
+    held_out = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+    assert list(held_out) == [4, 6]
+    assert held_out[6] < held_out[4] < losses[0]

@@ -33,6 +33,7 @@ def check(mesh, name, count):
     two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, SETTINGS)[0]
     for a, b in zip(one["loss"], two["loss"], strict=True):
         assert a == pytest.approx(b, abs=LOSS)
+    assert one["held_out"] == pytest.approx(two["held_out"], abs=1e-4)  # of weights that differ
     assert two["norm"] == pytest.approx(one["norm"], abs=GRADIENT)
     assert largest(one["gradients"], two["gradients"]) < GRADIENT
     assert largest(one["weights"], two["weights"]) < 1e-4

@@ -1,4 +1,4 @@
-"""The loss on held-out windows, by source; no gradients, nothing counted for the balancer."""
+"""The loss on held-out windows; no gradients, nothing counted for the balancer."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,26 @@ import torch
 from openzaya.core.log import declare
 from openzaya.data.windows import Window
 from openzaya.model.zaya import Zaya
-from openzaya.train.batch import Batch, split_windows
 from openzaya.train.loss import chunked_cross_entropy
+from openzaya.train.parallel import ALONE, Parallel
 
 declare("eval/loss", "nats/token", "sum of held-out token losses / trained tokens")
 
 
 @torch.no_grad()
-def held_out_loss(model: Zaya, windows: Sequence[Window], micro_tokens: int) -> dict[str, float]:
-    """Return {"eval/loss": mean loss of the trained tokens}; the model's mode is left as it was."""
+def held_out_loss(
+    model: Zaya, windows: Sequence[Window], micro_tokens: int, parallel: Parallel = ALONE
+) -> dict[str, float]:
+    """Return {"eval/loss": mean loss of the trained tokens}; the model's mode is left as it was.
+
+    `windows` are those of all ranks, and every rank has to call it.
+    """
     total, weight = 0.0, 0.0
     was_training = model.training
     model.eval()
-    for part in split_windows(windows, micro_tokens):
-        batch = Batch.from_windows(part, model.device)
-        trunk = model.trunk(batch.ids_T, lengths=batch.lengths)
+    for batch in parallel.batches(windows, micro_tokens, model.device):
         loss, _ = chunked_cross_entropy(
-            trunk.hidden_TD,
+            parallel.trunk(model, batch).hidden_TD,
             model.embed_tokens.weight,
             batch.targets_T,
             batch.weights_T,
@@ -31,5 +34,6 @@ def held_out_loss(model: Zaya, windows: Sequence[Window], micro_tokens: int) -> 
         )
         total += float(loss)
         weight += batch.total_weight
+    parallel.release(model)
     model.train(was_training)
-    return {"eval/loss": total / max(1.0, weight)}
+    return {"eval/loss": parallel.total(total) / max(1.0, parallel.total(weight))}

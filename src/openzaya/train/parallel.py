@@ -59,6 +59,10 @@ class Parallel(Protocol):
         """Return the step's loss and sums over all ranks; add up the router's counts in place."""
         ...
 
+    def release(self, model: Zaya) -> None:
+        """Let go of weights that a forward pass has gathered, when no backward pass follows."""
+        ...
+
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Return every flag as true when any rank has it."""
         ...
@@ -99,6 +103,9 @@ class Alone:
         """Return loss and sums as they are."""
         del counts_LX
         return loss, sums
+
+    def release(self, model: Zaya) -> None:
+        """Do nothing."""
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Return the flags."""

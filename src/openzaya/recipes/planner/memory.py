@@ -17,8 +17,8 @@ from openzaya.recipes.planner.parameters import expert_shapes, parameters, size_
 FP32 = 4
 USABLE = 0.92
 """Share of a device's memory that a plan may fill; the rest is for the runtime and fragments."""
-LOGITS_CHUNK = 2_048
-"""Predictions whose logits exist at the same time, as in `train.loss`."""
+LOGITS_CHUNK_ELEMENTS = 1 << 29
+"""Logits that exist at the same time: that of `train.loss`, which needs torch to be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def gathered_bytes(config: ZayaConfig, layout: Layout, value_bytes: int) -> floa
 
 def logits_bytes(config: ZayaConfig, pass_tokens: float, value_bytes: int) -> float:
     """Return what the fp32 head holds while a chunk of predictions goes through it."""
-    chunk = min(LOGITS_CHUNK, pass_tokens)
+    logits = min(LOGITS_CHUNK_ELEMENTS, pass_tokens * config.vocab_size)
     head = FP32 * config.vocab_size * config.hidden_size
     copies = 1 if value_bytes == FP32 else 2
-    return 2.0 * FP32 * chunk * config.vocab_size + copies * head
+    return 2.0 * FP32 * logits + copies * head

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from openzaya.data.windows import Window
 from openzaya.model.zaya import Trunk, Zaya
@@ -131,6 +132,12 @@ class Cluster:
         dist.all_reduce(counts_LX)
         pairs = np.array(flat).reshape(-1, 2).tolist()
         return whole, {k: (x, w) for k, (x, w) in zip(self._sources, pairs, strict=True)}
+
+    def release(self, model: Zaya) -> None:
+        """Divide the model again: FSDP keeps its head and embedding for a backward pass."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def agree(self, *flags: bool) -> tuple[bool, ...]:
         """Return every flag as true when any rank has it."""

@@ -33,7 +33,8 @@ from openzaya.model.zaya import Zaya
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
-from openzaya.train.loop import NextWindows, run_stage
+from openzaya.train.evaluate import held_out_loss
+from openzaya.train.loop import NextWindows, OnStep, is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
@@ -56,6 +57,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--model", required=True, help="a preset for fresh weights, or a folder")
     flags.add_argument(
         "--data", action="append", required=True, metavar="FOLDER[=WEIGHT]", help="prepared data"
+    )
+    flags.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="prepared data to watch the loss on, every evaluate_every_steps and at the end",
     )
     flags.add_argument("--out", required=True, type=Path, help="checkpoints and metrics")
     flags.add_argument("--config", required=True, type=Path, help="TOML with a StageConfig")
@@ -118,7 +127,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
             config,
             windows,
             args.out,
-            on_step=report,
+            on_step=watch_of(args.held_out, config, model, cluster),
             writer=MetricWriter(args.out / "metrics.jsonl") if cluster.is_first else None,
             saving=Saving(tokenizer_hash=tokenizer_hash(args.data)),
             parallel=cluster,
@@ -137,10 +146,25 @@ def mark(path: Path, cluster: Cluster) -> None:
         path.touch()
 
 
-def report(state: TrainState, step: StepReport) -> None:
-    """Log a step, on rank 0."""
-    if dist.get_rank() == 0:
-        log.info("step %d loss %.4f norm %.3f", state.step, step.loss, step.grad_norm)
+def watch_of(folders: Sequence[Path], config: StageConfig, model: Zaya, cluster: Cluster) -> OnStep:
+    """Return what follows a step: rank 0 logs it; all evaluate together when it is time."""
+    held_out = [
+        window
+        for folder in folders
+        for window in build_windows(load_prepared(folder), config.context_tokens, seed=config.seed)
+    ]
+
+    def watch(state: TrainState, step: StepReport) -> dict[str, float]:
+        found = {}
+        if held_out and is_time_to_evaluate(state.step, config):
+            found = held_out_loss(model, held_out, config.micro_tokens, cluster)
+        if cluster.is_first:
+            log.info("step %d loss %.4f norm %.3f", state.step, step.loss, step.grad_norm)
+            for name, value in found.items():
+                log.info("step %d %s %.4f", state.step, name, value)
+        return found
+
+    return watch
 
 
 def stage_of(args: argparse.Namespace) -> StageConfig:
