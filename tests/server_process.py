@@ -23,6 +23,15 @@ def server_process(
 
     With `url` it prints none, and is ready when `url`/health answers.
     """
+    with server_child(words, log, url, env) as (_, found):
+        yield found
+
+
+@contextmanager
+def server_child(
+    words: Sequence[str], log: Path, url: str = "", env: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a command as `server_process` does; yield the process with its address."""
     with log.open("w") as out:
         child = subprocess.Popen(
             words,
@@ -31,7 +40,7 @@ def server_process(
             stderr=subprocess.STDOUT,
         )
     try:
-        yield _address(child, log, url)
+        yield child, _address(child, log, url)
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)

@@ -247,9 +247,11 @@ def test_an_upstream_that_is_gone_is_a_502_with_the_run_in_it(mock, tmp_path):
     ):
         broken.set_faults(["500"])
         body = {"model": "mock", "messages": QUESTION, "ttc": {**SMALL, "rounds": 0}}
-        message = refused(gateway.ask(CHAT, body), 502, "upstream_failed")
+        asked = gateway.ask(CHAT, body)
+        message = refused(asked, 502, "upstream_failed")
         run_id = gateway.ask("/v1/ttc/runs")[1]["data"][0]["id"]
         assert run_id in message
+        assert asked[2]["x-run-id"] == run_id
         status, raw, _ = gateway.ask(CHAT, {**body, "stream": True})
         assert status == 502 or (b"upstream_failed" in raw and b"[DONE]" not in raw)
         text = gateway.ask("/metrics")[1].decode()

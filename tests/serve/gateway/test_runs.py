@@ -156,6 +156,15 @@ def test_a_stream_says_what_the_whole_answer_says(served):
     assert any("stage 1 of 2" in comment for comment in comments)
 
 
+def test_every_answer_of_a_run_names_the_run_in_a_header(served):
+    body = {"model": "mock", "messages": QUESTION, "ttc": SMALL}
+    _, answer, headers = served.ask(CHAT, body)
+    assert headers["x-run-id"] == answer["ttc"]["run_id"]
+    _, raw, headers = served.ask(CHAT, {**body, "stream": True})
+    assert f": run {headers['x-run-id']}\n" in raw.decode()
+    assert headers["content-type"].startswith("text/event-stream")
+
+
 def test_progress_comes_as_the_client_asks_for_it(served):
     chunks, comments = served.stream(ttc={**SMALL, "progress": "none"})
     assert not any("stage" in comment for comment in comments)

@@ -128,6 +128,8 @@ class EngineSampler:
     tenant: str
     live: LiveText | None
     tail_method: str = "exact"
+    has_begun: bool = False
+    """Whether any call got a place."""
 
     @property
     def context_tokens(self) -> int:
@@ -169,6 +171,7 @@ class EngineSampler:
             raise kind(error.message) from None
         async with self.backend.turns.place(self.run, self.wish.priority):
             job = await self._submit(ask)
+            self.has_begun = True
             try:
                 return await self._collect(job, watch, prompt, is_final)
             except ApiError as error:

@@ -243,6 +243,11 @@ class UpstreamSampler:
     retries_itself: bool = True
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any call got a place at a server."""
+        return bool(self.calls.calls)
+
+    @property
     def context_tokens(self) -> int | None:
         """The model's context, where the upstreams tell it."""
         found: int | None = self.calls.context_tokens
