@@ -281,9 +281,7 @@ class Upstreams:
         server = upstream.server
         try:
             await server.find_model()
-            upstream.capabilities = await probe(
-                server, upstream.config, probes_all=self._probes_all
-            )
+            upstream.learn(await probe(server, upstream.config, probes_all=self._probes_all))
         except CallFault as fault:
             return NoUpstreamError(f"{server.base} cannot be reached ({fault}); check that it runs")
         except NoUpstreamError as error:
