@@ -10,9 +10,13 @@ from serve.gateway.conftest import CHAT, QUESTION, Running, gatewaying, upstream
 
 from openzaya.backends.mock import MockConfig
 from openzaya.cli import serve as verb
+from openzaya.core.records import Watch
 from openzaya.serve.gateway.assembly import engine_gateway
 from openzaya.serve.gateway.config import GatewayConfig
+from openzaya.serve.gateway.live_text import LiveText
+from openzaya.serve.gateway.upstreams import _Overheard
 from openzaya.serve.keys import Keys
+from openzaya.ttc.continuing import CLOSING, Sequel
 from openzaya.ttc.journal import Journal
 
 TTC = {"num_candidates": 4, "rounds": 1, "budget_tokens": 100, "tail_tokens": 20}
@@ -88,6 +92,22 @@ def test_a_second_call_that_is_tried_again_does_not_tear_the_stream(able):
     told = [c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"]]
     assert "".join(told).count("boxed{") == 1
     assert able.mock.records.calls == calls + 3
+
+
+def test_a_live_answer_hears_a_second_call_behind_the_first():
+    live = LiveText(lambda: None)
+    outer = Watch()
+    first = _Overheard(outer, live)
+    first.add("so it is 7", 5)
+    outer.add(CLOSING, 0)
+    second = _Overheard(Sequel(outer), live)
+    second.add("The ans", 2)
+    second.restart()
+    second.add("The answer", 3)
+    assert (live.reasoning, live.content) == ("so it is 7", "The answer")
+    assert not live.is_torn
+    assert "".join(outer.pieces) == f"so it is 7{CLOSING}The answer"
+    assert outer.num_tokens == 8
 
 
 def test_a_reserve_must_leave_room_to_think(able):
