@@ -1,5 +1,6 @@
 """SIGTERM while a run is under way: it ends or is kept, and no call of it goes on elsewhere."""
 
+import http.client
 import json
 import signal
 import socket
@@ -120,3 +121,24 @@ def test_a_run_that_takes_longer_is_told_so_kept_and_gone_on_with(slow_mock, tmp
         assert sum(answer["ttc"]["answers"][-1].values()) == 4
         # Stage 0 is not generated again: only the eight candidates of the stages after it are.
         assert get(f"{slow_mock}/stats")["finished"] - before - probes == 8
+
+
+@pytest.mark.slow
+def test_a_plain_stream_that_takes_longer_is_cut_and_ends_at_the_upstream(tmp_path):
+    words = ["openzaya.backends.mock", "--port", "0", "--length", "fixed:2000"]
+    words += ["--per-token", "0.05", "--set", "chunk_tokens=1"]
+    with server_process(python(*words), tmp_path / "mock.log") as mock:
+        with gateway(mock, tmp_path, 1.0) as (child, url), ThreadPoolExecutor() as threads:
+            first = get(f"{mock}/stats")["calls"]
+            asked = threads.submit(post, url, stream=True)
+            wait_for(lambda: get(f"{mock}/stats")["calls"] > first)
+            child.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            with pytest.raises(http.client.IncompleteRead) as cut:
+                asked.result(30)
+            assert child.wait(timeout=10) == 0
+            assert time.monotonic() - began < 1.0 + 2.0
+        assert b"[DONE]" not in cut.value.partial
+        assert b"data: {" in cut.value.partial
+        stats = get(f"{mock}/stats")
+        assert (stats["in_flight"], stats["aborted"]) == (0, 1)

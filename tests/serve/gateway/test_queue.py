@@ -56,3 +56,17 @@ def test_only_the_first_call_of_a_run_is_waited_for_so_long(slow_mock, tmp_path)
         assert status == 200, answer
         assert answer["ttc"]["calls"] == 3
         assert answer["ttc"]["degraded"] is False
+
+
+def test_a_run_in_the_background_may_wait(slow_mock, tmp_path):
+    with gatewaying(slow_mock, tmp_path / "j.sqlite", places=1, queue_s=0.2) as small:
+        holder = small.begin(ttc=False, stream=True)
+        wait_for(lambda: slow_mock.records.in_flight == 1)
+        ttc = {"num_candidates": 1, "rounds": 0, "budget_tokens": 5, "tail_tokens": 4}
+        waiting = small.begin("Idempotency-Key: a\r\n", ttc={**ttc, "background": True})
+        wait_for(lambda: len(small.gateway.runs._live) == 1)
+        time.sleep(0.5)
+        holder.close()
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 200")
+        waiting.close()
+        wait_for(lambda: slow_mock.records.in_flight == 0)

@@ -305,7 +305,7 @@ class Runs:
         machine = MarkovianRSA(wish.config, extract=extractor(wish))
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
         recorded = await self._parts.journal.recorded(run.id)
-        async with self._patience(sampler):
+        async with self._patience(run, sampler):
             result = await machine.run(
                 wish.conversation.question,
                 sampler,
@@ -320,14 +320,17 @@ class Runs:
         return result
 
     @asynccontextmanager
-    async def _patience(self, sampler: RunSampler) -> AsyncIterator[None]:
-        """End what runs inside with BusyError when no call has begun within `queue_s`."""
+    async def _patience(self, run: LiveRun, sampler: RunSampler) -> AsyncIterator[None]:
+        """End what runs inside with BusyError when no call has begun within `queue_s`.
+
+        Nobody waits for a run in the background: that one may wait.
+        """
         queue_s = self._parts.config.queue_s
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(None)
 
         def check() -> None:
-            if not sampler.has_begun:
+            if not sampler.has_begun and not run.choice.options.background:
                 limit.reschedule(loop.time())
 
         timer = loop.call_later(queue_s, check)
@@ -360,6 +363,7 @@ class Runs:
                 "tokens": run.num_tokens,
                 "seconds": round(seconds, 3),
                 "key": run.who.key.name,
+                "code": run.error.code if run.error is not None else None,
             },
         )
         run.news.tell()
