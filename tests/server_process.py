@@ -17,12 +17,29 @@ START_S = 120.0
 
 @contextmanager
 def server_process(
-    words: Sequence[str], log: Path, url: str = "", env: dict[str, str] | None = None
+    words: Sequence[str],
+    log: Path,
+    url: str = "",
+    env: dict[str, str] | None = None,
+    ready: str = "/health",
 ) -> Iterator[str]:
     """Run a command until the block ends; yield the address that it prints.
 
-    With `url` it prints none, and is ready when `url`/health answers.
+    With `url` it prints none, and is ready when `ready` answers there.
     """
+    with server_child(words, log, url, env, ready) as (_, found):
+        yield found
+
+
+@contextmanager
+def server_child(
+    words: Sequence[str],
+    log: Path,
+    url: str = "",
+    env: dict[str, str] | None = None,
+    ready: str = "/health",
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a command as `server_process` does; yield the process with its address."""
     with log.open("w") as out:
         child = subprocess.Popen(
             words,
@@ -31,7 +48,7 @@ def server_process(
             stderr=subprocess.STDOUT,
         )
     try:
-        yield _address(child, log, url)
+        yield child, _address(child, log, url, ready)
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
@@ -47,14 +64,14 @@ def python(*words: str) -> list[str]:
     return [sys.executable, "-m", *words]
 
 
-def _address(child: subprocess.Popen[bytes], log: Path, url: str) -> str:
+def _address(child: subprocess.Popen[bytes], log: Path, url: str, ready: str) -> str:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and child.poll() is None:
         # A gateway's line names its upstreams as well.
         found = re.search(r" on (http://[\d.]+:\d+)", log.read_text())
         if not url and found is not None:
             return found[1]
-        if url and _is_well(f"{url}/health"):
+        if url and _is_well(f"{url}{ready}"):
             return url
         time.sleep(0.05)
     raise AssertionError(f"the server did not start:\n{log.read_text()[-3000:]}")

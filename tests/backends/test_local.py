@@ -25,6 +25,7 @@ from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 
 CONTEXT_TOKENS = 256
+NANO = Path(__file__).parents[2] / "src" / "openzaya" / "assets" / "nano"
 QUESTION = (Message("user", "add 2 and 3"),)
 REQUEST = SampleRequest(messages=QUESTION, max_tokens=40, seed=5)
 
@@ -275,3 +276,35 @@ def test_a_model_folder_becomes_a_sampler(
     with load_local_sampler(tmp_path, max_slots=2, max_tokens=CONTEXT_TOKENS) as sampler:
         (completion,) = asyncio.run(gather(sampler, [REQUEST]))
     assert completion.token_ids == tuple(expected_ids(model, tokenizer, REQUEST))
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[LocalSampler]:
+    """The bundled model, which has learnt to think and to answer."""
+    with load_local_sampler(NANO, max_slots=2, max_tokens=512) as sampler:
+        yield sampler
+
+
+def test_a_turn_that_is_continued_goes_on_as_if_it_had_not_been_interrupted(nano):
+    """Greedy, so that the second half can only follow from the first."""
+    ask = SampleRequest((Message("user", "sort qdkax"),), 200, seed=1, temperature=0.0)
+
+    async def main():
+        whole = await nano.sample(ask)
+        half = await nano.sample(replace(ask, max_tokens=whole.num_tokens // 3))
+        watch = Watch()
+        rest = await nano.sample_continuation(ask, half.text, watch)
+        behind = await nano.sample_continuation(ask, "\n</think>\n\n", Watch())
+        return whole, half, rest, behind, "".join(watch.pieces)
+
+    whole, half, rest, behind, told = asyncio.run(main())
+    assert half.finish_reason == "length"
+    assert half.text + rest.text == whole.text
+    assert told == rest.text
+    assert half.num_tokens + rest.num_tokens == whole.num_tokens
+    assert rest.num_prompt_tokens == half.num_prompt_tokens + half.num_tokens
+    assert (rest.started_in_think, behind.started_in_think) == (True, False)
+    head = nano.first_tokens(whole.text, 5)
+    assert whole.text.startswith(head)
+    assert nano.first_tokens(whole.text, 10_000) == whole.text
+    assert nano.first_tokens(whole.text, 0) == ""

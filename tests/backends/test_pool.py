@@ -123,6 +123,26 @@ def test_a_run_over_failing_servers_answers_with_at_most_half_more_calls():
     assert result.degraded == any(c.is_failed for r in result.rounds for c in r.candidates)
 
 
+def test_sixteen_refusals_of_calls_that_were_out_together_halve_the_limit_once():
+    async def main():
+        mock = replace(FAST, ttft_s=0.05, faults=("429@1-16",), retry_after_s=0.01)
+        async with pool_of(mock, max_in_flight=16) as (pool, server):
+            limit, lowest = pool.upstreams[0].limit, []
+
+            async def sleep(_seconds: float) -> None:
+                lowest.append(limit.value)
+
+            pool._sleep = sleep
+            calls = [pool.sampler().sample(replace(ASK, seed=seed)) for seed in range(16)]
+            await asyncio.gather(*calls)
+            return min(lowest), server.records.peak_in_flight, pool.status()["upstreams"][0]
+
+    lowest, peak, figures = run(main())
+    assert (lowest, peak) == (8.0, 8)
+    assert figures["failures"] == {"http_429": 16}
+    assert figures["ok"] == 16
+
+
 def test_the_retry_budget_is_a_share_of_the_calls_that_are_needed():
     budget = RetryBudget(0.5, 2)
     assert [budget.take() for _ in range(3)] == [True, True, False]

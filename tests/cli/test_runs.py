@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -46,6 +47,26 @@ def test_a_solved_question_is_listed_and_shown_with_its_lineage(capsys):
     assert "--- user\n" in out
     assert "what is it?" in out
     assert "--- tail\n" in out
+
+
+def test_the_page_of_a_run_is_one_file_with_all_of_its_candidates(capsys, tmp_path, monkeypatch):
+    run_id = recorded(capsys)
+    monkeypatch.chdir(tmp_path)
+    code, out = run(capsys, "view", run_id)
+    page = tmp_path / f"run-{run_id}.html"
+    assert (code, out) == (0, f"{page}\n")
+    text = page.read_text(encoding="utf-8")
+    inside = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)<', text)[1])
+    assert inside["run"]["run"]["id"] == run_id
+    assert len(inside["candidates"]) == 6
+    assert all(c["text"].endswith(r"\boxed{42}") and c["prompt"] for c in inside["candidates"])
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    named = tmp_path / "a page.html"
+    assert run(capsys, "view", run_id, "--open", "-o", str(named), "--json")[0] == 0
+    assert opened == [named.as_uri()]
+    assert run(capsys, "view", run_id, "-o", str(tmp_path / "none" / "x.html"))[0] == 2
+    assert run(capsys, "view", "0" * 24)[0] == 2
 
 
 def test_the_journal_can_be_switched_off_named_or_unwritable(capsys, tmp_path, monkeypatch):

@@ -62,6 +62,7 @@ def test_our_own_engine_answers_a_run_and_the_curl_commands_of_the_readme(tmp_pa
     words = python("openzaya", "serve", "--port", "0", "--max-slots", "4", "--context", "1024")
     readme = (SRC.parent / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^curl (?:.*\\\n)*.*", readme, re.MULTILINE)
+    commands = [command for command in commands if '"model": "nano"' in command]
     assert commands
     with server_process(words, tmp_path / "engine.log") as url:
         result = solve(url)

@@ -71,6 +71,8 @@ def test_bodies_that_are_no_strict_json(server, name):
     refused(server.ask("/v1/chat/completions", BODIES[name]), 400, "invalid_json")
 
 
+OPEN = {"continue_final_message": True, "add_generation_prompt": False}
+CONTINUED = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 CHAT_FIELDS = [
     ({"nope": 1}, "unknown_parameter", "nope"),
     ({"best_of": 2}, "unknown_parameter", "best_of"),
@@ -233,6 +235,12 @@ CHAT_FIELDS = [
         None,
     ),
     ({"thinking_token_budget": -1}, None, "thinking_token_budget"),
+    ({"continue_final_message": True}, None, None),
+    ({"add_generation_prompt": False}, None, None),
+    ({**OPEN, "messages": [{"role": "assistant", "content": "x"}]}, None, None),
+    ({**OPEN, "messages": user("x")}, None, None),
+    ({**OPEN, "messages": CONTINUED, "thinking_token_budget": 3}, None, None),
+    ({**OPEN, "messages": CONTINUED, "add_generation_prompt": True}, None, None),
     ({"store": True}, None, "store"),
 ]
 

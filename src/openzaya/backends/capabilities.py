@@ -24,7 +24,7 @@ class Capabilities:
     """The record of one server; the defaults are what every OpenAI-compatible server can do."""
 
     engine: str = ""
-    """vllm, sglang, llamacpp, or empty where the server does not tell."""
+    """vllm, sglang, llamacpp, llama-cpp-python, or empty where the server does not tell."""
     version: str = ""
     extensions: bool = True
     """Fields beyond OpenAI's may be sent; some servers refuse any (HTTP 400 or 422)."""
@@ -44,6 +44,8 @@ class Capabilities:
     context_tokens: int | None = None
     priority: Literal["lower", "higher"] | None = None
     """Which `priority` runs first; None where the field is not taken."""
+    max_in_flight: int | None = None
+    """Calls that the server bears at the same time, where it is known to bear few."""
     honours_n: bool | None = None
     """Whether `n` = 2 gave two choices; None when it was not tried."""
 
@@ -117,6 +119,11 @@ async def _identify(server: Server) -> Capabilities:
             slot = told.get("default_generation_settings", {}).get("n_ctx")
             context = slot if type(slot) is int and slot > 0 else context
             return Capabilities(engine="llamacpp", context_tokens=context)
+        if server.owner == "me":
+            told = await server.json("GET", "/openapi.json")
+            if "llama.cpp Python API" in str(told["info"]["title"]):
+                # As it comes, any new request makes this server break off the one it works on.
+                return Capabilities(engine="llama-cpp-python", max_in_flight=1)
     except _ASK_ERRORS:
         return Capabilities(engine=server.owner, context_tokens=context)
     return Capabilities(context_tokens=context)

@@ -20,6 +20,7 @@ from openzaya.engine.request import OnToken, Output, SamplingParams
 from openzaya.model.blocks import blocks_of
 from openzaya.model.cache_parts import blocks_within
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.markers import THINK_CLOSE
 from openzaya.text.tokenizer import TextTokenizer
 
 KEPT_PROMPTS = 32
@@ -93,20 +94,29 @@ class LocalSampler:
 
         Raises what `sample` raises.
         """
+        return await self.sample_continuation(request, "", watch)
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        """Complete a turn that begins with `opening`; the completion is what comes after it.
+
+        Raises what `sample` raises.
+        """
         watch.restart()
         follower = Follower(self._tokenizer, watch, asyncio.get_running_loop())
-        ask = self._ask(request, follower.on_token)
+        ask = self._ask(request, follower.on_token, opening)
         cutter = asyncio.ensure_future(watch.cut.wait())
         cutter.add_done_callback(lambda done: None if done.cancelled() else self._cut(ask))
         try:
-            completion = self._completion(await self._submitted(ask))
+            completion = self._completion(await self._submitted(ask), opening)
         finally:
             cutter.cancel()
             self._forget(ask)
         follower.finish(completion)
         return completion
 
-    def _ask(self, request: SampleRequest, on_token: OnToken | None) -> _Ask:
+    def _ask(self, request: SampleRequest, on_token: OnToken | None, opening: str = "") -> _Ask:
         params = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -115,6 +125,8 @@ class LocalSampler:
             stop_token_ids=(self._tokenizer.eos_id,),
         )
         prompt = self._encode(request.messages)
+        if opening:
+            prompt = prompt + self._tokenizer.encode(opening)
         return _Ask(prompt, params, request.priority, on_token, Future())
 
     async def _submitted(self, ask: _Ask) -> Output:
@@ -158,6 +170,10 @@ class LocalSampler:
         """Return the suffix of `text` that is at most `count` tokens long."""
         return self._tokenizer.last_tokens(text, count)
 
+    def first_tokens(self, text: str, count: int) -> str:
+        """Return the prefix of `text` that is at most `count` tokens long."""
+        return self._tokenizer.first_tokens(text, count)
+
     def close(self) -> None:
         """Stop the thread and abort what runs; waiting calls get an `EngineError`."""
         with self._changed:
@@ -189,7 +205,7 @@ class LocalSampler:
             self._prompts.popitem(last=False)
         return known
 
-    def _completion(self, output: Output) -> Completion:
+    def _completion(self, output: Output, opening: str = "") -> Completion:
         ids = output.token_ids
         shown = ids[:-1] if output.finish_reason == "stop" else ids
         return Completion(
@@ -198,7 +214,7 @@ class LocalSampler:
             finish_reason=output.finish_reason,
             num_prompt_tokens=output.prompt_len,
             token_ids=tuple(ids),
-            started_in_think=self._enable_thinking,
+            started_in_think=self._enable_thinking and THINK_CLOSE not in opening,
             logprobs=tuple(output.logprobs),
         )
 

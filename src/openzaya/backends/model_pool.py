@@ -42,6 +42,11 @@ class ModelPool:
         known = [u.capabilities.context_tokens or u.server.context_tokens for u in self.upstreams]
         return min((tokens for tokens in known if tokens is not None), default=None)
 
+    @property
+    def can_continue(self) -> bool:
+        """Whether every server continues an assistant's turn that is left open."""
+        return all(u.capabilities.continuation for u in self.upstreams)
+
     async def ask_tail(self, text: str, count: int) -> str | None:
         """Return the tail by a server's /tokenize; None where no server has one that answers."""
         for upstream in self.upstreams:

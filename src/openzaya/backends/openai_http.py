@@ -29,11 +29,17 @@ class OpenAISampler:
         *,
         tokenizer: Tokenizer | None = None,
         sleep: Sleep = asyncio.sleep,
+        probes_all: bool = False,
     ) -> None:
-        """Keep the settings; the connections open with the context manager."""
+        """Keep the settings; the connections open with the context manager.
+
+        `probes_all` finds out more than what completing chats needs: whether turns are continued.
+        """
         self.config = config
         whole = PoolConfig(max_in_flight=config.max_in_flight, job_share=1.0)
-        self._pool = Upstreams([config], whole, tokenizer=tokenizer, sleep=sleep, probes_all=False)
+        self._pool = Upstreams(
+            [config], whole, tokenizer=tokenizer, sleep=sleep, probes_all=probes_all
+        )
         self._run: RunSampler | None = None
 
     async def __aenter__(self) -> "OpenAISampler":
@@ -97,6 +103,17 @@ class OpenAISampler:
     async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
         """Return one completion, or what there is of it once `watch.cut` is set."""
         return await self._sampler.sample_watched(request, watch)
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the server continues a turn that is left open; False where nobody asked it."""
+        return self._sampler.can_continue
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        """Complete a turn whose think block begins with `opening`; return what comes after it."""
+        return await self._sampler.sample_continuation(request, opening, watch)
 
     @property
     def _sampler(self) -> RunSampler:

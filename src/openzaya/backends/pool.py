@@ -14,9 +14,9 @@ from openzaya.backends.forward import Forward, Forwarded
 from openzaya.backends.http_server import HttpConfig
 from openzaya.backends.model_pool import ModelPool
 from openzaya.backends.run_sampler import RetryBudget, RunSampler, Sleep
-from openzaya.backends.scheduler import Scheduler
+from openzaya.backends.scheduler import Scheduler, Ticket
 from openzaya.backends.upstream import Upstream
-from openzaya.core.errors import ConfigError, RequestError, UpstreamError
+from openzaya.core.errors import BusyError, ConfigError, RequestError, UpstreamError
 from openzaya.core.protocols import Tokenizer
 
 REVISIT_S = 5.0
@@ -44,6 +44,8 @@ class PoolConfig:
     """Calls that even a small run may repeat."""
     patience_s: float = 30.0
     """Longest wait for an upstream while none of a model can be reached."""
+    queue_s: float = 60.0
+    """Longest wait of a request that is passed through for a place."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -52,10 +54,11 @@ class PoolConfig:
                 f"max_in_flight is {self.max_in_flight} and job_share {self.job_share}; choose at "
                 "least 1 call, and a share above 0 and at most 1"
             )
-        if self.retry_share < 0 or self.min_retries < 0 or self.patience_s <= 0:
+        if self.retry_share < 0 or self.min_retries < 0 or min(self.patience_s, self.queue_s) <= 0:
             raise ConfigError(
                 f"retry_share is {self.retry_share}, min_retries {self.min_retries}, patience_s "
-                f"{self.patience_s}; choose at least 0, at least 0 and more than 0"
+                f"{self.patience_s}, queue_s {self.queue_s}; choose at least 0 for the first two "
+                "and more than 0 seconds"
             )
 
 
@@ -168,8 +171,9 @@ class Upstreams:
         """Pass a request through; leaving the context early aborts it at the upstream.
 
         `body["model"]` chooses the upstream and is replaced by the upstream's own name. Raises
-        RequestError for a model that is not served, UpstreamError when no upstream can be reached;
-        an upstream's error answer (4xx, 5xx) is returned as it is.
+        RequestError for a model that is not served, BusyError when no place comes free within
+        `queue_s`, UpstreamError when no upstream can be reached; an upstream's error answer (4xx,
+        5xx) is returned as it is.
         """
         model = self._find(str(body.get("model") or ""))
         job = self._scheduler.job(tenant, weight)
@@ -178,7 +182,7 @@ class Upstreams:
             model.refuse_if_dead()
             ticket = self._scheduler.ask(job, model.route, priority, tried)
             try:
-                upstream = await ticket.turn
+                upstream = await self._turn(ticket)
                 exchange = Forward(upstream)
                 try:
                     try:
@@ -233,6 +237,17 @@ class Upstreams:
             ],
         }
 
+    async def _turn(self, ticket: Ticket) -> Upstream:
+        """Wait for the place of a request that is passed through. Raises BusyError."""
+        try:
+            async with asyncio.timeout(self.config.queue_s):
+                return await ticket.turn
+        except TimeoutError:
+            raise BusyError(
+                f"no place at a server of {ticket.route.name!r} came free in "
+                f"{self.config.queue_s:g} s; ask again later"
+            ) from None
+
     def _find(self, name: str) -> ModelPool:
         """Return the servers of a model. Raises RequestError for one that is not served."""
         if not name:
@@ -266,9 +281,7 @@ class Upstreams:
         server = upstream.server
         try:
             await server.find_model()
-            upstream.capabilities = await probe(
-                server, upstream.config, probes_all=self._probes_all
-            )
+            upstream.learn(await probe(server, upstream.config, probes_all=self._probes_all))
         except CallFault as fault:
             return NoUpstreamError(f"{server.base} cannot be reached ({fault}); check that it runs")
         except NoUpstreamError as error:

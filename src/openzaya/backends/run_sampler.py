@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from openzaya.backends.chat_call import ChatCall
@@ -12,12 +13,16 @@ from openzaya.backends.upstream import Upstream
 from openzaya.core.errors import UpstreamError
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Served, Watch
 from openzaya.core.seeding import stream
+from openzaya.text.markers import THINK_OPEN
 
 MAX_WAIT_S = 30.0
 MAX_OVERLOADS = 8
 """Tries of a call that meets an overloaded server: those are told to wait, and do."""
 TOKENS_PER_MESSAGE = 8
 """Estimate of what a chat template adds to a turn."""
+
+LEFT_OPEN = {"continue_final_message": True, "add_generation_prompt": False}
+"""What leaves the last turn open, on servers that can."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -125,6 +130,25 @@ class RunSampler:
         finally:
             cutter.remove_done_callback(attempt.on_cut)
             cutter.cancel()
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the servers of the last stage continue a turn that is left open."""
+        return self._models[-1].can_continue
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        """Complete a turn whose think block begins with `opening`; return what comes after it.
+
+        Raises what `sample` raises.
+        """
+        asked = request.fields.get("messages") or [
+            {"role": m.role, "content": m.content} for m in request.messages
+        ]
+        turn = {"role": "assistant", "content": f"{THINK_OPEN}\n{opening}"}
+        fields = {**request.fields, "messages": [*asked, turn], **LEFT_OPEN}
+        return await self.sample_watched(replace(request, fields=fields), watch)
 
     async def _complete(self, attempt: "_Attempt") -> Completion:
         request = attempt.request

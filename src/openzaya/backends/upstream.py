@@ -45,6 +45,13 @@ class Upstream:
         """Whether the circuit is closed."""
         return self.breaker.is_closed
 
+    def learn(self, capabilities: Capabilities) -> None:
+        """Take note of what the server can do, and how much of it at once."""
+        self.capabilities = capabilities
+        most = capabilities.max_in_flight
+        if most is not None and most < self.limit.most:
+            self.limit = Limit(most, time.monotonic)
+
     def load(self) -> float:
         """Return how full it is in relation to its weight; infinite when it takes no call now."""
         is_full = self.in_flight >= int(self.limit.value)

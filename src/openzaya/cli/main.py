@@ -27,7 +27,7 @@ VERBS: dict[str, str] = {
     "demo": "Answer held-out problems on the bundled model: one rollout, vote, Markovian RSA.",
     "speedrun": "Train the nano model through every stage of the recipe and print its report card.",
     "solve": "Answer one hard question with Markovian RSA, on our model or on a server.",
-    "runs": "List, show, resume, export and forget recorded runs of test-time compute.",
+    "runs": "List, show, view, resume, export and forget recorded runs of test-time compute.",
     "serve": "Serve a model, ours or other servers', through the OpenAI API with Markovian RSA.",
     "eval": "Explain how an answer is judged: grade one reply in mathematics.",
     "plan": "Say what a recipe costs on given hardware: steps, time, memory, traffic; or serving.",

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from openzaya.ttc.result import Result
 
 NAME = "runs"
-SUMMARY = "List, show, resume, export and forget recorded runs of test-time compute."
+SUMMARY = "List, show, view, resume, export and forget recorded runs of test-time compute."
 
 EXAMPLES = """
 examples:
   openzaya runs list
   openzaya runs show 0661405e837ae80850b3da7f --candidate 1/3
+  openzaya runs view 0661405e837ae80850b3da7f --open
   openzaya runs resume 0661405e837ae80850b3da7f
   openzaya runs export -o runs.jsonl --state done
   openzaya runs export -o sft.jsonl --format aggregation    for openzaya data prepare --loss last
@@ -47,6 +48,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show = _action(actions, "show", "stages, answers, tokens and lineage of a run")
     show.add_argument("id", metavar="ID")
     show.add_argument("--candidate", metavar="STAGE/SLOT", help="the prompt and tail of one")
+    view = _action(actions, "view", "write the page of a run: one file that needs no server")
+    view.add_argument("id", metavar="ID")
+    view.add_argument("-o", "--out", metavar="FILE", help="where to [run-ID.html]")
+    view.add_argument("--open", action="store_true", help="open it in the browser")
     resume = _action(actions, "resume", "go on with a run that did not end, or failed")
     resume.add_argument("id", metavar="ID")
     resume.add_argument("--model", help="where the model is now, if it moved")
@@ -81,6 +86,7 @@ async def _run(args: argparse.Namespace) -> int:
     actions = {
         "list": list_runs,
         "show": show_run,
+        "view": view_run,
         "resume": resume_run,
         "export": export,
         "prune": prune,
@@ -132,6 +138,28 @@ async def show_run(journal: "Journal", args: argparse.Namespace) -> int:
         found = await journal.run(args.id)
         text = run_text(found)
     print(json.dumps(found, ensure_ascii=False) if args.json else text)
+    return 0
+
+
+async def view_run(journal: "Journal", args: argparse.Namespace) -> int:
+    """Write a run's page with everything in it, and print where it is."""
+    from openzaya.serve.web import standalone
+
+    detail = await journal.run(args.id)
+    candidates = [
+        await journal.candidate(args.id, found["stage"], found["slot"])
+        for found in detail["candidates"]
+    ]
+    path = Path(args.out or f"run-{args.id}.html").absolute()
+    try:
+        path.write_bytes(standalone(detail, candidates))
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error}; name another file") from error
+    print(json.dumps({"path": str(path)}) if args.json else path)
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(path.as_uri())
     return 0
 
 

@@ -43,7 +43,9 @@ async def open_sampler(
     if model.startswith(("http://", "https://")):
         from openzaya.backends.openai_http import HttpConfig, OpenAISampler
 
-        async with OpenAISampler(HttpConfig(url=model, model=upstream_model)) as remote:
+        server = HttpConfig(url=model, model=upstream_model)
+        asks_all = config.answer_reserve_tokens is not None
+        async with OpenAISampler(server, probes_all=asks_all) as remote:
             yield remote
         return
     import torch

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,7 +35,7 @@ examples:
   openzaya serve --upstream http://gpu1:30000 --upstream http://gpu2:30000
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
-  openzaya serve --set max_runs=16 --set journal=runs.sqlite   any other setting
+  openzaya serve --set max_runs=16 --set log_format=json       any other setting
   openzaya serve --sandbox                            run programs instead: POST /run_code
 
 ask for the model NAME:mrsa-16k (or NAME:mrsa-nano, ...) and a run of Markovian RSA answers; NAME
@@ -80,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
     from openzaya.serve.config import check_binding
     from openzaya.serve.keys import Keys, load_keys
+    from openzaya.serve.logs import start_log
     from openzaya.serve.wire import Server, listen
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = read_config(args)
+    start_log(config.log_format)
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
     listener = listen(config)
@@ -132,7 +131,7 @@ def upstream_app(
         )
         for url in args.upstream
     ]
-    pool = Upstreams(servers, PoolConfig(job_share=config.run_share))
+    pool = Upstreams(servers, PoolConfig(job_share=config.run_share, queue_s=config.queue_s))
     app, gateway = upstream_gateway(pool, pool, config, keys, open_journal(config))
     url = url_of(config, port)
     text = (

@@ -11,6 +11,7 @@
     |   `-- ContextLengthError            the request is longer than the model's context
     +-- TrainingStopped       exit code 0: SIGTERM came, and the run can be resumed
     `-- UpstreamError         exit code 4: another server failed or lied
+        `-- BusyError                     no place at it came free in time
 
 A message says what was found, what was expected and how to cure it. `assert` is for our own
 invariants only.
@@ -75,3 +76,7 @@ class UpstreamError(OpenZayaError):
     """Another server refused, failed or answered with something that cannot be trusted."""
 
     exit_code = 4
+
+
+class BusyError(UpstreamError):
+    """No place at a server came free in time; it was not asked."""

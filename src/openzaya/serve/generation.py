@@ -12,6 +12,7 @@ from openzaya.serve.answers import Shape
 from openzaya.serve.chat import schemas_of
 from openzaya.serve.errors import ApiError
 from openzaya.serve.jobs import Job
+from openzaya.serve.open_turn import encode_chat
 from openzaya.serve.reply import Delta, Reply, ReplyRules
 from openzaya.serve.schema import ChatRequest, CompletionRequest
 from openzaya.serve.service import Service
@@ -37,11 +38,11 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
     """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
     tools = ask.tools if ask.tool_choice != "none" else None
-    ids = await service.encode(lambda: service.codec.encode(ask.messages, tools, ask.thinks))
+    ids, thinks = await service.encode(lambda: encode_chat(service.codec, ask, tools))
     rules = ReplyRules(
         stop_ids=service.codec.stop_ids,
         stops=ask.stops,
-        thinks=ask.thinks,
+        thinks=thinks,
         schemas=schemas_of(tools),
     )
     return await respond(service, request, ask, [ids], rules)

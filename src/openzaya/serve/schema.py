@@ -249,6 +249,8 @@ class ChatRequest(Sampling):
     response_format: PlainFormat | None = None
     chat_template_kwargs: TemplateOptions | None = None
     thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
@@ -263,11 +265,27 @@ class ChatRequest(Sampling):
                 self.thinking_token_budget is not None and not self.thinks,
                 "thinking_token_budget needs enable_thinking",
             ),
+            (
+                bool(self.continue_final_message) != (self.add_generation_prompt is False),
+                "continue_final_message = true and add_generation_prompt = false go together",
+            ),
+            (
+                bool(self.continue_final_message) and not self._is_open,
+                "continue_final_message needs an assistant's turn with content at the end, behind "
+                "another one, and no thinking_token_budget",
+            ),
         )
         for broken, message in rules:
             if broken:
                 raise PydanticCustomError("invalid_value", "{rule}", {"rule": message})
         return self
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the last turn can be continued."""
+        last = self.messages[-1]
+        is_text = isinstance(last, AssistantMessage) and not last.tool_calls
+        return is_text and len(self.messages) > 1 and self.thinking_token_budget is None
 
     @property
     def thinks(self) -> bool:

@@ -88,9 +88,15 @@ class EventStream:
         parts: AsyncIterator[bytes],
         on_end: Callable[[bool], None],
         slow_reader_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`on_end` is called once, with whether the client got everything."""
+        """`on_end` is called once, with whether the client got everything.
+
+        `headers` are sent besides those of every stream; they hold ASCII.
+        """
         self._parts = parts
+        own = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._headers = [*HEADERS, *own]
         self._on_end = on_end
         self._slow_reader_s = slow_reader_s
 
@@ -106,7 +112,7 @@ class EventStream:
 
     async def _send_all(self, send: Send) -> None:
         await self._send(
-            send, {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
+            send, {"type": "http.response.start", "status": 200, "headers": self._headers}
         )
         async for part in self._parts:
             await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})

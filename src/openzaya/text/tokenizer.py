@@ -133,6 +133,13 @@ class TextTokenizer:
             return text
         return self.decode(ids[-count:]).lstrip("\ufffd")
 
+    def first_tokens(self, text: str, count: int) -> str:
+        """Return the prefix of `text` that is at most `count` tokens long, in whole characters."""
+        ids = self.encode_plain(text)
+        if len(ids) <= count:
+            return text
+        return self.decode(ids[: max(0, count)]).rstrip("\ufffd")
+
     def token_id(self, token: str) -> int | None:
         """Return the id of one token by its exact text, or None."""
         found = self._backend.token_to_id(token)

@@ -93,6 +93,8 @@ def preview(
     quoting = sum(n for n, tails in zip(counts, shown, strict=True) if tails) + bool(judged)
     calls = sum(counts) + bool(judged)
     questions = calls * question_tokens + quoting * overhead_tokens
+    again, tails_again = _read_again(config, question_tokens, overhead_tokens)
+    questions, tail_prefill = questions + again, tail_prefill + tails_again
     longest = [
         budget + (overhead_tokens + tails * config.max_tail_tokens if tails else 0)
         for budget, tails in zip(budgets, shown, strict=True)
@@ -119,6 +121,20 @@ def preview(
         expected_prefill=expected_prefill,
         notes=_may_cost_less(config),
     )
+
+
+def _read_again(
+    config: MarkovianRSAConfig, question_tokens: int, overhead_tokens: int
+) -> tuple[int, int]:
+    """Return what second calls for answers read at most: all but tails, and tails."""
+    stages = [stage for stage in range(config.num_stages) if config.reserve_at(stage)]
+    again = tails = 0
+    for stage in stages:
+        count, shown = config.candidates_at(stage), config.tails_at(stage)
+        own = question_tokens + config.budget_at(stage) + (overhead_tokens if shown else 0)
+        again += count * own
+        tails += count * shown * config.max_tail_tokens
+    return again, tails
 
 
 def may_judge(config: MarkovianRSAConfig) -> bool:
@@ -151,6 +167,8 @@ def _may_cost_less(config: MarkovianRSAConfig) -> tuple[str, ...]:
         notes.append("candidates whose tails agree are copied for no tokens")
     if config.answer_allowance_tokens is not None:
         notes.append("answers before the last stage are cut at their allowance")
+    if config.answer_reserve_tokens is not None:
+        notes.append("thinking that does not end in the last stage costs a second call")
     return tuple(notes)
 
 

@@ -24,6 +24,8 @@ MAX_CANDIDATES = 256
 MAX_ROUNDS = 64
 MAX_TOKENS = 1 << 24
 MAX_TOTAL_TOKENS = 1 << 40
+MIN_RESERVE = 16
+"""The closing marker takes half of it."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "tail_source": ("thinking", "answer_or_thinking", "answer", "all"),
@@ -50,6 +52,7 @@ _WHOLE_OR_NONE: dict[str, tuple[str, int, int]] = {
     "final_candidates": ("final_candidates", 1, MAX_CANDIDATES),
     "max_total_tokens": ("max_total_tokens", 1, MAX_TOTAL_TOKENS),
     "answer_allowance_tokens": ("answer_allowance_tokens", 0, MAX_TOKENS),
+    "answer_reserve_tokens": ("answer_reserve_tokens", MIN_RESERVE, MAX_TOKENS),
 }
 _NUMBERS: dict[str, tuple[float, float, str]] = {
     "temperature": (0.0, 2.0, "a number from 0 (greedy) to 2"),
@@ -94,6 +97,9 @@ class MarkovianRSAConfig:
     """What a tail is cut from; answer_or_thinking passes a finished answer, else the reasoning."""
     answer_allowance_tokens: int | None = None
     """Tokens after the think block in stages before the last; None = all that the budget leaves."""
+    answer_reserve_tokens: int | None = None
+    """Tokens at the end of a last-stage budget that only an answer may use: thinking that has not
+    ended before is closed there. None = it is cut, and has no answer."""
     subset: Subset = "uniform"
     """How tails are drawn; balanced: each equally often; diverse: always one of a minority."""
     order: Order = "random"
@@ -147,6 +153,7 @@ class MarkovianRSAConfig:
         for name in ("aggregate", "copy_agreed"):
             _check_switch(name, getattr(self, name))
         self._check_widths()
+        self._check_reserve()
         if self.rounds > 0 and self.aggregate:
             self._check_tails()
         if self.select == "final" and self.candidates_at(self.rounds) != 1:
@@ -171,6 +178,14 @@ class MarkovianRSAConfig:
             raise ConfigError(
                 f"final_candidates is {self.final_candidates}, but widths name the last stage too; "
                 "choose one of the two"
+            )
+
+    def _check_reserve(self) -> None:
+        if self.reserve_at(self.rounds) >= self.budget_at(self.rounds):
+            raise ConfigError(
+                f"answer_reserve_tokens is {self.answer_reserve_tokens}, and the last stage's "
+                f"budget is {self.budget_at(self.rounds)}; choose a smaller reserve, or a larger "
+                "final_budget_tokens (F)"
             )
 
     def _check_tails(self) -> None:
@@ -224,6 +239,11 @@ class MarkovianRSAConfig:
             return self.budget_tokens - self.tail_tokens
         return self.budget_tokens
 
+    def reserve_at(self, stage: int) -> int:
+        """Return the tokens that a candidate of a stage keeps for its answer; 0 for none."""
+        is_last = stage == self.rounds or not self.aggregate
+        return (self.answer_reserve_tokens or 0) if is_last else 0
+
     def temperature_at(self, stage: int) -> float:
         """Return the sampling temperature of a stage."""
         if stage == self.rounds and self.final_temperature is not None:
@@ -256,6 +276,7 @@ REPRODUCE: dict[str, Any] = {
     "order": "random",
     "snap": "exact",
     "answer_allowance_tokens": None,
+    "answer_reserve_tokens": None,
 }
 """Every switch that saves time or tokens and that the paper does not have, in its off position."""
 

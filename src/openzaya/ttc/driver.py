@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from openzaya.core.errors import EngineError, OpenZayaError, RequestError, UpstreamError
 from openzaya.core.protocols import Sampler, WatchedSampler
@@ -12,6 +11,7 @@ from openzaya.core.seeding import stream
 from openzaya.ttc.allowance import AnswerAllowance, Slot
 from openzaya.ttc.compaction import compact, failed
 from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.continuing import answered, continuing
 from openzaya.ttc.events import CandidateProgress, OnEvent
 from openzaya.ttc.machine import Call, Cut, Machine, Order
 from openzaya.ttc.place import Plan
@@ -23,21 +23,6 @@ CUT_GRACE_S = 2.0
 """How long a sampler may take to hand in a cut completion before its call is cancelled."""
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-@runtime_checkable
-class ContinuingSampler(WatchedSampler, Protocol):
-    """A sampler that can begin inside the think block of the assistant's turn."""
-
-    def first_tokens(self, text: str, count: int) -> str:
-        """Return the prefix of `text` that is `count` tokens long."""
-        ...
-
-    async def sample_continuation(
-        self, request: SampleRequest, opening: str, watch: Watch
-    ) -> Completion:
-        """Complete a think block that begins with `opening`; what it returns is the new text."""
-        ...
 
 
 @dataclass(slots=True)
@@ -63,7 +48,7 @@ class Driver:
         self.machine = machine
         self.sampler = sampler
         self.watched = sampler if isinstance(sampler, WatchedSampler) else None
-        self.continuing = sampler if isinstance(sampler, ContinuingSampler) else None
+        self.continuing = continuing(sampler)
         self.settings = settings
         self.errors: list[OpenZayaError] = []
         self.calls = 0
@@ -195,7 +180,6 @@ class Driver:
     async def _sample_once(self, call: Call, most: int, attempt: int) -> Candidate:
         """Make one call, count what it used, and compact it."""
         plan = call.plan
-        self.calls += 1
         request = SampleRequest(
             messages=plan.messages,
             max_tokens=most,
@@ -222,13 +206,23 @@ class Driver:
 
     async def _complete(self, request: SampleRequest, plan: Plan) -> Completion:
         if self.watched is None:
+            self.calls += 1
             return await self.sampler.sample(request)
         key = (plan.place.stage, plan.place.slot)
         watch = self._watches.setdefault(key, Watch())
         watch.restart()
         watch.on_text = self._listener(key, watch)
-        if plan.opening and self.continuing is not None:
-            return await self.continuing.sample_continuation(request, plan.opening, watch)
+        reserve = self.config.reserve_at(request.stage) if self.continuing is not None else 0
+        if 0 < reserve < request.max_tokens:
+            return await answered(request, plan.opening, reserve, watch, self._continue)
+        return await self._continue(request, plan.opening, watch)
+
+    async def _continue(self, request: SampleRequest, opening: str, watch: Watch) -> Completion:
+        """Make one call that begins with `opening`, where the sampler can."""
+        assert self.watched is not None
+        self.calls += 1
+        if opening and self.continuing is not None:
+            return await self.continuing.sample_continuation(request, opening, watch)
         return await self.watched.sample_watched(request, watch)
 
     def _listener(self, key: Slot, watch: Watch) -> Callable[[str, int], None]:

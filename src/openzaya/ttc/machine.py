@@ -49,6 +49,8 @@ class Abilities:
     """What the sampler can do beyond completing a prompt."""
 
     can_cut: bool = True
+    can_continue: bool = False
+    """A call may begin inside the assistant's turn."""
     head: Head | None = None
     """Cuts a prefix of so many tokens; given where an open think block can be continued."""
 
@@ -304,6 +306,11 @@ def _limits_of(config: MarkovianRSAConfig, abilities: Abilities) -> list[str]:
         notes.append("schedule = quorum needs a sampler that can be cut; rounds wait for all")
     if not abilities.can_cut and config.answer_allowance_tokens is not None:
         notes.append("answer_allowance_tokens needs a sampler that can be cut; it is not used")
+    if not abilities.can_continue and config.answer_reserve_tokens is not None:
+        notes.append(
+            "answer_reserve_tokens needs a sampler that continues an assistant's turn; thinking "
+            "that does not end within the budget has no answer"
+        )
     if abilities.head is None and config.chain == "continuation":
         notes.append(
             "chain = continuation needs a sampler that continues an open think block; "

@@ -25,7 +25,8 @@ from openzaya.ttc.behaviour import Runs
 from openzaya.ttc.budget import Preview, Usage, check_context, may_judge, preview
 from openzaya.ttc.choosing import Chosen, Selection, Verifier
 from openzaya.ttc.config import MarkovianRSAConfig
-from openzaya.ttc.driver import ContinuingSampler, Driver, Settings, Sleep
+from openzaya.ttc.continuing import continuing
+from openzaya.ttc.driver import Driver, Settings, Sleep
 from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore
 from openzaya.ttc.judge import Judge
 from openzaya.ttc.machine import Abilities, Machine
@@ -118,7 +119,8 @@ def abilities_of(sampler: Sampler) -> Abilities:
     """Return what a sampler can do beyond completing a prompt."""
     return Abilities(
         can_cut=isinstance(sampler, WatchedSampler),
-        head=sampler.first_tokens if isinstance(sampler, ContinuingSampler) else None,
+        can_continue=continuing(sampler) is not None,
+        head=getattr(continuing(sampler), "first_tokens", None),
     )
 
 

@@ -100,11 +100,17 @@ class Running:
 
 @contextmanager
 def gatewaying(
-    mock: MockUpstream, journal: Path, keys: Keys | None = None, **settings: Any
+    mock: MockUpstream,
+    journal: Path,
+    keys: Keys | None = None,
+    *,
+    places: int = 64,
+    **settings: Any,
 ) -> Iterator[Running]:
-    """Run a gateway before a mock while the block runs."""
+    """Run a gateway before a mock with so many places while the block runs."""
     config = GatewayConfig(port=0, **settings)
-    pool = Upstreams([HttpConfig(url=mock.url, retry_base_s=0.01)], PoolConfig())
+    server = HttpConfig(url=mock.url, retry_base_s=0.01, max_in_flight=places)
+    pool = Upstreams([server], PoolConfig(queue_s=config.queue_s))
     kept = Journal.open(str(journal))
     app, gateway = upstream_gateway(pool, pool, config, keys or Keys(), kept)
     with listening(app, config) as port:

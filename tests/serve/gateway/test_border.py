@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -240,16 +241,23 @@ def test_runs_beyond_the_limit_wait_outside(slow_mock, tmp_path):
         wait_for(lambda: not small.gateway.runs._live)
 
 
-def test_an_upstream_that_is_gone_is_a_502_with_the_run_in_it(mock, tmp_path):
+def test_an_upstream_that_is_gone_is_a_502_with_the_run_in_it(mock, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "openzaya.gateway")
     with (
         upstream(MockConfig(ttft_s=0.001, length="fixed:8")) as broken,
         gatewaying(broken, tmp_path / "j.sqlite") as gateway,
     ):
         broken.set_faults(["500"])
         body = {"model": "mock", "messages": QUESTION, "ttc": {**SMALL, "rounds": 0}}
-        message = refused(gateway.ask(CHAT, body), 502, "upstream_failed")
+        asked = gateway.ask(CHAT, body)
+        message = refused(asked, 502, "upstream_failed")
         run_id = gateway.ask("/v1/ttc/runs")[1]["data"][0]["id"]
         assert run_id in message
+        assert asked[2]["x-run-id"] == run_id
+        began, ended = caplog.records
+        assert (began.getMessage(), ended.getMessage()) == ("run began", "run ended")
+        assert (began.run, ended.run, ended.code) == (run_id, run_id, "upstream_failed")
+        assert not hasattr(began, "question")
         status, raw, _ = gateway.ask(CHAT, {**body, "stream": True})
         assert status == 502 or (b"upstream_failed" in raw and b"[DONE]" not in raw)
         text = gateway.ask("/metrics")[1].decode()

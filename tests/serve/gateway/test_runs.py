@@ -1,11 +1,14 @@
 """Runs through the API: answers, streams, tools, what upstreams see, the journal's views."""
 
 import json
+import logging
 import time
 
 import openai
 import pytest
-from serve.gateway.conftest import CHAT, QUESTION, SMALL, wait_for
+from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, wait_for
+
+from openzaya.serve.logs import TextLines
 
 TOOLS = [
     {
@@ -154,6 +157,26 @@ def test_a_stream_says_what_the_whole_answer_says(served):
     assert chunks[-2]["ttc"]["answers"] == whole["ttc"]["answers"]
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert any("stage 1 of 2" in comment for comment in comments)
+
+
+def test_every_answer_of_a_run_names_the_run_in_a_header(served):
+    body = {"model": "mock", "messages": QUESTION, "ttc": SMALL}
+    _, answer, headers = served.ask(CHAT, body)
+    assert headers["x-run-id"] == answer["ttc"]["run_id"]
+    _, raw, headers = served.ask(CHAT, {**body, "stream": True})
+    assert f": run {headers['x-run-id']}\n" in raw.decode()
+    assert headers["content-type"].startswith("text/event-stream")
+
+
+def test_the_log_holds_the_question_only_where_it_is_asked_for(mock, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "openzaya.gateway")
+    for asks in (False, True):
+        caplog.clear()
+        with gatewaying(mock, tmp_path / f"{asks}.sqlite", log_prompts=asks) as served:
+            served.run()
+        told = "\n".join(map(TextLines().format, caplog.records))
+        assert "run began" in told
+        assert (QUESTION[0]["content"] in told) == asks
 
 
 def test_progress_comes_as_the_client_asks_for_it(served):

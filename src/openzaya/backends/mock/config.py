@@ -49,6 +49,8 @@ class MockConfig:
     """Whose way of returning token ids is imitated when a request asks for them."""
     can_tokenize: bool = True
     """Whether /tokenize and /detokenize exist."""
+    can_continue: bool = False
+    """Whether `continue_final_message` leaves the assistant's last turn open."""
     context_tokens: int = 131_072
     """Longest prompt plus reply; a longer request gets status 400."""
     cached_share: float = 0.0

@@ -136,6 +136,8 @@ class Author:
         if self._config.reasoning == "none" and (call or body.get("response_format")):
             length = 0
         parts = self._parts(length, start, answer, said)
+        if prompt.is_answering:
+            parts = [("content", segment(said))]
         total = sum(tokens.num_tokens for _, tokens in parts)
         finish = "tool_calls" if call else "stop"
         reply = Reply(parts, total, finish, call)
@@ -213,9 +215,11 @@ class Prompt:
     """CRC-32 of the last message: tells prompts apart."""
     num_tokens: int
     """About how long the whole prompt is."""
+    is_answering: bool = False
+    """Whether the assistant's turn is open and past its thinking."""
 
     @staticmethod
-    def of(body: dict[str, Any]) -> "Prompt":
+    def of(body: dict[str, Any], can_continue: bool = False) -> "Prompt":
         """Read the messages of a chat or the prompt of a completion."""
         messages = body.get("messages")
         if not isinstance(messages, list):
@@ -226,12 +230,18 @@ class Prompt:
         if not messages or not all(isinstance(message, dict) for message in messages):
             raise RequestError("messages must be a list of at least one object")
         texts = [text_of(message.get("content")) for message in messages]
-        return Prompt(
-            last=texts[-1],
-            role=str(messages[-1].get("role")),
-            crc=crc32(texts[-1].encode("utf-8", "replace")),
-            num_tokens=sum(len(t) // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE for t in texts),
-        )
+        crc = crc32(texts[-1].encode("utf-8", "replace"))
+        num_tokens = sum(len(t) // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE for t in texts)
+        role = str(messages[-1].get("role"))
+        if can_continue and body.get("continue_final_message") and role == "assistant":
+            num_tokens -= TOKENS_PER_MESSAGE // 2
+            return Prompt((["", *texts])[-2], "user", crc, num_tokens, is_answering(texts[-1]))
+        return Prompt(texts[-1], role, crc, num_tokens)
+
+
+def is_answering(opening: str) -> bool:
+    """Say whether a turn that begins like this is past its thinking."""
+    return "</think>" in opening
 
 
 def limit_of(body: dict[str, Any]) -> int:

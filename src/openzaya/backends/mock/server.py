@@ -149,7 +149,7 @@ class MockUpstream:
     def _complete(self, connection: Connection, request: HttpRequest, *, is_chat: bool) -> None:
         """Play a completion, or its fault."""
         body = _object(request.body)
-        prompt = Prompt.of(body)
+        prompt = Prompt.of(body, self.config.can_continue)
         seed = body.get("seed")
         record = self.records.open(seed if type(seed) is int else None, prompt.crc)
         fault = self._plan.draw(record.call)

@@ -91,10 +91,20 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
     return Outcome(
         finals=finals,
         facts=facts_of(detail),
-        question_tokens=wish.question_tokens,
+        question_tokens=_question_tokens(detail, wish),
         generated_tokens=run["usage"]["generated"],
         created=int(run["created"]),
     )
+
+
+def _question_tokens(detail: Mapping[str, Any], wish: Wish) -> int:
+    """Return the length of the client's prompt as the server counted it, else our estimate.
+
+    A stage whose candidates may have taken two calls tells the length of both together.
+    """
+    first = [c["num_prompt_tokens"] for c in detail["candidates"] if c["stage"] == 0]
+    counted = [] if wish.config.reserve_at(0) else [count for count in first if count]
+    return min(counted, default=wish.question_tokens)
 
 
 def facts_of(detail: Mapping[str, Any]) -> dict[str, Any]:

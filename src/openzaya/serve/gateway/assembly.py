@@ -13,8 +13,9 @@ from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.gateway.engine import EngineBackend
 from openzaya.serve.gateway.metered import Metered
 from openzaya.serve.gateway.metrics import GatewayMetrics
+from openzaya.serve.gateway.pass_through import Pool
 from openzaya.serve.gateway.service import Gateway
-from openzaya.serve.gateway.upstreams import Pool, UpstreamBackend
+from openzaya.serve.gateway.upstreams import UpstreamBackend
 from openzaya.serve.keys import Keys
 from openzaya.serve.routes import Endpoint
 from openzaya.serve.service import Service

@@ -64,6 +64,15 @@ class Wish:
         return stage == self.config.rounds or not self.config.aggregate
 
 
+class RunSampler(WatchedSampler, Protocol):
+    """The calls of one run."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any call got a place at a server, or in the engine."""
+        ...
+
+
 class Backend(Protocol):
     """Whatever generates."""
 
@@ -82,7 +91,7 @@ class Backend(Protocol):
 
     def sampler(
         self, wish: Wish, model: str, run: int, who: Who, live: LiveText | None
-    ) -> WatchedSampler:
+    ) -> RunSampler:
         """Return the sampler of one run.
 
         `run` counts up: the smaller one is the older one. `live` hears the last stage's text.
@@ -111,6 +120,7 @@ class Backend(Protocol):
 
 ALONE = (
     ("logprobs", "log-probabilities belong to one call"),
+    ("continue_final_message", "a run begins its turns itself"),
     ("return_token_ids", "token ids belong to one call"),
 )
 

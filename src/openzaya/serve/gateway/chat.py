@@ -190,7 +190,9 @@ async def streamed(
             raise
     gateway.metrics.first_byte.observe(monotonic() - arrived)
     stream = RunStream(gateway, run, wish, choice)
-    return EventStream(stream.parts(), end, gateway.config.slow_reader_s)
+    run_id = run if isinstance(run, str) else run.id
+    headers = {"X-Run-Id": run_id}
+    return EventStream(stream.parts(), end, gateway.config.slow_reader_s, headers)
 
 
 class RunStream:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig
+from openzaya.serve.logs import LogFormat
 
-SECONDS = ("first_news_s", "first_token_s", "between_tokens_s")
+SECONDS = ("first_news_s", "first_token_s", "between_tokens_s", "queue_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,12 +23,18 @@ class GatewayConfig(ServeConfig):
     """Most tokens that one run may generate, for every key."""
     run_share: float = 0.5
     """Share of the places of a busy engine that one run may hold."""
+    queue_s: float = 60.0
+    """Longest wait for a place at an upstream: of a plain request, and of a run's first call."""
     first_token_s: float = 600.0
     """Longest wait of a call for its first token."""
     between_tokens_s: float = 120.0
     """Longest wait of a call between two tokens."""
     first_news_s: float = 0.02
     """How long a stream waits for a first error before it begins with status 200."""
+    log_format: LogFormat = "text"
+    """A line of the log: text, or one JSON object."""
+    log_prompts: bool = False
+    """Whether the log holds the question of every run."""
     threads: int = 0
     """Threads of torch; 0 takes the free cores."""
 

@@ -25,6 +25,8 @@ from openzaya.serve.reply import Reply, ReplyRules
 from openzaya.serve.schema import ChatRequest, reader
 from openzaya.serve.service import Service
 from openzaya.serve.stream import Detokenizer
+from openzaya.text.markers import THINK_CLOSE
+from openzaya.ttc.continuing import before_of
 
 BUSY_S = 0.2
 """How long a call waits when plain requests have filled the queue."""
@@ -128,6 +130,8 @@ class EngineSampler:
     tenant: str
     live: LiveText | None
     tail_method: str = "exact"
+    has_begun: bool = False
+    """Whether any call got a place."""
 
     @property
     def context_tokens(self) -> int:
@@ -157,11 +161,29 @@ class EngineSampler:
 
     async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
         """Return one completion, or what there is of it once `watch.cut` is set."""
+        return await self.sample_continuation(request, "", watch)
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """Return the prefix of `text` that is at most `count` tokens long."""
+        return self.backend.service.codec.tokenizer.first_tokens(text, count)
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether turns can begin inside a think block: there must be one."""
+        return bool(self.wish.body.thinks)
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        """Complete a turn that begins with `opening`; the completion is what comes after it."""
         service = self.backend.service
         is_final = self.wish.is_final(request.stage)
         try:
             prompt = await service.encode(
-                lambda: self._encode(request.messages[-1].content, is_final)
+                lambda: (
+                    self._encode(request.messages[-1].content, is_final)
+                    + (service.codec.encode_text(opening, parse_special=True) if opening else [])
+                )
             )
             ask = self._ask(prompt, request, is_final)
         except ApiError as error:
@@ -169,8 +191,10 @@ class EngineSampler:
             raise kind(error.message) from None
         async with self.backend.turns.place(self.run, self.wish.priority):
             job = await self._submit(ask)
+            self.has_begun = True
             try:
-                return await self._collect(job, watch, prompt, is_final)
+                thinks = self.wish.body.thinks and THINK_CLOSE not in opening
+                return await self._collect(job, watch, prompt, is_final, thinks)
             except ApiError as error:
                 raise EngineError(error.message) from None
             finally:
@@ -205,14 +229,13 @@ class EngineSampler:
             await asyncio.sleep(BUSY_S)
 
     async def _collect(
-        self, job: Job, watch: Watch, prompt: list[int], is_final: bool
+        self, job: Job, watch: Watch, prompt: list[int], is_final: bool, thinks: bool
     ) -> Completion:
         """Follow a call to its end."""
         service = self.backend.service
         stop_ids = service.codec.stop_ids
-        thinks = self.wish.body.thinks
         if is_final and self.live is not None:
-            self.live.restart()
+            self.live.restart(before_of(watch))
         detokenizer = Detokenizer(service.codec.tokenizer)
         rules = ReplyRules(
             stop_ids=stop_ids, stops=self.wish.stops if is_final else (), thinks=thinks

@@ -1,6 +1,7 @@
 """Errors of the layers below as answers: the client's, an upstream's, or ours."""
 
 from openzaya.core.errors import (
+    BusyError,
     ConfigError,
     ContextLengthError,
     DataError,
@@ -9,7 +10,7 @@ from openzaya.core.errors import (
     RequestError,
     UpstreamError,
 )
-from openzaya.serve.errors import ApiError, bad_request
+from openzaya.serve.errors import ApiError
 from openzaya.ttc.journal import (
     IdempotencyConflictError,
     JournalError,
@@ -19,28 +20,33 @@ from openzaya.ttc.journal import (
     UnknownRunError,
 )
 
+ANSWERS: tuple[tuple[type[OpenZayaError], int, str, int], ...] = (
+    (UnknownRunError, 404, "run_not_found", 0),
+    (IdempotencyConflictError, 409, "idempotency_conflict", 0),
+    (LeaseHeldError, 409, "run_held_elsewhere", 5),
+    (LeaseLostError, 409, "run_held_elsewhere", 5),
+    (JournalFullError, 507, "journal_full", 0),
+    (JournalError, 503, "journal_failed", 0),
+    (ContextLengthError, 400, "context_length_exceeded", 0),
+    (RequestError, 400, "invalid_value", 0),
+    (ConfigError, 400, "invalid_value", 0),
+    (DataError, 400, "invalid_value", 0),
+    (BusyError, 503, "queue_timeout", 10),
+    (UpstreamError, 502, "upstream_failed", 0),
+    (EngineError, 503, "engine_failed", 0),
+)
+"""Kind of error, status, code, and after how many seconds to come back, 0 for nothing said.
+
+The first kind that fits counts.
+"""
+
 
 def api_error(error: OpenZayaError, run_id: str = "") -> ApiError:
     """Return the answer for an error; its message names the run that failed, if there is one."""
     message = f"{error} (run {run_id})" if run_id else str(error)
-    match error:
-        case UnknownRunError():
-            return ApiError(404, message, code="run_not_found")
-        case IdempotencyConflictError():
-            return ApiError(409, message, code="idempotency_conflict")
-        case LeaseHeldError() | LeaseLostError():
-            return ApiError(409, message, code="run_held_elsewhere", headers={"Retry-After": "5"})
-        case JournalFullError():
-            return ApiError(507, message, code="journal_full")
-        case JournalError():
-            return ApiError(503, message, code="journal_failed")
-        case ContextLengthError():
-            return bad_request(message, "messages", "context_length_exceeded")
-        case RequestError() | ConfigError() | DataError():
-            return bad_request(message)
-        case UpstreamError():
-            return ApiError(502, message, code="upstream_failed")
-        case EngineError():
-            return ApiError(503, message, code="engine_failed")
-        case _:
-            return ApiError(500, "an internal error; the server's log says where")
+    for kind, status, code, retry_s in ANSWERS:
+        if isinstance(error, kind):
+            param = "messages" if kind is ContextLengthError else None
+            headers = {"Retry-After": str(retry_s)} if retry_s else {}
+            return ApiError(status, message, param=param, code=code, headers=headers)
+    return ApiError(500, "an internal error; the server's log says where")

@@ -41,9 +41,11 @@ class LiveText:
         self._stop = StopScanner(self._stops)
         self._now = ["", ""]
 
-    def restart(self) -> None:
-        """Take note that the call is tried again."""
+    def restart(self, before: str = "") -> None:
+        """Take note that a call begins, perhaps again; `before` is what an earlier one wrote."""
         self._begin()
+        if before:
+            self.feed(before)
 
     def feed(self, text: str) -> None:
         """Take in more of what the model wrote."""

@@ -10,15 +10,16 @@ Deviation: D-061.
 import asyncio
 import logging
 import secrets
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
 
-from openzaya.core.errors import OpenZayaError
+from openzaya.core.errors import BusyError, OpenZayaError
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.answer import extractor
-from openzaya.serve.gateway.backend import Backend, Who, Wish
+from openzaya.serve.gateway.backend import Backend, RunSampler, Who, Wish
 from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.gateway.failures import api_error
@@ -27,11 +28,16 @@ from openzaya.serve.gateway.limits import Hold
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.gateway.news import News
+from openzaya.serve.guard import trace_of
 from openzaya.ttc import CandidateDone, Event, MarkovianRSA, Result, RunStarted, StageDone
 from openzaya.ttc.journal import Journal, RunSpec
 from openzaya.ttc.journal.spec import Begun
 
 log = logging.getLogger("openzaya.gateway")
+STOPPED = (
+    "the server is shutting down; what was generated is kept: ask again with the same "
+    "Idempotency-Key, or `openzaya runs resume {}`"
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,6 +212,10 @@ class Runs:
         if is_single and wish.stream and wish.tools is None and wish.n == 1:
             run.live = LiveText(run.news.tell, wish.stops, started_in_think=thinks)
         self._live[run_id] = run
+        told = {"run": run_id, "model": choice.model, "preset": choice.preset}
+        if self._parts.config.log_prompts:
+            told["question"] = wish.conversation.question[-1].content
+        log.info("run began", extra={**told, "key": run.who.key.name})
         run.task = asyncio.create_task(self._work(run), name=f"run {run_id}")
         return run
 
@@ -258,23 +268,26 @@ class Runs:
             run.result = await self._solve(run)
             state = "interrupted" if run.result.interrupted else "done"
         except asyncio.CancelledError:
-            state = "cancelled"
-            run.error = ApiError(499, "the run was cancelled", code="cancelled")
-            if not self.draining:  # else the run may go on: its lease ends with the journal
+            if not self.draining:
+                state = "cancelled"
+                run.error = ApiError(499, "the run was cancelled", code="cancelled")
                 with suppress(OpenZayaError):
                     await self._parts.journal.cancel(run.id)
+            else:  # the run may go on: its lease ends with the journal
+                state = "interrupted"
+                run.error = ApiError(503, STOPPED.format(run.id), code="draining")
             raise
         except OpenZayaError as error:
             run.error = api_error(error, run.id)
             with suppress(OpenZayaError):
                 await self._parts.journal.fail(run.id, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the border: nothing of it may leave
+            log.error("a run failed with %s\n%s", type(error).__name__, trace_of(error))
             run.error = ApiError(
                 500, f"an internal error; the server's log says where (run {run.id})"
             )
             with suppress(OpenZayaError):
                 await self._parts.journal.fail(run.id, error)
-            raise
         finally:
             self._end(run, state)
 
@@ -290,23 +303,55 @@ class Runs:
             self._parts.lengths.note(run.choice.model, event)
 
         machine = MarkovianRSA(wish.config, extract=extractor(wish))
-        result = await machine.run(
-            wish.conversation.question,
-            self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live),
-            seed=run.seed,
-            on_event=hear,
-            task_hint=run.choice.options.hint,
-            stop=run.stop,
-            priority=wish.priority,
-            recorded=await self._parts.journal.recorded(run.id),
-        )
+        sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
+        recorded = await self._parts.journal.recorded(run.id)
+        async with self._patience(run, sampler):
+            result = await machine.run(
+                wish.conversation.question,
+                sampler,
+                seed=run.seed,
+                on_event=hear,
+                task_hint=run.choice.options.hint,
+                stop=run.stop,
+                priority=wish.priority,
+                recorded=recorded,
+            )
         await self._parts.journal.finish(run.id, result)
         return result
+
+    @asynccontextmanager
+    async def _patience(self, run: LiveRun, sampler: RunSampler) -> AsyncIterator[None]:
+        """End what runs inside with BusyError when no call has begun within `queue_s`.
+
+        Nobody waits for a run in the background: that one may wait.
+        """
+        queue_s = self._parts.config.queue_s
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+
+        def check() -> None:
+            if not sampler.has_begun and not run.choice.options.background:
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(queue_s, check)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BusyError(
+                f"none of the run's calls got a place in {queue_s:g} s; ask again later"
+            ) from None
+        finally:
+            timer.cancel()
 
     def _end(self, run: LiveRun, state: str) -> None:
         """Forget a run that is over."""
         self._live.pop(run.id, None)
         run.hold.settle(run.num_tokens)
+        if run.error is not None:
+            run.error.headers["X-Run-Id"] = run.id
         seconds = monotonic() - run.began
         self._parts.metrics.ended(state, run.choice.preset, seconds)
         log.info(
@@ -318,6 +363,7 @@ class Runs:
                 "tokens": run.num_tokens,
                 "seconds": round(seconds, 3),
                 "key": run.who.key.name,
+                "code": run.error.code if run.error is not None else None,
             },
         )
         run.news.tell()

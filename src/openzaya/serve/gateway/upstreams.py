@@ -1,26 +1,21 @@
 """Runs over other servers: each call carries the client's conversation and fields as they came."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from openzaya.core.errors import OpenZayaError
-from openzaya.core.protocols import WatchedSampler
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
 from openzaya.serve.gateway.conversation import Conversation, text_of_content
-from openzaya.serve.gateway.failures import api_error
 from openzaya.serve.gateway.live_text import LiveText
+from openzaya.serve.gateway.pass_through import PassThrough, Pool
 from openzaya.serve.gateway.schema import (
     FINAL_ONLY,
     SETTINGS_OF_RUN,
@@ -28,7 +23,7 @@ from openzaya.serve.gateway.schema import (
     UpstreamCompletion,
 )
 from openzaya.serve.schema import reader
-from openzaya.serve.stream import unless_gone
+from openzaya.ttc.continuing import before_of
 
 OURS = SETTINGS_OF_RUN | {
     "seed",
@@ -42,59 +37,6 @@ OURS = SETTINGS_OF_RUN | {
     "return_token_ids",
 }
 """Fields that the calls of a run get from the run."""
-
-
-class Forwarded(Protocol):
-    """An upstream's answer to a request that is passed through."""
-
-    @property
-    def status(self) -> int:
-        """Its status."""
-        ...
-
-    @property
-    def content_type(self) -> str:
-        """Its type."""
-        ...
-
-    @property
-    def retry_after(self) -> str:
-        """Its Retry-After header; empty without one."""
-        ...
-
-    @property
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Its body as it comes."""
-        ...
-
-
-class Pool(Protocol):
-    """The upstreams, as `openzaya.backends.pool.Upstreams` gives them."""
-
-    @property
-    def models(self) -> Sequence[str]:
-        """Names of the models, the default one first."""
-        ...
-
-    def sampler(self, *, model: str = "", tenant: str = "", weight: float = 1.0) -> WatchedSampler:
-        """Return the sampler of one run."""
-        ...
-
-    def forward(
-        self,
-        body: Mapping[str, Any],
-        *,
-        path: str = "/chat/completions",
-        tenant: str = "",
-        weight: float = 1.0,
-        priority: int = 0,
-    ) -> AbstractAsyncContextManager[Forwarded]:
-        """Pass a request through."""
-        ...
-
-    def status(self) -> dict[str, Any]:
-        """Return figures of every upstream."""
-        ...
 
 
 class UpstreamBackend:
@@ -243,6 +185,11 @@ class UpstreamSampler:
     retries_itself: bool = True
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any call got a place at a server."""
+        return bool(self.calls.calls)
+
+    @property
     def context_tokens(self) -> int | None:
         """The model's context, where the upstreams tell it."""
         found: int | None = self.calls.context_tokens
@@ -274,12 +221,29 @@ class UpstreamSampler:
 
     async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
         """Return one completion, or what there is of it once `watch.cut` is set."""
+        asked, watch = self._asked(request, watch)
+        completion: Completion = await self.calls.sample_watched(asked, watch)
+        return completion
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the upstreams continue a turn that is left open."""
+        return bool(self.calls.can_continue)
+
+    async def sample_continuation(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Completion:
+        """Complete a turn whose think block begins with `opening`; return what comes after it."""
+        asked, watch = self._asked(request, watch)
+        completion: Completion = await self.calls.sample_continuation(asked, opening, watch)
+        return completion
+
+    def _asked(self, request: SampleRequest, watch: Watch) -> tuple[SampleRequest, Watch]:
+        """Return a call with the client's fields, and the watch that a live answer hears."""
         is_final = self.wish.is_final(request.stage)
         if is_final and self.live is not None:
             watch = _Overheard(watch, self.live)
-        asked = replace(request, fields=self._fields(request, is_final))
-        completion: Completion = await self.calls.sample_watched(asked, watch)
-        return completion
+        return replace(request, fields=self._fields(request, is_final)), watch
 
     def _fields(self, request: SampleRequest, is_final: bool) -> dict[str, Any]:
         """Return what the body of a call holds beside ours."""
@@ -302,7 +266,8 @@ class _Overheard(Watch):
         self.pieces = watch.pieces
         self._outer = watch
         self._live = live
-        live.restart()
+        self._before = before_of(watch)
+        live.restart(self._before)
 
     def add(self, text: str, num_tokens: int) -> None:
         """Take note of new text."""
@@ -314,67 +279,4 @@ class _Overheard(Watch):
         """Forget what came: the call is tried again."""
         self._outer.restart()
         self.num_tokens = 0
-        self._live.restart()
-
-
-class PassThrough:
-    """An upstream's answer, as it comes; a client that leaves ends the upstream's call.
-
-    The upstream is read only as fast as the client takes it: what is not taken stays in buffers of
-    a fixed size, and a client that takes nothing for `slow_reader_s` is dropped.
-
-    Deviation: D-062.
-    """
-
-    def __init__(
-        self,
-        pool: Pool,
-        body: Mapping[str, Any],
-        who: Who,
-        *,
-        path: str,
-        priority: int,
-        slow_reader_s: float,
-    ) -> None:
-        self._pool = pool
-        self._body = body
-        self._who = who
-        self._path = path
-        self._priority = priority
-        self._slow_reader_s = slow_reader_s
-
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        began = False
-
-        async def work() -> None:
-            nonlocal began
-            forward = self._pool.forward(
-                self._body,
-                path=self._path,
-                tenant=self._who.tenant,
-                weight=self._who.key.allowance.weight,
-                priority=self._priority,
-            )
-            async with forward as answer:
-                headers = {"X-Accel-Buffering": "no"}
-                if answer.retry_after:
-                    headers["Retry-After"] = answer.retry_after
-                start = Response(status_code=answer.status, media_type=None, headers=headers)
-                raw = [(k, v) for k, v in start.raw_headers if k != b"content-length"]
-                raw.append((b"content-type", answer.content_type.encode("latin-1", "replace")))
-                await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-                began = True
-                async for chunk in answer.chunks:
-                    async with asyncio.timeout(self._slow_reader_s):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        try:
-            await unless_gone(work(), receive)
-        except TimeoutError:
-            return  # the client takes nothing: the connection closes
-        except OpenZayaError as error:
-            if began:
-                return  # the connection closes without the end of the body: the client sees a cut
-            raise api_error(error) from None
+        self._live.restart(self._before)
