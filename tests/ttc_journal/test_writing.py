@@ -15,7 +15,8 @@ from openzaya.ttc.journal.writer import Write
 async def fill_up(journal):
     """Make the file as good as full, from the thread that owns the connection."""
     write = Write(lambda db: db.execute("PRAGMA max_page_count = 1"), waits=True)
-    await asyncio.wrap_future(journal.writer.put(write))
+    journal.writer.put(write)
+    await asyncio.wrap_future(write.future)
 
 
 def test_a_full_disk_refuses_new_runs_keeps_running_ones_and_recovers(tmp_path):
@@ -168,7 +169,7 @@ def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
             assert await journal.prune(ids=(ids[4], live)) == 1
             assert await journal.prune(max_bytes=0) == 2
             assert [r["id"] for r in await journal.runs()] == [live]
-            assert in_rows(url, "SELECT COUNT(*) FROM content") == [(0,)]
+            assert in_rows(url, "SELECT COUNT(*) FROM event") == [(0,)]
 
     asyncio.run(main())
 

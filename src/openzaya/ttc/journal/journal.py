@@ -7,7 +7,7 @@ Deviation: D-059.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,13 +16,20 @@ from typing import Any, Self, TypeVar
 
 from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
-from openzaya.ttc.journal.candidates import load_candidates
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
+from openzaya.ttc.journal.history import History
 from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
 from openzaya.ttc.journal.recorder import Recorder
-from openzaya.ttc.journal.rows import load_document, load_events, load_facts, load_run, load_spec
+from openzaya.ttc.journal.rows import (
+    last_at_s,
+    last_seq,
+    load_document,
+    load_events,
+    load_run,
+    load_spec,
+)
 from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
 from openzaya.ttc.journal.writer import Write, Writer
 from openzaya.ttc.place import Place
@@ -113,11 +120,11 @@ class Journal:
         Raises IdempotencyConflictError for the same key with another request, JournalFullError.
         """
         write = Write(lambda db: leases.begin(db, spec, self.owner, self.config.lease_s))
-        future = self.writer.put(write)
+        self.writer.put(write)
         try:
-            begun: Begun | str = await asyncio.shield(asyncio.wrap_future(future))
+            begun: Begun | str = await _end_of(write)
         except asyncio.CancelledError:
-            future.add_done_callback(self._abandon)
+            write.future.add_done_callback(self._abandon)
             raise
         if isinstance(begun, str):
             raise leases.refused(begun)
@@ -138,27 +145,25 @@ class Journal:
         Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
         """
 
-        def apply(database: Database) -> tuple[Lease, dict[str, Any], set[tuple[int, int]]]:
+        def apply(database: Database) -> tuple[Lease, dict[str, Any], History, int]:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
-            facts = load_facts(database, run_id)
-            complete = {(v["stage"], v["slot"]) for v in facts if v["finish_reason"] is not None}
-            return lease, load_document(database, run_id, "outcome"), complete
+            outcome = load_document(database, run_id, "outcome")
+            return lease, outcome, History.of(database, run_id), last_seq(database, run_id)
 
-        taken = await self._write(Write(apply))
-        lease: Lease = taken[0]
-        self._hold(lease, taken[1])
-        self._recorders[run_id].complete = taken[2]
-        return lease
+        lease, outcome, history, seq = await self._write(Write(apply))
+        self._hold(lease, outcome).go_on(history, seq)
+        taken: Lease = lease
+        return taken
 
-    def _hold(self, lease: Lease, outcome: dict[str, Any]) -> None:
-        self._recorders[lease.run_id] = Recorder(
+    def _hold(self, lease: Lease, outcome: dict[str, Any]) -> Recorder:
+        recorder = self._recorders[lease.run_id] = Recorder(
             lease=lease,
             writer=self.writer,
-            lease_s=self.config.lease_s,
             max_pending_bytes=self.config.max_pending_bytes,
             progress_tokens=self.config.progress_tokens,
             outcome=outcome,
         )
+        return recorder
 
     def listener(self, run_id: str, on_lost: Callable[[], None] | None = None) -> OnEvent:
         """Return what to give to `MarkovianRSA.run` as `on_event`; the run must be leased here.
@@ -204,16 +209,8 @@ class Journal:
 
     async def _end(self, run_id: str, state: str, facts: dict[str, Any]) -> None:
         recorder = self._recorder(run_id)
-        lease = recorder.lease
-        facts["elapsed_s"] = recorder.at_s
-        write = Write(
-            lambda db: leases.end(db, lease, state, facts),
-            run_id=run_id,
-            waits=True,
-            on_error=recorder.lose,
-        )
         try:
-            await asyncio.wait_for(self._write(write), self.config.full_wait_s)
+            await asyncio.wait_for(_end_of(recorder.end(state, facts)), self.config.full_wait_s)
         except TimeoutError:
             raise self.writer.trouble or JournalFullError(
                 f"run {run_id} ended, but the journal was not written within "
@@ -265,7 +262,8 @@ class Journal:
         await self._write(Write(lambda _db: None, waits=True))
 
     async def _write(self, write: Write) -> Any:
-        return await asyncio.shield(asyncio.wrap_future(self.writer.put(write)))
+        self.writer.put(write)
+        return await _end_of(write)
 
     def _heartbeat(self) -> Write | None:
         """Return the write that keeps the leases held here; called by the writer's thread."""
@@ -275,7 +273,7 @@ class Journal:
 
         def apply(database: Database) -> None:
             alive = [r.lease for r in held]
-            lost = leases.prolong(database, alive, self.config.lease_s)
+            lost = leases.prolong(database, self.owner, alive, self.config.lease_s)
             for recorder in held:
                 if recorder.lease in lost and self._recorders.get(recorder.lease.run_id):
                     recorder.lose(LeaseLostError(f"run {recorder.lease.run_id} was taken over"))
@@ -304,12 +302,14 @@ class Journal:
 
         def ask(database: Database) -> Recorded:
             load_run(database, run_id)
+            history = History.of(database, run_id)
             started = [
                 Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
-                for view in load_facts(database, run_id)
+                for view in history.views
             ]
-            finished = load_candidates(database, run_id)
-            return Recorded(started, finished, views.last_at_s(database, run_id))
+            complete = history.complete
+            finished = [history.candidate(p) for p in history.candidates if p in complete]
+            return Recorded(started, finished, last_at_s(database, run_id))
 
         return await self._read(ask)
 
@@ -369,11 +369,18 @@ class Journal:
     async def _state(self, run_id: str) -> str:
         return await self._read(lambda db: load_run(db, run_id).state)
 
-    def _tell_followers(self, run_ids: set[str]) -> None:
+    def _tell_followers(self, run_ids: Iterable[str]) -> None:
         """Wake whoever follows these runs; called by the writer's thread."""
-        for run_id in run_ids & self._followers.keys():
+        if not self._followers:
+            return
+        for run_id in self._followers.keys() & set(run_ids):
             for loop, news in tuple(self._followers.get(run_id, ())):
                 _call_on(loop, news.set)
+
+
+async def _end_of(write: Write) -> Any:
+    """Return what came of a queued write; it is done even if nobody waits any more."""
+    return await asyncio.shield(asyncio.wrap_future(write.future))
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:

@@ -7,14 +7,16 @@ from zlib import crc32
 from openzaya.ttc.journal.errors import JournalDamagedError
 
 _DIGITS = 8
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes an encoder for every call."""
 
 
 def seal(value: object, *place: str | int) -> str:
-    """Return `value` as checked text; `place` names the row and is part of the sum.
+    """Return `value` as one line of checked text; `place` names the row and is part of the sum.
 
     A text that UTF-8 cannot hold, such as half a surrogate pair, is escaped.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(value)
     try:
         data = text.encode()
     except UnicodeEncodeError:

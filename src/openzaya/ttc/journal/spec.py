@@ -12,6 +12,7 @@ from openzaya.core.records import Message
 from openzaya.ttc.config import MarkovianRSAConfig
 
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+Kind = Literal["run", "candidate", "progress", "stage", "done"]
 ENDED: frozenset[str] = frozenset(("done", "failed", "cancelled", "interrupted"))
 """States in which nobody works on a run. All but `done` can be resumed."""
 
@@ -118,6 +119,6 @@ class JournalEvent:
 
     seq: int
     """Counts up within a run; the `id` of a server-sent event."""
-    kind: Literal["run", "candidate", "progress", "stage", "done"]
+    kind: Kind
     data: dict[str, Any]
     """RunSummary, CandidateView, {stage, slot, num_tokens}, a stage of RunDetail, RunSummary."""
