@@ -129,7 +129,8 @@ async def told(config: MarkovianRSAConfig, seed: int) -> Told:
         bursts[-1].append(event)
 
     result = await MarkovianRSA(config).run(question, Instant(640), seed=seed, on_event=hear)
-    return Told(RunSpec(question=question, config=config, seed=seed), result, bursts)
+    spec = RunSpec(question=question, config=config, seed=seed, request_hash="given by the server")
+    return Told(spec, result, bursts)
 
 
 async def tell(runs: list[Told], journal: Journal | None, rate: float) -> float:

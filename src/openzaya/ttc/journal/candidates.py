@@ -38,14 +38,15 @@ _BEGINNING: View = {
 """A candidate of which nothing is known; what is stored of one is what differs."""
 
 
-def started_facts(event: CandidateStarted) -> View:
-    """Return what is stored of a candidate that begins."""
+def started_facts(event: CandidateStarted, prompt: int) -> View:
+    """Return what is stored of a candidate that begins; `prompt` is the event with its frame."""
     return {
         "stage": event.stage,
         "slot": event.slot,
         "seed": event.seed,
         "parents": event.parents,
         "queued_s": event.at,
+        "prompt": prompt,
     }
 
 
@@ -83,7 +84,14 @@ def begun_again(view: View) -> View:
 
 def view_of(stored: Mapping[str, Any]) -> View:
     """Return the facts, from what is stored of them."""
-    return {**_BEGINNING, **stored}
+    view = {**_BEGINNING, **stored}
+    view.pop("prompt", None)
+    return view
+
+
+def place_of(view: Mapping[str, Any]) -> tuple[int, int]:
+    """Return stage and slot."""
+    return view["stage"], view["slot"]
 
 
 def is_complete(view: Mapping[str, Any]) -> bool:

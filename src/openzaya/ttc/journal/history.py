@@ -1,24 +1,21 @@
 """What the events of a run amount to: where every candidate stands, and its texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from openzaya.ttc.journal.candidates import View, candidate_of, is_complete, view_of
-from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.prompts import Frame, shown_prompt, unpack_text
+from openzaya.ttc.journal.database import Database, Value
+from openzaya.ttc.journal.prompts import Frame, shown_prompt, texts_of
 from openzaya.ttc.journal.rows import Place, load_bodies, load_content
+from openzaya.ttc.journal.sealed import unseal, unseal_text
 from openzaya.ttc.result import Candidate
 
-
-@dataclass(slots=True)
-class Known:
-    """A candidate by its newest event."""
-
-    view: View
-    started: int | None = None
-    """Number of the event that began it last."""
-    seq: int = 0
-    """Number of its newest event."""
+# Of every candidate the newest event alone.
+_NEWEST = (
+    "AND kind IN ('candidate', 'stage') AND seq IN "
+    "(SELECT MAX(seq) FROM event WHERE run = ? GROUP BY kind, stage, slot)"
+)
 
 
 @dataclass(slots=True)
@@ -27,65 +24,82 @@ class History:
 
     database: Database
     run_id: str
-    candidates: dict[Place, Known] = field(default_factory=dict)
-    """By stage and slot, in that order."""
+    views: dict[Place, View] = field(default_factory=dict)
+    """The facts of every candidate, by stage and slot and in that order."""
+    seqs: dict[Place, int] = field(default_factory=dict)
+    """The numbers of their newest events."""
     stages: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What was told at the end of every complete stage."""
 
     @classmethod
     def of(cls, database: Database, run_id: str) -> Self:
-        """Read the events of a run. Raises JournalDamagedError."""
+        """Read what is known of a run. Raises JournalDamagedError."""
+        return cls(database, run_id)._read(_NEWEST, (run_id,))
+
+    @classmethod
+    def around(cls, database: Database, run_id: str, place: Place) -> Self:
+        """Read what is known of one candidate, and of those whose tails it saw."""
         history = cls(database, run_id)
-        found: dict[Place, Known] = {}
-        for seq, kind, body in load_bodies(database, run_id, ("candidate", "stage")):
-            if kind == "stage":
-                history.stages[body["stage"]] = body
-                continue
-            view = view_of(body)
-            known = found.setdefault((view["stage"], view["slot"]), Known(view))
-            known.view, known.seq = view, seq
-            if view["state"] == "running":
-                known.started = seq
-        history.candidates = dict(sorted(found.items()))
+        history._read_places(place[0], (place[1],))
+        if place in history.views:
+            history._read_places(place[0] - 1, history.views[place]["parents"])
         return history
 
-    @property
-    def views(self) -> list[View]:
-        """The facts of every candidate, by stage and slot."""
-        return [known.view for known in self.candidates.values()]
+    def _read_places(self, stage: int, slots: Sequence[int]) -> None:
+        marks = ", ".join("?" * len(slots))
+        where = f"AND kind = 'candidate' AND stage = ? AND slot IN ({marks})"
+        if slots:
+            self._read(where, (stage, *slots))
+
+    def _read(self, where: str, values: Sequence[Value]) -> Self:
+        found: dict[Place, View] = dict(self.views)
+        for seq, kind, body in load_bodies(self.database, self.run_id, where, values):
+            if kind == "stage":
+                self.stages[body["stage"]] = body
+                continue
+            view = view_of(body)
+            place = view["stage"], view["slot"]
+            found[place] = view
+            self.seqs[place] = seq
+        self.views = dict(sorted(found.items()))
+        return self
 
     @property
-    def complete(self) -> set[Place]:
+    def complete(self) -> list[Place]:
         """The candidates that came to their end."""
-        return {place for place, known in self.candidates.items() if is_complete(known.view)}
+        return [place for place, view in self.views.items() if is_complete(view)]
 
     @property
     def running(self) -> list[View]:
         """The facts of the candidates that are on their way."""
-        return [view for view in self.views if view["state"] == "running"]
+        return [view for view in self.views.values() if view["state"] == "running"]
 
     def texts(self, place: Place) -> dict[str, str]:
         """Return the texts of a complete candidate. Raises JournalDamagedError."""
-        known = self.candidates[place]
-        return unpack_text(load_content(self.database, self.run_id, known.seq))
+        seq = self.seqs[place]
+        stored = load_content(self.database, self.run_id, seq)
+        return texts_of(*unseal_text(stored, self.run_id, seq, "content"))
 
     def candidate(self, place: Place) -> Candidate:
         """Return a complete candidate as the run had it. Raises JournalDamagedError."""
-        return candidate_of(self.candidates[place].view, self.texts(place))
+        return candidate_of(self.views[place], self.texts(place))
 
     def prompt(self, place: Place) -> list[dict[str, Any]]:
         """Return the messages that a candidate was asked with, none when that is not known."""
-        known = self.candidates[place]
-        if known.started is None:
+        seq = self._frame_of(place)
+        if seq is None:
             return []
-        stored = load_content(self.database, self.run_id, known.started)
-        if isinstance(stored, int):
-            stored = load_content(self.database, self.run_id, stored)
-        frame = Frame.from_json(stored)
-        parents = known.view["parents"]
+        stored = load_content(self.database, self.run_id, seq)
+        frame = Frame.from_json(unseal(stored, self.run_id, seq, "content"))
         quoted = {part for part in frame.parts if isinstance(part, int)}
         tails = [
             self.texts((place[0] - 1, parent))["tail"] if number in quoted else ""
-            for number, parent in enumerate(parents)
+            for number, parent in enumerate(self.views[place]["parents"])
         ]
         return shown_prompt(frame, tails)
+
+    def _frame_of(self, place: Place) -> int | None:
+        """Return the event that has the frame of a candidate's newest prompt."""
+        where = "AND kind = 'candidate' AND stage = ? AND slot = ?"
+        told = load_bodies(self.database, self.run_id, where, place)
+        return next((body["prompt"] for _, _, body in reversed(told) if "prompt" in body), None)

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
+from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
 from openzaya.ttc.journal.history import History
@@ -119,7 +120,8 @@ class Journal:
 
         Raises IdempotencyConflictError for the same key with another request, JournalFullError.
         """
-        write = Write(lambda db: leases.begin(db, spec, self.owner, self.config.lease_s))
+        stored = spec.to_json()
+        write = Write(lambda db: leases.begin(db, spec, stored, self.owner, self.config.lease_s))
         self.writer.put(write)
         try:
             begun: Begun | str = await _end_of(write)
@@ -129,7 +131,7 @@ class Journal:
         if isinstance(begun, str):
             raise leases.refused(begun)
         if begun.lease is not None:
-            self._hold(begun.lease, {})
+            self._hold(begun.lease, stored, {})
         return begun
 
     def _abandon(self, future: "Future[Any]") -> None:
@@ -145,22 +147,27 @@ class Journal:
         Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
         """
 
-        def apply(database: Database) -> tuple[Lease, dict[str, Any], History, int]:
+        def apply(database: Database) -> Callable[[], Lease]:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
-            outcome = load_document(database, run_id, "outcome")
-            return lease, outcome, History.of(database, run_id), last_seq(database, run_id)
+            spec, outcome = (load_document(database, run_id, kind) for kind in ("spec", "outcome"))
+            history, seq = History.of(database, run_id), last_seq(database, run_id)
 
-        lease, outcome, history, seq = await self._write(Write(apply))
-        self._hold(lease, outcome).go_on(history, seq)
-        taken: Lease = lease
-        return taken
+            def hold() -> Lease:
+                self._hold(lease, spec, outcome).go_on(history, seq)
+                return lease
 
-    def _hold(self, lease: Lease, outcome: dict[str, Any]) -> Recorder:
+            return hold
+
+        hold: Callable[[], Lease] = await self._write(Write(apply))
+        return hold()
+
+    def _hold(self, lease: Lease, spec: View, outcome: View) -> Recorder:
         recorder = self._recorders[lease.run_id] = Recorder(
             lease=lease,
             writer=self.writer,
             max_pending_bytes=self.config.max_pending_bytes,
             progress_tokens=self.config.progress_tokens,
+            spec=spec,
             outcome=outcome,
         )
         return recorder
@@ -305,10 +312,9 @@ class Journal:
             history = History.of(database, run_id)
             started = [
                 Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
-                for view in history.views
+                for view in history.views.values()
             ]
-            complete = history.complete
-            finished = [history.candidate(p) for p in history.candidates if p in complete]
+            finished = [history.candidate(place) for place in history.complete]
             return Recorded(started, finished, last_at_s(database, run_id))
 
         return await self._read(ask)

@@ -1,11 +1,11 @@
 """Who may write to a run: beginning, taking over, ending, and staying alive."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from openzaya.core.errors import RequestError
-from openzaya.ttc.journal.candidates import begun_again, cut_facts
+from openzaya.ttc.journal.candidates import View, begun_again, cut_facts, place_of
 from openzaya.ttc.journal.database import MOST_AT_ONCE, Database
 from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError, LeaseLostError
 from openzaya.ttc.journal.history import History
@@ -29,8 +29,13 @@ def new_run_id(now_s: float) -> str:
     return f"{int(now_s * 1e6):014x}{secrets.token_hex(5)}"
 
 
-def begin(database: Database, spec: RunSpec, owner: str, lease_s: float) -> Begun | str:
-    """Insert a run, or find the one that its key names; text is why the key is refused."""
+def begin(
+    database: Database, spec: RunSpec, stored: View, owner: str, lease_s: float
+) -> Begun | str:
+    """Insert a run, or find the one that its key names; text is why the key is refused.
+
+    `stored` is the spec as JSON.
+    """
     now_s = database.now_s()
     run_id = new_run_id(now_s)
     inserted = database.execute(
@@ -41,7 +46,7 @@ def begin(database: Database, spec: RunSpec, owner: str, lease_s: float) -> Begu
     )
     if not inserted:
         return _known(database, spec)
-    save_document(database, run_id, "spec", spec.to_json())
+    save_document(database, run_id, "spec", stored)
     save_document(database, run_id, "outcome", {})
     return Begun(run_id, True, "queued", Lease(run_id, owner, 1))
 
@@ -94,12 +99,12 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
 
 def _retry_failures(database: Database, run_id: str, at_s: float) -> None:
     """Let the failed candidates of the last stage be tried again; nobody has built on them."""
-    views = History.of(database, run_id).views
+    views = History.of(database, run_id).views.values()
     last = max((view["stage"] for view in views), default=0)
     seq = last_seq(database, run_id)
     failed = [view for view in views if view["stage"] == last and view["state"] == "failed"]
     rows = [
-        event_row(run_id, seq + count, "candidate", at_s, begun_again(view))
+        event_row(run_id, seq + count, "candidate", at_s, begun_again(view), place_of(view))
         for count, view in enumerate(failed, 1)
     ]
     database.insert("event", rows)
@@ -139,18 +144,20 @@ def lost(lease: Lease) -> LeaseLostError:
     )
 
 
-def start(database: Database, lease: Lease, seq: int, at_s: float, outcome: Any) -> None:
+def start(
+    database: Database, lease: Lease, seq: int, at_s: float, spec: View, outcome: View
+) -> None:
     """Write that the work on a run begins. Raises LeaseLostError."""
     _change(database, lease, "running")
     save_document(database, lease.run_id, "outcome", outcome)
-    shown = summary(database, lease.run_id)
+    shown = summary(database, lease.run_id, spec, outcome)
     database.insert("event", [event_row(lease.run_id, seq, "run", at_s, shown)])
 
 
-def end(database: Database, lease: Lease, seq: int, state: str, outcome: Mapping[str, Any]) -> None:
+def end(database: Database, lease: Lease, seq: int, state: str, spec: View, outcome: View) -> None:
     """Write how a run ended; the last thing that its lease allows. Raises LeaseLostError."""
     _change(database, lease, state, is_over=True)
-    _end(database, lease.run_id, seq, outcome)
+    _end(database, lease.run_id, seq, spec, outcome)
 
 
 def _change(database: Database, lease: Lease, state: str, *, is_over: bool = False) -> None:
@@ -164,9 +171,9 @@ def _change(database: Database, lease: Lease, state: str, *, is_over: bool = Fal
         raise lost(lease)
 
 
-def _end(database: Database, run_id: str, seq: int, outcome: Mapping[str, Any]) -> None:
+def _end(database: Database, run_id: str, seq: int, spec: View, outcome: View) -> None:
     save_document(database, run_id, "outcome", outcome)
-    shown = summary(database, run_id)
+    shown = summary(database, run_id, spec, outcome)
     database.insert("event", [event_row(run_id, seq, "done", outcome["elapsed_s"], shown)])
 
 
@@ -184,11 +191,11 @@ def cancel(database: Database, run_id: str) -> bool:
         return False
     at_s, seq = last_at_s(database, run_id), last_seq(database, run_id) + 1
     for view in History.of(database, run_id).running:
-        cut = event_row(run_id, seq, "candidate", at_s, cut_facts(view, at_s))
+        cut = event_row(run_id, seq, "candidate", at_s, cut_facts(view, at_s), place_of(view))
         database.insert("event", [cut])
         seq += 1
     outcome = {**load_document(database, run_id, "outcome"), "elapsed_s": at_s}
-    _end(database, run_id, seq, outcome)
+    _end(database, run_id, seq, load_document(database, run_id, "spec"), outcome)
     return True
 
 

@@ -65,22 +65,21 @@ def shown_prompt(frame: Frame, tails: Sequence[str]) -> list[dict[str, Any]]:
     return [asdict(message) for message in (*frame.before, last)]
 
 
-def pack_text(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's texts; a part that occurs in the whole is kept as [begin, length]."""
-    whole = candidate.text
-    packed: dict[str, Any] = {"text": whole}
+def parts_of(candidate: Candidate) -> dict[str, Any]:
+    """Return the parts of a candidate's text; one that occurs in it is [begin, length]."""
+    whole, parts = candidate.text, {}
     for name in LONG_PARTS:
         part = getattr(candidate, name)
-        at = whole.rfind(part)
-        packed[name] = part if at < 0 else [at, len(part)]
-    return packed
+        # Reasoning as a rule begins the text, where searching from its end would find it last.
+        at = 0 if whole.startswith(part) else whole.rfind(part)
+        parts[name] = part if at < 0 else (at, len(part))
+    return parts
 
 
-def unpack_text(packed: Mapping[str, Any]) -> dict[str, str]:
-    """Return the texts again."""
-    whole = packed["text"]
+def texts_of(whole: str, parts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a candidate again."""
     texts = {"text": whole}
     for name in LONG_PARTS:
-        part = packed[name]
+        part = parts[name]
         texts[name] = part if isinstance(part, str) else whole[part[0] : part[0] + part[1]]
     return texts

@@ -16,8 +16,9 @@ from openzaya.ttc.journal import leases
 from openzaya.ttc.journal.candidates import View, cut_facts, done_facts, started_facts
 from openzaya.ttc.journal.errors import JournalFullError
 from openzaya.ttc.journal.history import History
-from openzaya.ttc.journal.prompts import Frame, pack_text
-from openzaya.ttc.journal.rows import Place, delta_row, event_row
+from openzaya.ttc.journal.prompts import Frame, parts_of
+from openzaya.ttc.journal.rows import Place, Row, delta_row, event_row
+from openzaya.ttc.journal.sealed import seal, seal_text
 from openzaya.ttc.journal.spec import Lease
 from openzaya.ttc.journal.writer import Told, Write, Writer
 
@@ -44,7 +45,9 @@ class Recorder:
     writer: Writer
     max_pending_bytes: int
     progress_tokens: int
-    outcome: dict[str, Any]
+    spec: View
+    """What began the run, as JSON."""
+    outcome: View
     """What is known of the run; `Journal` writes it a last time at the end."""
     seq: int = 0
     """Number of the newest event."""
@@ -67,8 +70,8 @@ class Recorder:
         """Take in what earlier leases told."""
         self.seq = seq
         self.at_s = self.lease.begun_s
-        self.complete = history.complete
-        self.cached_tokens = sum(view["cached_tokens"] or 0 for view in history.views)
+        self.complete = set(history.complete)
+        self.cached_tokens = sum(v["cached_tokens"] or 0 for v in history.views.values())
         self.ended_s = {stage: entry["ended_s"] for stage, entry in history.stages.items()}
 
     def __call__(self, event: Event) -> None:
@@ -99,9 +102,9 @@ class Recorder:
         if usage is not None:
             usage["cached"] = self.cached_tokens
         outcome = {**self.outcome, **facts, "elapsed_s": self.at_s}
-        lease, seq = self.lease, self._next()
+        lease, seq, spec = self.lease, self._next(), self.spec
         write = Write(
-            lambda db: leases.end(db, lease, seq, state, outcome),
+            lambda db: leases.end(db, lease, seq, state, spec, outcome),
             run_id=lease.run_id,
             waits=True,
             on_error=self.lose,
@@ -120,20 +123,11 @@ class Recorder:
         self.seq += 1
         return self.seq
 
-    def _tell(
-        self,
-        seq: int,
-        kind: str,
-        at_s: float,
-        body: object,
-        content: object = None,
-        ended: Place | None = None,
-        *,
-        durable: bool,
-    ) -> None:
-        row = event_row(self.lease.run_id, seq, kind, at_s, body, content)
-        size = _ROW_BYTES + (len(row[-1]) if isinstance(row[-1], str) else 0)
-        dropped = None if ended is None else (ended, seq)
+    def _tell(self, row: Row, *, durable: bool, drops: Place | None = None) -> None:
+        """Queue an event; `drops` is a candidate whose pieces of before it are not needed."""
+        content = row[-1]
+        size = _ROW_BYTES + (len(content) if isinstance(content, str) else 0)
+        dropped = None if drops is None else (drops, self.seq)
         self.writer.put(Told(self.lease, self.lose, size, durable, event=row, ended=dropped))
 
     def _run_started(self, event: RunStarted) -> None:
@@ -141,10 +135,11 @@ class Recorder:
             "preview": asdict(event.preview),
             "question_tokens": event.question_tokens,
         }
-        lease, seq, outcome, at_s = self.lease, self._next(), dict(self.outcome), event.at
+        lease, seq, at_s = self.lease, self._next(), event.at
+        spec, outcome = self.spec, dict(self.outcome)
         self.writer.put(
             Write(
-                lambda db: leases.start(db, lease, seq, at_s, outcome),
+                lambda db: leases.start(db, lease, seq, at_s, spec, outcome),
                 run_id=lease.run_id,
                 waits=True,
                 size=_ROW_BYTES,
@@ -156,22 +151,18 @@ class Recorder:
         place = (event.stage, event.slot)
         if event.recorded and place in self.complete:
             return
-        facts, seq = started_facts(event), self._next()
-        self.opened[place] = _Open(facts)
-        # Only an earlier lease can have left pieces of a candidate that begins.
-        dropped = place if event.recorded else None
-        prompt = self._prompt(event, seq)
-        self._tell(seq, "candidate", event.at, facts, prompt, dropped, durable=False)
-
-    def _prompt(self, event: CandidateStarted, seq: int) -> object:
-        """Return what is stored of a prompt: its frame, or the number of the event that has it."""
+        run_id, seq = self.lease.run_id, self._next()
         tails = [self.tails.get((event.stage - 1, slot), "") for slot in event.parents]
-        known = self.frames.get(len(tails))
-        if known is not None and known[1].fits(event.messages, tails):
-            return known[0]
-        frame = Frame.of(event.messages, tails)
-        self.frames[len(tails)] = (seq, frame)
-        return frame.to_json()
+        prompt, frame = self.frames.get(len(tails), (0, None))
+        content = None
+        if frame is None or not frame.fits(event.messages, tails):
+            prompt, frame = self.frames[len(tails)] = seq, Frame.of(event.messages, tails)
+            content = seal(frame.to_json(), run_id, seq, "content")
+        facts = started_facts(event, prompt)
+        self.opened[place] = _Open(facts)
+        row = event_row(run_id, seq, "candidate", event.at, facts, place, content)
+        # Only an earlier lease can have left pieces of a candidate that begins.
+        self._tell(row, durable=False, drops=place if event.recorded else None)
 
     def _candidate_progress(self, event: CandidateProgress) -> None:
         place = (event.stage, event.slot)
@@ -196,20 +187,17 @@ class Recorder:
 
     def _candidate_done(self, event: CandidateDone) -> None:
         place, candidate = (event.stage, event.slot), event.candidate
-        known = self.opened.pop(place, None)
+        known = self.opened.pop(place, None) or _Open({"queued_s": None})
         self.tails[place] = candidate.tail
         if event.recorded and place in self.complete:
             return
         if candidate.served is not None:
             self.cached_tokens += candidate.served.num_cached_tokens or 0
-        facts = done_facts(
-            event,
-            known.facts["queued_s"] if known else None,
-            known.first_token_s if known else None,
-        )
-        dropped = place if known is not None and known.kept_tokens else None
-        texts = pack_text(candidate)
-        self._tell(self._next(), "candidate", event.at, facts, texts, dropped, durable=True)
+        run_id, seq = self.lease.run_id, self._next()
+        facts = done_facts(event, known.facts["queued_s"], known.first_token_s)
+        content = seal_text(candidate.text, parts_of(candidate), run_id, seq, "content")
+        row = event_row(run_id, seq, "candidate", event.at, facts, place, content)
+        self._tell(row, durable=True, drops=place if known.kept_tokens else None)
 
     def _stage_done(self, event: StageDone) -> None:
         self._cut_open(event.at, event.stage)
@@ -221,7 +209,10 @@ class Recorder:
         }
         for place in [p for p in self.tails if p[0] < event.stage - 1]:
             del self.tails[place]
-        self._tell(self._next(), "stage", event.at, entry, durable=True)
+        row = event_row(
+            self.lease.run_id, self._next(), "stage", event.at, entry, (event.stage, None)
+        )
+        self._tell(row, durable=True)
 
     def _cut_open(self, at_s: float, stage: int | None = None) -> None:
         """Tell that nobody waits any more for what is running, in one stage or in all."""
@@ -229,4 +220,6 @@ class Recorder:
             if known.is_cut or stage not in (None, place[0]) or "seed" not in known.facts:
                 continue
             known.is_cut = True
-            self._tell(self._next(), "candidate", at_s, cut_facts(known.facts, at_s), durable=False)
+            facts, run_id = cut_facts(known.facts, at_s), self.lease.run_id
+            row = event_row(run_id, self._next(), "candidate", at_s, facts, place)
+            self._tell(row, durable=False)

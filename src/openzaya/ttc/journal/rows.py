@@ -16,7 +16,8 @@ Place = tuple[int, int]
 """Stage and slot."""
 Row = tuple[Value, ...]
 
-KINDS: tuple[Kind, ...] = ("run", "candidate", "stage", "done")
+NOWHERE = (None, None)
+KINDS: dict[str, Kind] = {k: k for k in ("run", "candidate", "stage", "done")}
 _COLUMNS = "id, state, created_s, clock_s, owner, epoch, expires_s"
 
 
@@ -95,11 +96,16 @@ def load_spec(database: Database, run_id: str) -> RunSpec:
 
 
 def event_row(
-    run_id: str, seq: int, kind: str, at_s: float, body: object, content: object = None
+    run_id: str,
+    seq: int,
+    kind: Kind,
+    at_s: float,
+    body: object,
+    place: tuple[int | None, int | None] = NOWHERE,
+    content: str | None = None,
 ) -> Row:
-    """Return a row of the table `event`."""
-    sealed = None if content is None else seal(content, run_id, seq, "content")
-    return (run_id, seq, kind, at_s, seal(body, run_id, seq, kind), sealed)
+    """Return a row of the table `event`; the content is sealed already."""
+    return (run_id, seq, kind, at_s, *place, seal(body, run_id, seq, kind), content)
 
 
 def delta_row(run_id: str, seq: int, place: Place, value: Mapping[str, Any]) -> Row:
@@ -124,32 +130,30 @@ def last_at_s(database: Database, run_id: str) -> float:
 
 
 def load_bodies(
-    database: Database, run_id: str, kinds: Sequence[Kind], after: int = 0
+    database: Database, run_id: str, where: str = "", values: Sequence[Value] = ()
 ) -> list[tuple[int, Kind, Any]]:
-    """Return number, kind and body of the events of some kinds, in order."""
-    marks = ", ".join("?" * len(kinds))
+    """Return number, kind and body of events, in order; `where` is SQL of ours, from AND on."""
     lines = database.lines(
-        "SELECT seq || ' ' || kind || ' ' || body AS line FROM event "
-        f"WHERE run = ? AND seq > ? AND kind IN ({marks})",
-        (run_id, after, *kinds),
+        f"SELECT seq || ' ' || kind || ' ' || body AS line FROM event WHERE run = ? {where}",
+        (run_id, *values),
     )
-    names = {kind: kind for kind in kinds}
     found = []
     for line in lines:
         seq, _, rest = line.partition(" ")
         kind, _, body = rest.partition(" ")
-        if not seq.isdigit() or kind not in names:
+        if not seq.isdigit() or kind not in KINDS:
             raise JournalDamagedError(
                 f"row {run_id}/? is damaged: it holds a line feed; restore the journal from a copy"
             )
-        found.append((int(seq), names[kind], unseal(body, run_id, int(seq), kind)))
+        found.append((int(seq), KINDS[kind], unseal(body, run_id, int(seq), kind)))
     return sorted(found, key=itemgetter(0))
 
 
-def load_content(database: Database, run_id: str, seq: int) -> Any:
-    """Return the content of an event. Raises JournalDamagedError."""
+def load_content(database: Database, run_id: str, seq: int) -> str | None:
+    """Return the sealed content of an event."""
     rows = database.execute("SELECT content FROM event WHERE run = ? AND seq = ?", (run_id, seq))
-    return unseal(rows[0][0] if rows else None, run_id, seq, "content")
+    content: str | None = rows[0][0] if rows else None
+    return content
 
 
 def load_deltas(database: Database, run_id: str, stage: int, slot: int) -> list[dict[str, Any]]:
@@ -172,7 +176,7 @@ def drop_deltas(database: Database, run_id: str, stage: int, slot: int, before: 
 def load_events(database: Database, run_id: str, after: int) -> list[JournalEvent]:
     """Return the events that follow a number; progress of complete candidates is gone."""
     events = []
-    for seq, kind, body in load_bodies(database, run_id, KINDS, after):
+    for seq, kind, body in load_bodies(database, run_id, "AND seq > ?", (after,)):
         events.append(JournalEvent(seq, kind, view_of(body) if kind == "candidate" else body))
     for seq, stage, slot, body in database.execute(
         "SELECT seq, stage, slot, body FROM delta WHERE run = ? AND seq > ?", (run_id, after)

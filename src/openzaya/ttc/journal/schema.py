@@ -28,13 +28,15 @@ TABLES = (
         PRIMARY KEY (run, kind)
     )""",
     # What happened, never changed: one row for the start of a candidate and one for its end. The
-    # state of a candidate is its newest row. The content is what lists do not show: the prompt of
-    # a start, the texts of an end. It comes last, so that who reads the body does not read it.
+    # state of a candidate is its newest row. The content is what lists do not show: the frame of
+    # a prompt, the texts of an end. It comes last, so that who reads the body does not read it.
     """CREATE TABLE event (
         run TEXT NOT NULL,
         seq BIGINT NOT NULL,
         kind TEXT NOT NULL,
         at_s DOUBLE PRECISION NOT NULL,
+        stage BIGINT,
+        slot BIGINT,
         body TEXT NOT NULL,
         content TEXT,
         PRIMARY KEY (run, seq)

@@ -1,6 +1,7 @@
 """Stored JSON with a checksum over its place and its text: a torn or moved row is found out."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
@@ -27,11 +28,41 @@ def seal(value: object, *place: str | int) -> str:
 
 def unseal(stored: object, *place: str | int) -> Any:
     """Return the value again. Raises JournalDamagedError, which names the row."""
+    return json.loads(_checked(stored, place))
+
+
+def seal_text(text: str, about: Mapping[str, Any], *place: str | int) -> str:
+    """Return a long text and what is to be said about it as checked text, the text as it is.
+
+    Escaping it takes most of the time of writing it. Where it holds what a database does not
+    take, it is escaped after all.
+    """
+    head = _encode(about)
+    try:
+        data = f"{head}\n{text}".encode()
+    except UnicodeEncodeError:
+        return seal([about, text], *place)
+    if b"\0" in data:
+        return seal([about, text], *place)
+    return f"{crc32(data, crc32(_name(place).encode())):08x}{head}\n{text}"
+
+
+def unseal_text(stored: object, *place: str | int) -> tuple[str, dict[str, Any]]:
+    """Return what `seal_text` was given. Raises JournalDamagedError, which names the row."""
+    whole = _checked(stored, place)
+    if whole.startswith("["):
+        about, text = json.loads(whole)
+        return text, about
+    head, _, text = whole.partition("\n")
+    return text, json.loads(head)
+
+
+def _checked(stored: object, place: tuple[str | int, ...]) -> str:
     if isinstance(stored, str):
         text = stored[_DIGITS:]
         data = text.encode("utf-8", errors="replace")
         if stored[:_DIGITS] == f"{crc32(data, crc32(_name(place).encode())):08x}":
-            return json.loads(text)
+            return text
     raise JournalDamagedError(
         f"{_name(place)} is damaged: its checksum does not fit its text; restore the journal from "
         "a copy, or forget the run with `openzaya runs prune --id`"

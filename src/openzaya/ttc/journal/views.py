@@ -22,9 +22,9 @@ QUESTION_CHARS = 200
 _UNENDED = ("queued", "running", "interrupted")
 
 
-def summary(database: Database, run_id: str) -> View:
-    """Return the RunSummary of a run."""
-    return _summary(database, load_run(database, run_id))
+def summary(database: Database, run_id: str, spec: View, outcome: View) -> View:
+    """Return the RunSummary of a run whose documents are known."""
+    return _summary(database, load_run(database, run_id), spec, outcome, None)
 
 
 def summaries(
@@ -48,25 +48,22 @@ def summaries(
         rows = list_runs(database, limit, before, states, tenant)
         for row in rows:
             if state is None or row.shown_state(database.now_s()) == state:
-                found.append(_summary(database, row))
+                spec = load_document(database, row.id, "spec")
+                outcome = load_document(database, row.id, "outcome")
+                found.append(_summary(database, row, spec, outcome, None))
         if len(rows) < limit:
             break
         before = rows[-1].id
     return found[:limit]
 
 
-def _summary(database: Database, row: RunRow) -> View:
-    spec = load_document(database, row.id, "spec")
-    return _summary_of(database, row, spec, load_document(database, row.id, "outcome"), None)
-
-
-def _summary_of(
+def _summary(
     database: Database, row: RunRow, spec: View, outcome: View, views: Sequence[View] | None
 ) -> View:
     """Return the RunSummary; the candidates are only read where the outcome lacks the usage."""
     usage = dict(outcome.get("usage") or {})
     if not usage:
-        views = History.of(database, row.id).views if views is None else views
+        views = list(History.of(database, row.id).views.values()) if views is None else views
         usage = _usage_so_far(views, outcome)
     now_s = database.now_s()
     elapsed_s = outcome.get("elapsed_s")
@@ -119,8 +116,8 @@ def detail(database: Database, run_id: str) -> View:
     spec = load_document(database, run_id, "spec")
     outcome = load_document(database, run_id, "outcome")
     history = History.of(database, run_id)
-    views = history.views
-    shown = _summary_of(database, row, spec, outcome, views)
+    views = list(history.views.values())
+    shown = _summary(database, row, spec, outcome, views)
     is_over = shown["state"] in ENDED
     for view in views:
         if is_over and view["state"] == "running":
@@ -140,7 +137,7 @@ def detail(database: Database, run_id: str) -> View:
 
 
 def _stages(history: History) -> list[View]:
-    views = history.views
+    views = list(history.views.values())
     stages = []
     for stage in sorted({view["stage"] for view in views}):
         mine = [view for view in views if view["stage"] == stage]
@@ -161,10 +158,11 @@ def _stages(history: History) -> list[View]:
 def candidate_detail(database: Database, run_id: str, stage: int, slot: int) -> View:
     """Return the CandidateDetail of one candidate; of an unfinished one the text so far."""
     load_run(database, run_id)
-    history, place = History.of(database, run_id), (stage, slot)
-    if place not in history.candidates:
+    place = stage, slot
+    history = History.around(database, run_id, place)
+    if place not in history.views:
         raise UnknownRunError(f"run {run_id} has no candidate {stage}/{slot}")
-    view = history.candidates[place].view
+    view = history.views[place]
     if is_complete(view):
         texts = history.texts(place)
     else:
