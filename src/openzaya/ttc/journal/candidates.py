@@ -9,83 +9,79 @@ from openzaya.ttc.result import Candidate
 
 View = dict[str, Any]
 """A CandidateView: the facts."""
+Values = list[Any]
+"""The facts as a row holds them."""
 
-_TEXTS = ("text", "thinking", "answer_text", "tail")
-_KEPT = tuple(f.name for f in fields(Candidate) if f.name not in (*_TEXTS, "served"))
+_FIELDS = (
+    *("stage", "slot", "seed", "parents", "queued_s", "prompt"),
+    *("state", "answer", "is_finished", "is_looping", "num_tokens", "num_prompt_tokens"),
+    *("cached_tokens", "finish_reason", "attempts", "error", "upstream", "model"),
+    *("began_s", "first_token_s", "ended_s"),
+)
+"""What a row holds of a candidate, in this order; of one that begins the first six.
+
+Names in every row would take more room, and more time, than the values.
+"""
+PROMPT = _FIELDS.index("prompt")
+"""Where a row says which event has the frame of the prompt."""
 
 _BEGINNING: View = {
-    "stage": 0,
-    "slot": 0,
-    "seed": 0,
-    "parents": [],
+    **dict.fromkeys(_FIELDS),
     "state": "running",
-    "answer": None,
     "is_finished": False,
     "is_looping": False,
     "num_tokens": 0,
     "num_prompt_tokens": 0,
-    "cached_tokens": None,
-    "finish_reason": None,
     "attempts": 0,
     "error": "",
-    "upstream": None,
-    "model": None,
-    "queued_s": None,
-    "began_s": None,
-    "first_token_s": None,
-    "ended_s": None,
 }
-"""A candidate of which nothing is known; what is stored of one is what differs."""
+_KEPT = tuple(f.name for f in fields(Candidate) if f.name in _FIELDS)
 
 
-def started_facts(event: CandidateStarted, prompt: int) -> View:
+def started_values(event: CandidateStarted, prompt: int) -> Values:
     """Return what is stored of a candidate that begins; `prompt` is the event with its frame."""
-    return {
-        "stage": event.stage,
-        "slot": event.slot,
-        "seed": event.seed,
-        "parents": event.parents,
-        "queued_s": event.at,
-        "prompt": prompt,
-    }
+    return [event.stage, event.slot, event.seed, event.parents, event.at, prompt]
 
 
-def done_facts(event: CandidateDone, queued_s: float | None, first_token_s: float | None) -> View:
+def done_values(
+    event: CandidateDone, queued_s: float | None, first_token_s: float | None
+) -> Values:
     """Return what is stored of a complete candidate."""
-    candidate, served = event.candidate, event.candidate.served
-    view: View = {name: getattr(candidate, name) for name in _KEPT}
-    view["state"] = "failed" if candidate.is_failed else "done"
-    if view["state"] == "done" and candidate.finish_reason == "abort":
-        view["state"] = "cut"
-    view["queued_s"] = view["began_s"] = queued_s
-    view["first_token_s"] = first_token_s
-    view["ended_s"] = event.at
+    c, served, began_s = event.candidate, event.candidate.served, queued_s
+    cached = upstream = model = None
     if served is not None:
-        view["cached_tokens"] = served.num_cached_tokens
-        view["upstream"] = served.upstream
-        view["model"] = served.model
+        cached, upstream, model = served.num_cached_tokens, served.upstream, served.model
         if queued_s is not None:
-            view["began_s"] = queued_s + served.queued_s
+            began_s = queued_s + served.queued_s
             if served.first_token_s is not None:
-                view["first_token_s"] = queued_s + served.first_token_s
-    return view
+                first_token_s = queued_s + served.first_token_s
+    state = "cut" if c.finish_reason == "abort" else "done"
+    return [
+        *(c.stage, c.slot, c.seed, c.parents, queued_s, None),
+        *("failed" if c.is_failed else state, c.answer, c.is_finished, c.is_looping),
+        *(c.num_tokens, c.num_prompt_tokens, cached, c.finish_reason, c.attempts, c.error),
+        *(upstream, model, began_s, first_token_s, event.at),
+    ]
 
 
-def cut_facts(facts: Mapping[str, Any], at_s: float) -> View:
+def cut_values(view: View, at_s: float) -> Values:
     """Return what is stored of a candidate that began and will not be waited for."""
-    return {**facts, "state": "cut", "ended_s": at_s}
+    cut = {**view, "state": "cut", "ended_s": at_s}
+    return [cut.get(name) for name in _FIELDS]
 
 
-def begun_again(view: View) -> View:
+def again_values(view: View) -> Values:
     """Return what is stored of a candidate that failed and is to be tried again."""
     kept = {name: view[name] for name in ("stage", "slot", "seed", "parents", "queued_s")}
-    return cut_facts(kept, view["ended_s"])
+    return cut_values({**_BEGINNING, **kept}, view["ended_s"])
 
 
-def view_of(stored: Mapping[str, Any]) -> View:
+def view_of(values: Values) -> View:
     """Return the facts, from what is stored of them."""
-    view = {**_BEGINNING, **stored}
-    view.pop("prompt", None)
+    view = dict(zip(_FIELDS, values, strict=False))
+    if len(values) < len(_FIELDS):
+        view = {**_BEGINNING, **view}
+    del view["prompt"]
     return view
 
 

@@ -62,6 +62,10 @@ class Database(ABC):
         """Return a context that commits; `durable` waits until the disk has it."""
 
     @abstractmethod
+    def is_untouched(self) -> bool:
+        """Say, within a transaction, that no other connection has written since the last call."""
+
+    @abstractmethod
     def savepoint(self) -> Any:
         """Return a context within a transaction; what its block did is undone if it fails."""
 
@@ -100,6 +104,7 @@ class SqliteDatabase(Database):
         """Open or create the file; it and its folder are for their owner's eyes only."""
         self.path = path
         self._is_full_sync = True
+        self._seen = -1
         old = umask(0o077)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +173,11 @@ class SqliteDatabase(Database):
             if self._connection.in_transaction:
                 self._connection.rollback()
             raise
+
+    def is_untouched(self) -> bool:
+        """Say whether SQLite counts no change by others."""
+        before, self._seen = self._seen, self._pragma("data_version")
+        return self._seen == before
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from openzaya.ttc.journal.candidates import View, candidate_of, is_complete, view_of
+from openzaya.ttc.journal.candidates import PROMPT, View, candidate_of, is_complete, view_of
 from openzaya.ttc.journal.database import Database, Value
 from openzaya.ttc.journal.prompts import Frame, shown_prompt, texts_of
 from openzaya.ttc.journal.rows import Place, load_bodies, load_content
@@ -28,6 +28,8 @@ class History:
     """The facts of every candidate, by stage and slot and in that order."""
     seqs: dict[Place, int] = field(default_factory=dict)
     """The numbers of their newest events."""
+    prompts: dict[Place, int] = field(default_factory=dict)
+    """The numbers of the events with the frames of their prompts; only `around` finds them."""
     stages: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What was told at the end of every complete stage."""
 
@@ -61,6 +63,8 @@ class History:
             place = view["stage"], view["slot"]
             found[place] = view
             self.seqs[place] = seq
+            if body[PROMPT] is not None:
+                self.prompts[place] = body[PROMPT]
         self.views = dict(sorted(found.items()))
         return self
 
@@ -85,8 +89,11 @@ class History:
         return candidate_of(self.views[place], self.texts(place))
 
     def prompt(self, place: Place) -> list[dict[str, Any]]:
-        """Return the messages that a candidate was asked with, none when that is not known."""
-        seq = self._frame_of(place)
+        """Return the messages that a candidate was asked with, none when that is not known.
+
+        It needs `around`.
+        """
+        seq = self.prompts.get(place)
         if seq is None:
             return []
         stored = load_content(self.database, self.run_id, seq)
@@ -97,9 +104,3 @@ class History:
             for number, parent in enumerate(self.views[place]["parents"])
         ]
         return shown_prompt(frame, tails)
-
-    def _frame_of(self, place: Place) -> int | None:
-        """Return the event that has the frame of a candidate's newest prompt."""
-        where = "AND kind = 'candidate' AND stage = ? AND slot = ?"
-        told = load_bodies(self.database, self.run_id, where, place)
-        return next((body["prompt"] for _, _, body in reversed(told) if "prompt" in body), None)

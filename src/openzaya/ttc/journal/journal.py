@@ -28,6 +28,7 @@ from openzaya.ttc.journal.rows import (
     last_seq,
     load_document,
     load_events,
+    load_outcome,
     load_run,
     load_spec,
 )
@@ -90,7 +91,7 @@ class Journal:
         self._is_closed = True
         held = [r.lease for r in self._recorders.values()]
         if held and self.writer.trouble is None:
-            self.writer.put(Write(lambda db: leases.release(db, held)))
+            self.writer.put(Write(lambda db: leases.release(db, held), changes_leases=True))
         await asyncio.to_thread(self.writer.close)
         self._readers.shutdown()
         self._reading.close()
@@ -139,7 +140,14 @@ class Journal:
         begun = None if future.exception() else future.result()
         if isinstance(begun, Begun) and begun.is_new and not self._is_closed:
             run_id = begun.run_id
-            self.writer.put(Write(lambda db: leases.cancel(db, run_id), run_id=run_id, waits=True))
+            self.writer.put(
+                Write(
+                    lambda db: leases.cancel(db, run_id),
+                    run_id=run_id,
+                    waits=True,
+                    changes_leases=True,
+                )
+            )
 
     async def acquire(self, run_id: str) -> Lease:
         """Take over a run that ended without being done, or whose owner is gone.
@@ -149,7 +157,7 @@ class Journal:
 
         def apply(database: Database) -> Callable[[], Lease]:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
-            spec, outcome = (load_document(database, run_id, kind) for kind in ("spec", "outcome"))
+            spec, outcome = load_document(database, run_id, "spec"), load_outcome(database, run_id)
             history, seq = History.of(database, run_id), last_seq(database, run_id)
 
             def hold() -> Lease:
@@ -158,7 +166,7 @@ class Journal:
 
             return hold
 
-        hold: Callable[[], Lease] = await self._write(Write(apply))
+        hold: Callable[[], Lease] = await self._write(Write(apply, changes_leases=True))
         return hold()
 
     def _hold(self, lease: Lease, spec: View, outcome: View) -> Recorder:
@@ -231,7 +239,7 @@ class Journal:
 
         An owner elsewhere learns it by its next write, which is refused, or its next heartbeat.
         """
-        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id)
+        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id, changes_leases=True)
         was_open: bool = await self._write(write)
         recorder = self._recorders.pop(run_id, None)
         if was_open and recorder is not None:
@@ -254,10 +262,14 @@ class Journal:
         found = await self._read(lambda db: retention.forgettable(db, older_than_s, keep))
         count = 0
         for some in retention.batches([*ids, *(i for i in found if i not in ids)]):
-            count += await self._write(Write(partial(retention.forget, ids=some)))
+            count += await self._write(
+                Write(partial(retention.forget, ids=some), changes_leases=True)
+            )
         while max_bytes is not None and await self._read(lambda db: db.size_bytes()) > max_bytes:
             some = await self._read(lambda db: retention.oldest(db, 20))
-            gone = await self._write(Write(partial(retention.forget, ids=some)))
+            gone = await self._write(
+                Write(partial(retention.forget, ids=some), changes_leases=True)
+            )
             count += gone
             if not gone:
                 break

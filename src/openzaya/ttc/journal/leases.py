@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from openzaya.core.errors import RequestError
-from openzaya.ttc.journal.candidates import View, begun_again, cut_facts, place_of
+from openzaya.ttc.journal.candidates import View, again_values, cut_values, place_of
 from openzaya.ttc.journal.database import MOST_AT_ONCE, Database
 from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError, LeaseLostError
 from openzaya.ttc.journal.history import History
@@ -14,6 +14,7 @@ from openzaya.ttc.journal.rows import (
     last_at_s,
     last_seq,
     load_document,
+    load_outcome,
     load_run,
     save_document,
 )
@@ -47,7 +48,6 @@ def begin(
     if not inserted:
         return _known(database, spec)
     save_document(database, run_id, "spec", stored)
-    save_document(database, run_id, "outcome", {})
     return Begun(run_id, True, "queued", Lease(run_id, owner, 1))
 
 
@@ -91,7 +91,7 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
         raise LeaseHeldError(f"run {run_id} was taken over by another process just now")
     if row.state == "failed":
         _retry_failures(database, run_id, begun_s)
-    outcome = load_document(database, run_id, "outcome")
+    outcome = load_outcome(database, run_id)
     kept = {name: value for name, value in outcome.items() if name in _KEPT}
     save_document(database, run_id, "outcome", kept)
     return Lease(run_id, owner, taken[0][0], begun_s)
@@ -104,7 +104,7 @@ def _retry_failures(database: Database, run_id: str, at_s: float) -> None:
     seq = last_seq(database, run_id)
     failed = [view for view in views if view["stage"] == last and view["state"] == "failed"]
     rows = [
-        event_row(run_id, seq + count, "candidate", at_s, begun_again(view), place_of(view))
+        event_row(run_id, seq + count, "candidate", at_s, again_values(view), place_of(view))
         for count, view in enumerate(failed, 1)
     ]
     database.insert("event", rows)
@@ -191,10 +191,10 @@ def cancel(database: Database, run_id: str) -> bool:
         return False
     at_s, seq = last_at_s(database, run_id), last_seq(database, run_id) + 1
     for view in History.of(database, run_id).running:
-        cut = event_row(run_id, seq, "candidate", at_s, cut_facts(view, at_s), place_of(view))
+        cut = event_row(run_id, seq, "candidate", at_s, cut_values(view, at_s), place_of(view))
         database.insert("event", [cut])
         seq += 1
-    outcome = {**load_document(database, run_id, "outcome"), "elapsed_s": at_s}
+    outcome = {**load_outcome(database, run_id), "elapsed_s": at_s}
     _end(database, run_id, seq, load_document(database, run_id, "spec"), outcome)
     return True
 

@@ -86,6 +86,10 @@ class PostgresDatabase(Database):
                 self.execute("SET LOCAL synchronous_commit TO off")
             yield
 
+    def is_untouched(self) -> bool:
+        """Deny it: PostgreSQL does not tell."""
+        return False
+
     def savepoint(self) -> Any:
         """Return a context that keeps what its block does, or nothing of it."""
         return self._connection.transaction()

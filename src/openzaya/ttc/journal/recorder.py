@@ -13,7 +13,14 @@ from openzaya.ttc.events import (
     StageDone,
 )
 from openzaya.ttc.journal import leases
-from openzaya.ttc.journal.candidates import View, cut_facts, done_facts, started_facts
+from openzaya.ttc.journal.candidates import (
+    Values,
+    View,
+    cut_values,
+    done_values,
+    started_values,
+    view_of,
+)
 from openzaya.ttc.journal.errors import JournalFullError
 from openzaya.ttc.journal.history import History
 from openzaya.ttc.journal.prompts import Frame, parts_of
@@ -30,7 +37,9 @@ _ROW_BYTES = 1_000
 class _Open:
     """A candidate on its way."""
 
-    facts: View
+    queued_s: float | None
+    started: Values | None = None
+    """What was stored of its beginning."""
     first_token_s: float | None = None
     pieces: list[str] = field(default_factory=list)
     kept_tokens: int = 0
@@ -108,6 +117,7 @@ class Recorder:
             run_id=lease.run_id,
             waits=True,
             on_error=self.lose,
+            changes_leases=True,
         )
         self.writer.put(write)
         return write
@@ -142,6 +152,7 @@ class Recorder:
                 lambda db: leases.start(db, lease, seq, at_s, spec, outcome),
                 run_id=lease.run_id,
                 waits=True,
+                is_waited_for=False,
                 size=_ROW_BYTES,
                 on_error=self.lose,
             )
@@ -158,15 +169,15 @@ class Recorder:
         if frame is None or not frame.fits(event.messages, tails):
             prompt, frame = self.frames[len(tails)] = seq, Frame.of(event.messages, tails)
             content = seal(frame.to_json(), run_id, seq, "content")
-        facts = started_facts(event, prompt)
-        self.opened[place] = _Open(facts)
-        row = event_row(run_id, seq, "candidate", event.at, facts, place, content)
+        values = started_values(event, prompt)
+        self.opened[place] = _Open(event.at, values)
+        row = event_row(run_id, seq, "candidate", event.at, values, place, content)
         # Only an earlier lease can have left pieces of a candidate that begins.
         self._tell(row, durable=False, drops=place if event.recorded else None)
 
     def _candidate_progress(self, event: CandidateProgress) -> None:
         place = (event.stage, event.slot)
-        known = self.opened.setdefault(place, _Open({"queued_s": event.at}))
+        known = self.opened.setdefault(place, _Open(event.at))
         if known.first_token_s is None:
             known.first_token_s = event.at
         known.pieces.append(event.text)
@@ -187,16 +198,16 @@ class Recorder:
 
     def _candidate_done(self, event: CandidateDone) -> None:
         place, candidate = (event.stage, event.slot), event.candidate
-        known = self.opened.pop(place, None) or _Open({"queued_s": None})
+        known = self.opened.pop(place, None) or _Open(None)
         self.tails[place] = candidate.tail
         if event.recorded and place in self.complete:
             return
         if candidate.served is not None:
             self.cached_tokens += candidate.served.num_cached_tokens or 0
         run_id, seq = self.lease.run_id, self._next()
-        facts = done_facts(event, known.facts["queued_s"], known.first_token_s)
+        values = done_values(event, known.queued_s, known.first_token_s)
         content = seal_text(candidate.text, parts_of(candidate), run_id, seq, "content")
-        row = event_row(run_id, seq, "candidate", event.at, facts, place, content)
+        row = event_row(run_id, seq, "candidate", event.at, values, place, content)
         self._tell(row, durable=True, drops=place if known.kept_tokens else None)
 
     def _stage_done(self, event: StageDone) -> None:
@@ -217,9 +228,9 @@ class Recorder:
     def _cut_open(self, at_s: float, stage: int | None = None) -> None:
         """Tell that nobody waits any more for what is running, in one stage or in all."""
         for place, known in self.opened.items():
-            if known.is_cut or stage not in (None, place[0]) or "seed" not in known.facts:
+            if known.started is None or known.is_cut or stage not in (None, place[0]):
                 continue
             known.is_cut = True
-            facts, run_id = cut_facts(known.facts, at_s), self.lease.run_id
-            row = event_row(run_id, self._next(), "candidate", at_s, facts, place)
+            values, run_id = cut_values(view_of(known.started), at_s), self.lease.run_id
+            row = event_row(run_id, self._next(), "candidate", at_s, values, place)
             self._tell(row, durable=False)

@@ -90,6 +90,13 @@ def load_document(database: Database, run_id: str, kind: str) -> dict[str, Any]:
     return value
 
 
+def load_outcome(database: Database, run_id: str) -> dict[str, Any]:
+    """Return what is known of a run beyond its candidates, nothing before it starts."""
+    where = "WHERE run = ? AND kind = 'outcome'"
+    rows = database.execute(f"SELECT body FROM document {where}", (run_id,))
+    return unseal(rows[0][0], run_id, "outcome") if rows else {}
+
+
 def load_spec(database: Database, run_id: str) -> RunSpec:
     """Return what began a run."""
     return RunSpec.from_json(load_document(database, run_id, "spec"))

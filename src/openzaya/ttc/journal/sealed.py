@@ -10,6 +10,8 @@ from openzaya.ttc.journal.errors import JournalDamagedError
 _DIGITS = 8
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Made once: `json.dumps` makes an encoder for every call."""
+_decode = json.JSONDecoder().raw_decode
+"""Looks for nothing after the value: the checksum says that there is nothing."""
 
 
 def seal(value: object, *place: str | int) -> str:
@@ -28,7 +30,7 @@ def seal(value: object, *place: str | int) -> str:
 
 def unseal(stored: object, *place: str | int) -> Any:
     """Return the value again. Raises JournalDamagedError, which names the row."""
-    return json.loads(_checked(stored, place))
+    return _decode(_checked(stored, place))[0]
 
 
 def seal_text(text: str, about: Mapping[str, Any], *place: str | int) -> str:
@@ -51,10 +53,10 @@ def unseal_text(stored: object, *place: str | int) -> tuple[str, dict[str, Any]]
     """Return what `seal_text` was given. Raises JournalDamagedError, which names the row."""
     whole = _checked(stored, place)
     if whole.startswith("["):
-        about, text = json.loads(whole)
+        about, text = _decode(whole)[0]
         return text, about
     head, _, text = whole.partition("\n")
-    return text, json.loads(head)
+    return text, _decode(head)[0]
 
 
 def _checked(stored: object, place: tuple[str | int, ...]) -> str:

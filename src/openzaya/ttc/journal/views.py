@@ -13,6 +13,7 @@ from openzaya.ttc.journal.rows import (
     list_runs,
     load_deltas,
     load_document,
+    load_outcome,
     load_run,
 )
 from openzaya.ttc.journal.spec import ENDED
@@ -49,7 +50,7 @@ def summaries(
         for row in rows:
             if state is None or row.shown_state(database.now_s()) == state:
                 spec = load_document(database, row.id, "spec")
-                outcome = load_document(database, row.id, "outcome")
+                outcome = load_outcome(database, row.id)
                 found.append(_summary(database, row, spec, outcome, None))
         if len(rows) < limit:
             break
@@ -114,7 +115,7 @@ def detail(database: Database, run_id: str) -> View:
     """Return the RunDetail of a run."""
     row = load_run(database, run_id)
     spec = load_document(database, run_id, "spec")
-    outcome = load_document(database, run_id, "outcome")
+    outcome = load_outcome(database, run_id)
     history = History.of(database, run_id)
     views = list(history.views.values())
     shown = _summary(database, row, spec, outcome, views)

@@ -1,8 +1,8 @@
 """The one thread that writes: what piled up since its last commit goes out with the next.
 
-A commit costs more than what is in it, so there is one every 10 ms at most: a write that comes
-alone goes out at once, the many of a busy gateway share. Runs do not wait for their events; only
-who begins or ends a run does.
+A commit costs more than what is in it, so they keep a distance: a write that comes alone goes out
+at once, the many of a busy gateway share. Runs do not wait for their events; only who begins or
+ends a run does.
 """
 
 import logging
@@ -21,7 +21,10 @@ from openzaya.ttc.journal.leases import epochs, lost
 from openzaya.ttc.journal.rows import Place, Row, drop_deltas
 from openzaya.ttc.journal.spec import Lease
 
-COMMIT_EVERY_S = 0.01
+PACE_S = 0.02
+"""Between the beginnings of two commits, when nobody waits for the second."""
+WAITED_FOR_S = 0.005
+"""The same when somebody does."""
 MAX_BATCH = 512
 """Most writes of one commit."""
 FIRST_WAIT_S = 0.05
@@ -49,6 +52,9 @@ class Write:
     """Roughly how many bytes it holds in memory."""
     on_error: Callable[[Exception], None] | None = None
     """Told of a failure that no further try can cure."""
+    is_waited_for: bool = True
+    changes_leases: bool = False
+    """It may end a lease, or give it to somebody."""
     future: "Future[Any]" = field(default_factory=Future)
 
     def end(self, result: Any) -> None:
@@ -75,6 +81,7 @@ class Told:
     """A candidate whose deltas of before this event are not needed any more."""
 
     waits = True
+    is_waited_for = False
 
     @property
     def run_id(self) -> str:
@@ -114,11 +121,15 @@ class Writer:
         self._heartbeat = heartbeat
         self._heartbeat_s = heartbeat_s
         self._queue: list[Job] = []
+        self._held: dict[str, int] = {}
+        """Epochs of leases that nobody can have taken since they were looked up."""
         self._news = Condition()
         self._is_closing = False
         self._beat_at = monotonic() + heartbeat_s
-        self._commit_at = 0.0
-        """When the next commit may begin."""
+        self._began_at = 0.0
+        """When the last commit began."""
+        self._is_waited_for = False
+        """Somebody waits for what is queued."""
         self._thread = Thread(target=self._work, name="journal-writer", daemon=True)
         self._thread.start()
 
@@ -131,7 +142,9 @@ class Writer:
                 raise self.trouble
             self.pending_bytes += job.size
             self._queue.append(job)
-            if len(self._queue) == 1:  # else the thread knows, and waits for its time
+            is_first_waited_for = job.is_waited_for and not self._is_waited_for
+            self._is_waited_for |= job.is_waited_for
+            if len(self._queue) == 1 or is_first_waited_for:  # else the thread waits for its time
                 self._news.notify()
 
     def close(self) -> None:
@@ -156,14 +169,18 @@ class Writer:
             while True:
                 if self._is_closing and not self._queue:
                     return None
-                until = self._commit_at if self._queue else self._beat_at
+                until = self._beat_at
+                if self._queue:
+                    pace_s = WAITED_FOR_S if self._is_waited_for else PACE_S
+                    until = min(until, self._began_at + pace_s)
                 wait_s = until - monotonic()
                 if wait_s <= 0 or self._is_closing:
                     break
                 self._news.wait(wait_s)
             batch = self._queue[:MAX_BATCH]
             del self._queue[:MAX_BATCH]
-        self._commit_at = monotonic() + COMMIT_EVERY_S
+            self._is_waited_for = any(job.is_waited_for for job in self._queue)
+        self._began_at = monotonic()
         if monotonic() >= self._beat_at:
             self._beat_at = monotonic() + self._heartbeat_s
             beat = self._heartbeat()
@@ -193,7 +210,16 @@ class Writer:
                 return
 
     def _attempt(self, batch: list[Job]) -> list[Any]:
+        try:
+            return self._write(batch)
+        except BaseException:
+            self._held.clear()
+            raise
+
+    def _write(self, batch: list[Job]) -> list[Any]:
         with self.database.transaction(any(job.is_durable for job in batch)):
+            if not self.database.is_untouched():
+                self._held.clear()
             results: list[Any] = []
             for is_told, jobs in groupby(batch, lambda job: isinstance(job, Told)):
                 if is_told:
@@ -206,7 +232,8 @@ class Writer:
 
     def _store(self, told: list[Told]) -> list[Exception | None]:
         """Write the rows of many runs with a few statements; return what was refused."""
-        held = epochs(self.database, told[0].lease.owner, {job.run_id for job in told})
+        held, ids = self._held, {job.run_id for job in told}
+        held |= epochs(self.database, told[0].lease.owner, ids - held.keys())
         good = [job for job in told if held.get(job.run_id) == job.lease.epoch]
         self.database.insert("event", [job.event for job in good if job.event])
         self.database.insert("delta", [job.delta for job in good if job.delta])
@@ -218,6 +245,8 @@ class Writer:
 
     def _apply(self, write: Write) -> Any:
         """Do one thing; what it has to refuse concerns nobody else."""
+        if write.changes_leases:
+            self._held.clear()
         try:
             with self.database.savepoint():
                 return write.apply(self.database)
