@@ -9,7 +9,7 @@ Deviation: D-059.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,7 +22,7 @@ from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLos
 from openzaya.ttc.journal.history import History
 from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
-from openzaya.ttc.journal.recorder import Recorder
+from openzaya.ttc.journal.recorder import Recorder, outcome_of
 from openzaya.ttc.journal.rows import (
     last_at_s,
     last_seq,
@@ -205,18 +205,8 @@ class Journal:
 
         The state becomes `done`, or `interrupted` for a result that says so.
         """
-        chosen, usage = result.chosen, asdict(result.usage)
-        facts = {
-            "answer": result.answer,
-            "why": result.why,
-            "degraded": result.degraded,
-            "usage": {**usage, "generated": result.usage.generated},
-            "winner": chosen and {"stage": chosen.stage, "slot": chosen.slot},
-            "notes": list(result.notes),
-            "template_sha256": result.template_sha256,
-            "tail_method": result.tail_method,
-        }
-        await self._end(run_id, "interrupted" if result.interrupted else "done", facts)
+        state = "interrupted" if result.interrupted else "done"
+        await self._end(run_id, state, outcome_of(result))
 
     async def fail(self, run_id: str, error: BaseException) -> None:
         """Record why a run failed and give the lease back."""

@@ -28,6 +28,7 @@ from openzaya.ttc.journal.rows import Place, Row, delta_row, event_row
 from openzaya.ttc.journal.sealed import seal, seal_text
 from openzaya.ttc.journal.spec import Lease
 from openzaya.ttc.journal.writer import Told, Write, Writer
+from openzaya.ttc.result import Result
 
 _ROW_BYTES = 1_000
 """What a write without long texts takes in memory, roughly."""
@@ -234,3 +235,18 @@ class Recorder:
             values, run_id = cut_values(view_of(known.started), at_s), self.lease.run_id
             row = event_row(run_id, self._next(), "candidate", at_s, values, place)
             self._tell(row, durable=False)
+
+
+def outcome_of(result: Result) -> View:
+    """Return what the journal keeps of a result beyond its candidates."""
+    chosen = result.chosen
+    return {
+        "answer": result.answer,
+        "why": result.why,
+        "degraded": result.degraded,
+        "usage": {**asdict(result.usage), "generated": result.usage.generated},
+        "winner": chosen and {"stage": chosen.stage, "slot": chosen.slot},
+        "notes": list(result.notes),
+        "template_sha256": result.template_sha256,
+        "tail_method": result.tail_method,
+    }
