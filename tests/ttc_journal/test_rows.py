@@ -22,7 +22,7 @@ from openzaya.ttc.journal import (
     UnknownRunError,
 )
 from openzaya.ttc.journal.prompts import Frame, shown_prompt
-from openzaya.ttc.journal.sealed import seal, unseal
+from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters()),
@@ -37,6 +37,16 @@ def test_a_sealed_value_comes_back_surrogates_and_all(value):
     sealed.encode()
     assert "\0" not in sealed
     assert unseal(sealed, "run", 3) == value
+
+
+@given(st.text(st.characters()), st.dictionaries(st.text(), st.integers() | st.text()))
+def test_a_sealed_text_comes_back_whatever_it_holds(text, about):
+    sealed = seal_text(text, about, "run", 3)
+    sealed.encode()
+    assert "\0" not in sealed
+    assert unseal_text(sealed, "run", 3) == (text, about)
+    with pytest.raises(JournalDamagedError, match="row run/3 is damaged"):
+        unseal_text(sealed + " ", "run", 3)
 
 
 @given(st.text(min_size=1), st.integers(0, 10_000), st.integers(1, 255))
@@ -77,6 +87,10 @@ def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
         stored = in_rows(url, "SELECT body, content FROM event WHERE kind = 'candidate'")
         assert sum(tail in (content or "") for _, content in stored) == 1
         assert not any(tail in body for body, _ in stored)
+        begun = "SELECT content FROM event WHERE kind = 'candidate' AND body NOT LIKE '%done%'"
+        frames = [content for (content,) in in_rows(url, begun)]
+        assert len(frames) == 12
+        assert sum(content is not None for content in frames) == 2  # without tails, with two
 
     asyncio.run(main())
 
