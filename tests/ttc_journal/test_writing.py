@@ -111,7 +111,7 @@ def test_who_waits_takes_along_what_nobody_waits_for(url, monkeypatch):
     monkeypatch.setattr(writer, "PACE_S", 3600)
 
     async def main():
-        async with opened(url) as journal:
+        async with opened(url, lease_s=3600) as journal:
             begun = await journal.begin(spec())
             result = await asyncio.wait_for(run_over(journal, begun.run_id), 10)
             before = journal.writer.num_commits
@@ -125,17 +125,18 @@ def test_who_waits_takes_along_what_nobody_waits_for(url, monkeypatch):
 
 def test_what_is_refused_to_one_disturbs_nobody_who_shares_the_commit(url, monkeypatch):
     async def main():
-        async with opened(url) as journal:
+        async with opened(url, lease_s=3600) as journal:
             done, _ = await finished(journal)
             begun = await journal.begin(spec())
             listen = journal.listener(begun.run_id)
             monkeypatch.setattr(writer, "PACE_S", 3600)
             before = journal.writer.num_commits
-            listen(CandidateStarted(0, 0, 7, (), spec().question, 0.5))
+            for slot in (0, 1):
+                listen(CandidateStarted(0, slot, 7, (), spec().question, 0.5))
             with pytest.raises(RequestError, match="is done"):
                 await asyncio.wait_for(journal.acquire(done), 10)
             assert journal.writer.num_commits == before + 1
-            assert [e.kind for e in await journal.events(begun.run_id)] == ["candidate"]
+            assert [e.kind for e in await journal.events(begun.run_id)] == ["candidate"] * 2
 
     asyncio.run(main())
 
