@@ -341,10 +341,14 @@ class Journal:
 
     async def events(self, run_id: str, after: int = 0) -> list[JournalEvent]:
         """Return the events of a run that follow number `after` and are safe on the disk."""
+        return (await self._news(run_id, after))[1]
 
-        def ask(database: Database) -> list[JournalEvent]:
-            load_run(database, run_id)
-            return load_events(database, run_id, after)
+    async def _news(self, run_id: str, after: int) -> tuple[bool, list[JournalEvent]]:
+        """Return whether a run had ended, and the events that it had told by then at least."""
+
+        def ask(database: Database) -> tuple[bool, list[JournalEvent]]:
+            has_ended = load_run(database, run_id).state in ENDED
+            return has_ended, load_events(database, run_id, after)
 
         return await self._read(ask)
 
@@ -356,13 +360,13 @@ class Journal:
         try:
             while True:
                 news.clear()
-                found = await self.events(run_id, after)
+                has_ended, found = await self._news(run_id, after)
                 for event in found:
                     after = event.seq
                     yield event
                 if found and found[-1].kind == "done":
                     return
-                if not found and (await self._state(run_id)) in ENDED:
+                if not found and has_ended:
                     return
                 try:
                     await asyncio.wait_for(news.wait(), self.config.poll_s)
@@ -373,9 +377,6 @@ class Journal:
             waiting.discard(mine)
             if not waiting:
                 self._followers.pop(run_id, None)
-
-    async def _state(self, run_id: str) -> str:
-        return await self._read(lambda db: load_run(db, run_id).state)
 
     def _tell_followers(self, run_ids: Iterable[str]) -> None:
         """Wake whoever follows these runs; called by the writer's thread."""
