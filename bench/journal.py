@@ -1,8 +1,13 @@
 """What the journal costs, and what survives a kill.
 
     python bench/journal.py speed            commits a second, and its share of a run's time
+    python bench/journal.py cost             CPU of a candidate while many runs are in flight
     python bench/journal.py chaos            200 times kill -9; --kills N for another number
-    python bench/journal.py --quick          both, small
+    python bench/journal.py --quick          all, small
+
+cost: what 96 runs told, prompts of 16 KB and answers of 3 KB, is told again to a journal, 32 runs
+at a time; what the gateway reads of a run is read as well. Counted is the CPU time of the process,
+all threads and the kernel's part, less that of the same telling to nobody.
 
 chaos: runs of three stages over a mock upstream in a process of its own; the process that does a
 run is killed at random moments and started again until the run is done. Counted: calls for a
@@ -19,21 +24,27 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
+from zlib import crc32
 
 from openzaya.backends.openai_http import HttpConfig, OpenAISampler
 from openzaya.core.records import Completion, Message, SampleRequest
-from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
+from openzaya.ttc import CandidateDone, Event, MarkovianRSA, MarkovianRSAConfig, Result
+from openzaya.ttc.events import CandidateStarted, ignore
 from openzaya.ttc.journal import Journal, RunSpec
+from openzaya.ttc.journal.candidates import view_of
 from openzaya.ttc.journal.session import run_recorded
 
 CONFIG = MarkovianRSAConfig(
     num_candidates=4, tails_per_prompt=2, rounds=2, budget_tokens=400, tail_tokens=64
 )
+AT_ONCE = 32
+"""Runs that tell at a time."""
 SENT_SEEDS = 1 << 31
 """Servers are sent seeds modulo this."""
 MOCK = ("--length", "lognormal:150:0.8", "--ttft", "0.02", "--per-token", "0.001")
@@ -100,6 +111,96 @@ async def speed(folder: Path, num_runs: int) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Told:
+    """What a run said, to say it again."""
+
+    spec: RunSpec
+    result: Result
+    bursts: list[list[Event]]
+    """Events that come at once: the end of a candidate and what follows from it."""
+
+
+async def told(config: MarkovianRSAConfig, seed: int) -> Told:
+    """Do one run that nobody records."""
+    facts = "Consider the following facts before you answer. " * 250
+    question = (Message("user", f"Problem {seed}: how many? {facts}"),)
+    bursts: list[list[Event]] = [[]]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, CandidateDone):
+            bursts.append([])
+        bursts[-1].append(event)
+
+    result = await MarkovianRSA(config).run(question, Instant(640), seed=seed, on_event=hear)
+    spec = RunSpec(question=question, config=config, seed=seed, request_hash="given by the server")
+    return Told(spec, result, bursts)
+
+
+def touch(event: Event) -> None:
+    """Read prompts and answers, as those do who send and receive them, so that caches hold them."""
+    if isinstance(event, CandidateStarted):
+        crc32(event.messages[-1].content.encode())
+    elif isinstance(event, CandidateDone):
+        crc32(event.candidate.text.encode())
+
+
+async def tell(runs: list[Told], journal: Journal | None, rate: float) -> float:
+    """Tell runs, some at once, so many ends of candidates a second; return the CPU seconds."""
+    began, started = cpu_s(), time.monotonic()
+    gap_s = min(AT_ONCE, len(runs) // 2) / rate
+
+    async def tell_one(number: int, run: Told) -> None:
+        due = started + len(run.bursts) * number / rate
+        await asyncio.sleep(due - time.monotonic())
+        hear: Callable[[Event], None] = ignore
+        if journal is not None:
+            run_id = (await journal.begin(run.spec)).run_id
+            await journal.recorded(run_id)
+            hear = journal.listener(run_id)
+        for burst in run.bursts:
+            for event in burst:
+                touch(event)
+                hear(event)
+            due += gap_s
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        if journal is not None and run.result.chosen is not None:
+            await journal.finish(run_id, run.result)
+            await journal.run(run_id)
+            await journal.candidate(run_id, run.result.chosen.stage, run.result.chosen.slot)
+
+    await asyncio.gather(*(tell_one(number, run) for number, run in enumerate(runs)))
+    return cpu_s() - began
+
+
+async def cost(folder: Path, num_runs: int, repeats: int, rate: float) -> dict[str, Any]:
+    """Measure the CPU of a candidate with a journal and without, in turns; medians."""
+    config = MarkovianRSAConfig(budget_tokens=4_096, tail_tokens=300)
+    runs = [await told(config, seed) for seed in range(num_runs)]
+    calls = num_runs * config.num_candidates * config.num_stages
+    figures: dict[str, list[float]] = {"nobody": [], "journal": []}
+    async with Journal.open(str(folder / "cost.sqlite")) as journal:
+        for _ in range(repeats):
+            figures["nobody"].append(await tell(runs, None, rate))
+            before = journal.writer.num_commits
+            figures["journal"].append(await tell(runs, journal, rate))
+            commits = journal.writer.num_commits - before
+    added = [b - a for a, b in zip(figures["nobody"], figures["journal"], strict=True)]
+    return {
+        "candidates": calls,
+        "asked_per_s": rate,
+        "candidates_per_commit": round(calls / commits, 1),
+        "cpu_ms_per_candidate": round(1000 * median(added) / calls, 4),
+        "each": [round(1000 * one / calls, 4) for one in added],
+        "bytes_per_candidate": round(journal_bytes(folder / "cost.sqlite") / calls / repeats),
+    }
+
+
+def journal_bytes(path: Path) -> int:
+    """Return the size of a closed journal."""
+    return sum(found.stat().st_size for found in path.parent.glob(f"{path.name}*"))
+
+
 async def child(where: str, url: str, key: str) -> None:
     """Do one run, or go on with it; tell when it begins and what the journal has in the end."""
     async with Journal.open(where) as journal:
@@ -117,7 +218,7 @@ async def child(where: str, url: str, key: str) -> None:
         recorded = await journal.recorded(begun.run_id)
         candidates = sorted(recorded.finished, key=lambda c: (c.stage, c.slot))
         result = {name: detail["run"][name] for name in ("answer", "why", "state", "degraded")}
-        result |= {"winner": detail["winner"], "candidates": [asdict(c) for c in candidates]}
+        result |= {"winner": detail["winner"], "candidates": [c.to_json() for c in candidates]}
         print(json.dumps(result), flush=True)
 
 
@@ -134,12 +235,16 @@ def seeds_of(where: str, key: str, state: str) -> set[int]:
         return set()
     with sqlite3.connect(where) as file:
         rows = file.execute(
-            "SELECT facts FROM candidate WHERE state = ? AND run = "
-            "(SELECT id FROM run WHERE idempotency_key = ?)",
-            (state, key),
+            "SELECT body FROM event WHERE kind = 'candidate' AND run = "
+            "(SELECT id FROM run WHERE idempotency_key = ?) ORDER BY seq",
+            (key,),
         ).fetchall()
     file.close()
-    return {json.loads(facts[8:])["seed"] % SENT_SEEDS for (facts,) in rows}
+    newest = {}
+    for (body,) in rows:
+        view = view_of(json.loads(body[8:]))
+        newest[view["stage"], view["slot"]] = (view["seed"], view["state"])
+    return {seed % SENT_SEEDS for seed, found in newest.values() if found == state}
 
 
 def chaos(folder: Path, num_kills: int, seed: int) -> dict[str, Any]:
@@ -220,8 +325,11 @@ def killed(where: str, url: str, key: str, wait_s: float | None) -> str | None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("speed", "chaos", "child", "both"))
-    parser.add_argument("--quick", action="store_true", help="both, small")
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=("speed", "cost", "chaos", "child", "all")
+    )
+    parser.add_argument("--quick", action="store_true", help="all, small")
+    parser.add_argument("--rate", type=float, default=1000, help="of cost: candidates a second")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     for name in ("--journal", "--url", "--key"):
@@ -230,12 +338,17 @@ def main() -> None:
     if args.what == "child":
         asyncio.run(child(args.journal, args.url, args.key))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        if args.what != "chaos":
-            print(json.dumps(asyncio.run(speed(Path(folder), 3 if args.quick else 15))), flush=True)
-        if args.what != "speed":
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.what in ("speed", "all"):
+            print(json.dumps(asyncio.run(speed(folder, 3 if args.quick else 15))), flush=True)
+        if args.what in ("cost", "all"):
+            num_runs, repeats = (16, 1) if args.quick else (96, 5)
+            found = asyncio.run(cost(folder, num_runs, repeats, args.rate))
+            print(json.dumps(found), flush=True)
+        if args.what in ("chaos", "all"):
             num_kills = 10 if args.quick else args.kills
-            print(json.dumps(chaos(Path(folder), num_kills, args.seed)), flush=True)
+            print(json.dumps(chaos(folder, num_kills, args.seed)), flush=True)
 
 
 if __name__ == "__main__":

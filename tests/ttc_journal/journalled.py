@@ -52,25 +52,27 @@ async def finished(journal, sampler=None, **changes):
     return begun.run_id, result
 
 
-class Stopper(FakeSampler):
-    """Gives up its process, so to say, after some calls: the run is cancelled from outside."""
+def stopper(after, sampler=FakeSampler):
+    """A sampler that gives up its process, so to say, after some calls: nothing comes any more."""
 
-    def __init__(self, after):
-        super().__init__()
-        self.after = after
-        self.is_reached = asyncio.Event()
+    class Stopper(sampler):
+        def __init__(self):
+            super().__init__()
+            self.is_reached = asyncio.Event()
 
-    async def sample(self, request):
-        if len(self.requests) >= self.after:
-            self.is_reached.set()
-            await asyncio.Event().wait()
-        return await super().sample(request)
+        async def sample(self, request):
+            if len(self.requests) >= after:
+                self.is_reached.set()
+                await asyncio.Event().wait()
+            return await super().sample(request)
+
+    return Stopper()
 
 
-async def abandoned(journal, after, **changes):
+async def abandoned(journal, after, sampler=FakeSampler, **changes):
     """Begin a run and drop it mid-way, as a dying process would; returns its id and sampler."""
     begun = await journal.begin(spec(**changes))
-    sampler = Stopper(after)
+    sampler = stopper(after, sampler)
     task = asyncio.create_task(run_over(journal, begun.run_id, sampler))
     await sampler.is_reached.wait()
     await asyncio.sleep(0)

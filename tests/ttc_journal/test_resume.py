@@ -1,12 +1,14 @@
 """A run goes on where its record stands."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from ttc.fake_sampler import FakeSampler
 from ttc_journal.journalled import SMALL, abandoned, expire, finished, opened, run_over, spec
 
-from openzaya.core.errors import RequestError
+from openzaya.core.errors import EngineError, RequestError
+from openzaya.core.records import Served as ServedBy
 from openzaya.ttc import MarkovianRSA
 from openzaya.ttc.journal import LeaseHeldError, LeaseLostError
 
@@ -115,6 +117,61 @@ def stale_event():
     from openzaya.ttc.events import StageDone
 
     return StageDone(0, {"wrong": 4}, 99, 1.0)
+
+
+class Served(FakeSampler):
+    """Completes over a network, so to say, at the second try."""
+
+    async def sample(self, request):
+        completion = await super().sample(request)
+        served = ServedBy("http://one", "big", 2, 0.1, 0.2, num_cached_tokens=3)
+        return replace(completion, served=served)
+
+
+def test_who_served_a_candidate_is_recorded_and_counted_over_a_resume(url):
+    async def main():
+        async with opened(url) as journal:
+            run_id, _ = await abandoned(journal, 6, sampler=Served)
+        async with opened(url) as journal:
+            await journal.acquire(run_id)
+            result = await run_over(journal, run_id, Served())
+            assert result.usage.calls == 24
+            assert result.usage.failed_calls == 12
+            await journal.finish(run_id, result)
+            detail = await journal.run(run_id)
+            assert detail["run"]["usage"]["cached"] == 36
+            assert (detail["run"]["calls"], detail["run"]["failed_calls"]) == (24, 12)
+            for view in detail["candidates"]:
+                assert (view["upstream"], view["model"]) == ("http://one", "big")
+                assert (view["cached_tokens"], view["attempts"]) == (3, 2)
+                assert view["began_s"] == pytest.approx(view["queued_s"] + 0.1)
+                assert view["first_token_s"] == pytest.approx(view["queued_s"] + 0.2)
+            assert "served" not in str(result.to_json())
+
+    asyncio.run(main())
+
+
+def test_the_failed_candidates_of_a_failed_run_are_tried_again(url):
+    async def main():
+        async with opened(url) as journal:
+            begun = await journal.begin(spec())
+            broken = FakeSampler(lambda _request, _call: EngineError("out of luck"))
+            with pytest.raises(EngineError) as caught:
+                await run_over(journal, begun.run_id, broken)
+            await journal.fail(begun.run_id, caught.value)
+            views = (await journal.run(begun.run_id))["candidates"]
+            assert [v["state"] for v in views] == ["failed"] * 4
+            await journal.acquire(begun.run_id)
+            recorded = await journal.recorded(begun.run_id)
+            assert (len(recorded.started), recorded.finished) == (4, [])
+            sampler = FakeSampler()
+            result = await run_over(journal, begun.run_id, sampler)
+            await journal.finish(begun.run_id, result)
+            assert len(sampler.requests) == 12
+            prompt = (await journal.candidate(begun.run_id, 0, 0))["prompt"]
+            assert prompt[-1]["content"] == "what is it?"
+
+    asyncio.run(main())
 
 
 def test_cancelling_shuts_the_owner_out_and_a_cancelled_run_can_be_resumed(url):

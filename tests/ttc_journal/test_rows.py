@@ -1,6 +1,7 @@
 """What the journal stores is what it was told, and damage is found out and named."""
 
 import asyncio
+import json
 import sqlite3
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from openzaya.ttc.journal import (
     JournalError,
     UnknownRunError,
 )
-from openzaya.ttc.journal.prompts import pack_prompt, unpack_prompt
-from openzaya.ttc.journal.sealed import seal, unseal
+from openzaya.ttc.journal.prompts import Frame, shown_prompt
+from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters()),
@@ -36,6 +37,16 @@ def test_a_sealed_value_comes_back_surrogates_and_all(value):
     sealed.encode()
     assert "\0" not in sealed
     assert unseal(sealed, "run", 3) == value
+
+
+@given(st.text(st.characters()), st.dictionaries(st.text(), st.integers() | st.text()))
+def test_a_sealed_text_comes_back_whatever_it_holds(text, about):
+    sealed = seal_text(text, about, "run", 3)
+    sealed.encode()
+    assert "\0" not in sealed
+    assert unseal_text(sealed, "run", 3) == (text, about)
+    with pytest.raises(JournalDamagedError, match="row run/3 is damaged"):
+        unseal_text(sealed + " ", "run", 3)
 
 
 @given(st.text(min_size=1), st.integers(0, 10_000), st.integers(1, 255))
@@ -54,9 +65,9 @@ def test_a_changed_moved_or_torn_row_is_refused_by_name(text, at, flip):
 @given(st.lists(st.text("ab \n"), min_size=1, max_size=4), st.text("ab", min_size=1))
 def test_a_prompt_is_kept_without_its_tails_and_comes_back_whole(tails, question):
     messages = aggregation_messages((Message("user", question),), tails)
-    slots = dict(enumerate(tails))
-    packed = pack_prompt(messages, list(slots), slots)
-    assert unpack_prompt(packed, slots)[-1]["content"] == messages[-1].content
+    frame = Frame.from_json(json.loads(json.dumps(Frame.of(messages, tails).to_json())))
+    assert frame.fits(messages, tails)
+    assert shown_prompt(frame, tails)[-1]["content"] == messages[-1].content
 
 
 def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
@@ -73,8 +84,13 @@ def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
                         assert found[part] == getattr(candidate, part)
             tail = result.rounds[0].candidates[0].tail
         assert len(tail) > 20
-        rows = in_rows(url, "SELECT body FROM content WHERE kind = 'prompt' AND stage = 1")
-        assert all(tail not in body for (body,) in rows)
+        stored = in_rows(url, "SELECT body, content FROM event WHERE kind = 'candidate'")
+        assert sum(tail in (content or "") for _, content in stored) == 1
+        assert not any(tail in body for body, _ in stored)
+        begun = "SELECT content FROM event WHERE kind = 'candidate' AND body NOT LIKE '%done%'"
+        frames = [content for (content,) in in_rows(url, begun)]
+        assert len(frames) == 12
+        assert sum(content is not None for content in frames) == 2  # without tails, with two
 
     asyncio.run(main())
 
@@ -161,29 +177,36 @@ def test_secrets_in_an_address_are_not_stored(url):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("table", ["candidate", "content", "event", "document"])
-def test_a_bit_flipped_in_any_table_is_found_and_named(url, table):
-    column = "facts" if table == "candidate" else "body"
-
+@pytest.mark.parametrize(
+    ("table", "column"), [("event", "body"), ("event", "content"), ("document", "body")]
+)
+def test_a_bit_flipped_in_any_table_is_found_and_named(url, table, column):
     async def main():
         async with opened(url) as journal:
             run_id, _ = await finished(journal)
             in_rows(url, f"UPDATE {table} SET {column} = replace({column}, 'a', 'b')")
-            read = {"content": journal.recorded, "event": journal.events}.get(table, journal.run)
-            with pytest.raises(JournalDamagedError, match=f"row {run_id}/.* is damaged"):
-                await read(run_id)
+            readers = [journal.recorded]
+            if column == "body":
+                readers = [journal.run, *([journal.events] if table == "event" else [])]
+            for read in readers:
+                with pytest.raises(JournalDamagedError, match=f"row {run_id}/.* is damaged"):
+                    await read(run_id)
 
     asyncio.run(main())
 
 
-def test_a_newer_schema_another_program_and_garbage_are_refused(tmp_path):
+def test_another_schema_another_program_and_garbage_are_refused(tmp_path):
     path = tmp_path / "new" / "runs.sqlite"
     asyncio.run(Journal.open(str(path)).close())
     assert path.stat().st_mode & 0o077 == 0
     with sqlite3.connect(path) as file:
-        file.execute("PRAGMA user_version = 2")
+        file.execute("PRAGMA user_version = 3")
+    with pytest.raises(JournalError, match=r"schema 3, this openzaya knows 2; update"):
+        Journal.open(str(path))
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version = 1")
     file.close()
-    with pytest.raises(JournalError, match=r"schema 2, this openzaya knows up to 1; update"):
+    with pytest.raises(JournalError, match=r"schema 1, this openzaya knows 2; export its runs"):
         Journal.open(str(path))
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as file:

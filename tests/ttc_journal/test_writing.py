@@ -7,15 +7,17 @@ import time
 import pytest
 from ttc_journal.journalled import finished, in_rows, opened, run_over, spec
 
-from openzaya.ttc.events import CandidateProgress, CandidateStarted
-from openzaya.ttc.journal import JournalError, JournalFullError
+from openzaya.core.errors import EngineError, RequestError
+from openzaya.ttc.events import CandidateProgress, CandidateStarted, StageDone
+from openzaya.ttc.journal import JournalError, JournalFullError, writer
 from openzaya.ttc.journal.writer import Write
 
 
 async def fill_up(journal):
     """Make the file as good as full, from the thread that owns the connection."""
     write = Write(lambda db: db.execute("PRAGMA max_page_count = 1"), waits=True)
-    await asyncio.wrap_future(journal.writer.put(write))
+    journal.writer.put(write)
+    await asyncio.wrap_future(write.future)
 
 
 def test_a_full_disk_refuses_new_runs_keeps_running_ones_and_recovers(tmp_path):
@@ -105,6 +107,60 @@ def test_many_candidates_share_a_commit_and_the_event_loop_never_waits(url):
     asyncio.run(main())
 
 
+def test_who_waits_takes_along_what_nobody_waits_for(url, monkeypatch):
+    monkeypatch.setattr(writer, "PACE_S", 3600)
+
+    async def main():
+        async with opened(url, lease_s=3600) as journal:
+            begun = await journal.begin(spec())
+            result = await asyncio.wait_for(run_over(journal, begun.run_id), 10)
+            before = journal.writer.num_commits
+            assert before <= 2
+            await asyncio.wait_for(journal.finish(begun.run_id, result), 10)
+            assert journal.writer.num_commits == before + 1
+            assert len(await journal.events(begun.run_id)) == 1 + 24 + 3 + 1
+
+    asyncio.run(main())
+
+
+def test_what_is_refused_to_one_disturbs_nobody_who_shares_the_commit(url, monkeypatch):
+    async def main():
+        async with opened(url, lease_s=3600) as journal:
+            done, _ = await finished(journal)
+            begun = await journal.begin(spec())
+            listen = journal.listener(begun.run_id)
+            monkeypatch.setattr(writer, "PACE_S", 3600)
+            before = journal.writer.num_commits
+            for slot in (0, 1):
+                listen(CandidateStarted(0, slot, 7, (), spec().question, 0.5))
+            with pytest.raises(RequestError, match="is done"):
+                await asyncio.wait_for(journal.acquire(done), 10)
+            assert journal.writer.num_commits == before + 1
+            assert [e.kind for e in await journal.events(begun.run_id)] == ["candidate"] * 2
+
+    asyncio.run(main())
+
+
+def test_what_still_ran_when_its_stage_or_run_ended_is_told_to_be_cut(url):
+    async def main():
+        async with opened(url) as journal:
+            begun = await journal.begin(spec())
+            listen = journal.listener(begun.run_id)
+            for slot in (0, 1):
+                listen(CandidateStarted(slot, slot, 7, (), spec().question, 0.5))
+            listen(StageDone(0, {}, 0, 2.0))
+            await journal.flush()
+            views = (await journal.run(begun.run_id))["candidates"]
+            assert [(v["state"], v["ended_s"]) for v in views] == [("cut", 2.0), ("running", None)]
+            await journal.fail(begun.run_id, EngineError("no more"))
+            events = await journal.events(begun.run_id)
+            states = [e.data["state"] for e in events if e.kind == "candidate"]
+            assert states == ["running", "running", "cut", "cut"]
+            assert (await journal.recorded(begun.run_id)).finished == []
+
+    asyncio.run(main())
+
+
 def test_a_follower_sees_everything_in_order_and_ends_with_the_run(url):
     async def main():
         async with opened(url) as journal, opened(url, poll_s=0.02) as elsewhere:
@@ -168,7 +224,7 @@ def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
             assert await journal.prune(ids=(ids[4], live)) == 1
             assert await journal.prune(max_bytes=0) == 2
             assert [r["id"] for r in await journal.runs()] == [live]
-            assert in_rows(url, "SELECT COUNT(*) FROM content") == [(0,)]
+            assert in_rows(url, "SELECT COUNT(*) FROM event") == [(0,)]
 
     asyncio.run(main())
 

@@ -50,6 +50,7 @@ async def compact(
 
     A candidate is finished when the model ended by itself outside the think block with something
     to say; only then an answer is read. A trace without reasoning passes on what it wrote.
+    `attempts` is what the caller tried; a sampler that retries by itself knows better.
     """
     thought = split_thinking(completion.text, completion.started_in_think)
     is_finished = completion.finish_reason == "stop" and thought.closed and bool(thought.answer)
@@ -74,7 +75,8 @@ async def compact(
         num_tokens=completion.num_tokens,
         num_prompt_tokens=completion.num_prompt_tokens,
         finish_reason=completion.finish_reason,
-        attempts=attempts,
+        attempts=attempts if completion.served is None else completion.served.attempts,
+        served=completion.served,
     )
 
 

@@ -190,6 +190,9 @@ class Driver:
             stage=plan.place.stage,
         )
         completion = await self._complete(request, plan)
+        if completion.served is not None:
+            self.calls += completion.served.attempts - 1
+            self.failed_calls += completion.served.attempts - 1
         self.prefill += completion.num_prompt_tokens or self.sampler.count_prompt_tokens(
             plan.messages
         )

@@ -179,4 +179,5 @@ def copy_of(candidate: Candidate, place: Place) -> Candidate:
         num_tokens=0,
         num_prompt_tokens=0,
         attempts=0,
+        served=None,
     )

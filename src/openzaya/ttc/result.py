@@ -1,10 +1,10 @@
 """The record of a run: every candidate, who saw whose tail, the answer and the reason for it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from openzaya.core.records import FinishReason
+from openzaya.core.records import FinishReason, Served
 from openzaya.ttc.budget import Usage
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.place import Place
@@ -43,11 +43,17 @@ class Candidate:
     attempts: int
     error: str = ""
     """Why the candidate was given up; empty for a usable one."""
+    served: Served | None = field(default=None, compare=False, repr=False)
+    """Who completed it over a network, and when: no part of the result."""
 
     @property
     def is_failed(self) -> bool:
         """Whether every try of this candidate failed."""
         return bool(self.error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what belongs to the result as JSON-compatible values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "served"}
 
 
 def unwritten(
@@ -130,7 +136,7 @@ class Result:
             {
                 "stage": r.stage,
                 "answers": dict(r.answers),
-                "candidates": [asdict(c) for c in r.candidates],
+                "candidates": [c.to_json() for c in r.candidates],
             }
             for r in self.rounds
         ]

@@ -191,7 +191,7 @@ class _Writer:
     def view(self, c: Candidate) -> dict[str, Any]:
         call = self.call(c.stage, c.slot)
         assert call is not None
-        told = asdict(c)
+        told = c.to_json()
         for long in ("text", "thinking", "answer_text", "tail"):
             del told[long]
         return {

@@ -4,6 +4,8 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from os import umask
 from pathlib import Path
 from time import time
@@ -19,8 +21,37 @@ APPLICATION_ID = 0x6F7A6A31
 """Marks a SQLite file as a journal of ours: `ozj1`."""
 
 
+MOST_AT_ONCE = 64
+"""Rows of one statement."""
+
+
 class Database(ABC):
-    """Rows in, rows out; placeholders are question marks."""
+    """Rows in, rows out; placeholders are question marks.
+
+    A statement lets go of the interpreter, and waits to get it back, once for every row it returns:
+    under load that takes longer than its work. So many rows go in with one statement, and come
+    out as the lines of one text.
+    """
+
+    joins: str
+    """SQL that joins the column `line` of all rows, with line feeds."""
+    locks: str
+    """SQL after a SELECT that keeps others off its rows until the transaction ends."""
+
+    def insert(self, table: str, rows: Sequence[Sequence[Value]]) -> None:
+        """Add whole rows of equal length."""
+        done = 0
+        while done < len(rows):
+            # Powers of two, so that there are few statements to prepare.
+            count = min(MOST_AT_ONCE, 1 << (len(rows) - done).bit_length() - 1)
+            some = rows[done : done + count]
+            self.execute(_insertion(table, len(some[0]), count), list(chain.from_iterable(some)))
+            done += count
+
+    def lines(self, select: str, values: Sequence[Value] = ()) -> list[str]:
+        """Return the column `line` of a SELECT, whose values hold no line feed, in any order."""
+        joined = self.execute(f"SELECT {self.joins} FROM ({select}) AS found", values)[0][0]
+        return joined.split("\n") if joined else []
 
     @abstractmethod
     def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
@@ -29,6 +60,14 @@ class Database(ABC):
     @abstractmethod
     def transaction(self, durable: bool) -> Any:
         """Return a context that commits; `durable` waits until the disk has it."""
+
+    @abstractmethod
+    def is_untouched(self) -> bool:
+        """Say, within a transaction, that no other connection has written since the last call."""
+
+    @abstractmethod
+    def savepoint(self) -> Any:
+        """Return a context within a transaction; what its block did is undone if it fails."""
 
     @abstractmethod
     def now_s(self) -> float:
@@ -58,10 +97,14 @@ class SqliteDatabase(Database):
     FULL also a power cut.
     """
 
+    joins = "group_concat(line, char(10))"
+    locks = ""  # a transaction has the file to itself
+
     def __init__(self, path: Path) -> None:
         """Open or create the file; it and its folder are for their owner's eyes only."""
         self.path = path
         self._is_full_sync = True
+        self._seen = -1
         old = umask(0o077)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +123,8 @@ class SqliteDatabase(Database):
     def _prepare(self) -> None:
         version = self._pragma("user_version")
         mark = self._pragma("application_id")
-        if version > VERSION and mark == APPLICATION_ID:
-            raise JournalError(newer(str(self.path), version))
+        if version != VERSION and mark == APPLICATION_ID:
+            raise JournalError(other_schema(str(self.path), version))
         if mark != APPLICATION_ID:
             if self.execute("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise sqlite3.DatabaseError("it is the database of another program")
@@ -131,6 +174,24 @@ class SqliteDatabase(Database):
                 self._connection.rollback()
             raise
 
+    def is_untouched(self) -> bool:
+        """Say whether SQLite counts no change by others."""
+        before, self._seen = self._seen, self._pragma("data_version")
+        return self._seen == before
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Keep what the block does, or nothing of it."""
+        self.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self.execute("ROLLBACK TO part")
+                self.execute("RELEASE part")
+            raise
+        self.execute("RELEASE part")
+
     def now_s(self) -> float:
         """Return the time of this machine."""
         return time()
@@ -164,9 +225,18 @@ class SqliteDatabase(Database):
         self._connection.close()
 
 
-def newer(where: str, version: int) -> str:
-    """Return what to say of a journal that a later openzaya wrote."""
+def other_schema(where: str, version: int) -> str:
+    """Return what to say of a journal that another version of openzaya wrote."""
+    cure = "update openzaya"
+    if version < VERSION:
+        cure = "export its runs with the version that wrote it"
     return (
-        f"the journal {where} has the schema {version}, this openzaya knows up to {VERSION}; "
-        "update openzaya, or name another file with --journal"
+        f"the journal {where} has the schema {version}, this openzaya knows {VERSION}; {cure}, or "
+        "name another file with --journal"
     )
+
+
+@cache
+def _insertion(table: str, num_columns: int, num_rows: int) -> str:
+    row = f"({', '.join('?' * num_columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * num_rows)}"

@@ -7,22 +7,31 @@ Deviation: D-059.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
-from openzaya.ttc.journal.candidates import load_candidates
+from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
+from openzaya.ttc.journal.history import History
 from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
-from openzaya.ttc.journal.recorder import Recorder
-from openzaya.ttc.journal.rows import load_document, load_events, load_facts, load_run, load_spec
+from openzaya.ttc.journal.recorder import Recorder, outcome_of
+from openzaya.ttc.journal.rows import (
+    last_at_s,
+    last_seq,
+    load_document,
+    load_events,
+    load_outcome,
+    load_run,
+    load_spec,
+)
 from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
 from openzaya.ttc.journal.writer import Write, Writer
 from openzaya.ttc.place import Place
@@ -82,7 +91,7 @@ class Journal:
         self._is_closed = True
         held = [r.lease for r in self._recorders.values()]
         if held and self.writer.trouble is None:
-            self.writer.put(Write(lambda db: leases.release(db, held)))
+            self.writer.put(Write(lambda db: leases.release(db, held), changes_leases=True))
         await asyncio.to_thread(self.writer.close)
         self._readers.shutdown()
         self._reading.close()
@@ -112,17 +121,18 @@ class Journal:
 
         Raises IdempotencyConflictError for the same key with another request, JournalFullError.
         """
-        write = Write(lambda db: leases.begin(db, spec, self.owner, self.config.lease_s))
-        future = self.writer.put(write)
+        stored = spec.to_json()
+        write = Write(lambda db: leases.begin(db, spec, stored, self.owner, self.config.lease_s))
+        self.writer.put(write)
         try:
-            begun: Begun | str = await asyncio.shield(asyncio.wrap_future(future))
+            begun: Begun | str = await _end_of(write)
         except asyncio.CancelledError:
-            future.add_done_callback(self._abandon)
+            write.future.add_done_callback(self._abandon)
             raise
         if isinstance(begun, str):
             raise leases.refused(begun)
         if begun.lease is not None:
-            self._hold(begun.lease, {})
+            self._hold(begun.lease, stored, {})
         return begun
 
     def _abandon(self, future: "Future[Any]") -> None:
@@ -130,7 +140,14 @@ class Journal:
         begun = None if future.exception() else future.result()
         if isinstance(begun, Begun) and begun.is_new and not self._is_closed:
             run_id = begun.run_id
-            self.writer.put(Write(lambda db: leases.cancel(db, run_id), run_id=run_id, waits=True))
+            self.writer.put(
+                Write(
+                    lambda db: leases.cancel(db, run_id),
+                    run_id=run_id,
+                    waits=True,
+                    changes_leases=True,
+                )
+            )
 
     async def acquire(self, run_id: str) -> Lease:
         """Take over a run that ended without being done, or whose owner is gone.
@@ -138,27 +155,30 @@ class Journal:
         Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
         """
 
-        def apply(database: Database) -> tuple[Lease, dict[str, Any], set[tuple[int, int]]]:
+        def apply(database: Database) -> Callable[[], Lease]:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
-            facts = load_facts(database, run_id)
-            complete = {(v["stage"], v["slot"]) for v in facts if v["finish_reason"] is not None}
-            return lease, load_document(database, run_id, "outcome"), complete
+            spec, outcome = load_document(database, run_id, "spec"), load_outcome(database, run_id)
+            history, seq = History.of(database, run_id), last_seq(database, run_id)
 
-        taken = await self._write(Write(apply))
-        lease: Lease = taken[0]
-        self._hold(lease, taken[1])
-        self._recorders[run_id].complete = taken[2]
-        return lease
+            def hold() -> Lease:
+                self._hold(lease, spec, outcome).go_on(history, seq)
+                return lease
 
-    def _hold(self, lease: Lease, outcome: dict[str, Any]) -> None:
-        self._recorders[lease.run_id] = Recorder(
+            return hold
+
+        hold: Callable[[], Lease] = await self._write(Write(apply, changes_leases=True))
+        return hold()
+
+    def _hold(self, lease: Lease, spec: View, outcome: View) -> Recorder:
+        recorder = self._recorders[lease.run_id] = Recorder(
             lease=lease,
             writer=self.writer,
-            lease_s=self.config.lease_s,
             max_pending_bytes=self.config.max_pending_bytes,
             progress_tokens=self.config.progress_tokens,
+            spec=spec,
             outcome=outcome,
         )
+        return recorder
 
     def listener(self, run_id: str, on_lost: Callable[[], None] | None = None) -> OnEvent:
         """Return what to give to `MarkovianRSA.run` as `on_event`; the run must be leased here.
@@ -185,18 +205,8 @@ class Journal:
 
         The state becomes `done`, or `interrupted` for a result that says so.
         """
-        chosen, usage = result.chosen, asdict(result.usage)
-        facts = {
-            "answer": result.answer,
-            "why": result.why,
-            "degraded": result.degraded,
-            "usage": {**usage, "generated": result.usage.generated},
-            "winner": chosen and {"stage": chosen.stage, "slot": chosen.slot},
-            "notes": list(result.notes),
-            "template_sha256": result.template_sha256,
-            "tail_method": result.tail_method,
-        }
-        await self._end(run_id, "interrupted" if result.interrupted else "done", facts)
+        state = "interrupted" if result.interrupted else "done"
+        await self._end(run_id, state, outcome_of(result))
 
     async def fail(self, run_id: str, error: BaseException) -> None:
         """Record why a run failed and give the lease back."""
@@ -204,16 +214,8 @@ class Journal:
 
     async def _end(self, run_id: str, state: str, facts: dict[str, Any]) -> None:
         recorder = self._recorder(run_id)
-        lease = recorder.lease
-        facts["elapsed_s"] = recorder.at_s
-        write = Write(
-            lambda db: leases.end(db, lease, state, facts),
-            run_id=run_id,
-            waits=True,
-            on_error=recorder.lose,
-        )
         try:
-            await asyncio.wait_for(self._write(write), self.config.full_wait_s)
+            await asyncio.wait_for(_end_of(recorder.end(state, facts)), self.config.full_wait_s)
         except TimeoutError:
             raise self.writer.trouble or JournalFullError(
                 f"run {run_id} ended, but the journal was not written within "
@@ -227,7 +229,7 @@ class Journal:
 
         An owner elsewhere learns it by its next write, which is refused, or its next heartbeat.
         """
-        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id)
+        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id, changes_leases=True)
         was_open: bool = await self._write(write)
         recorder = self._recorders.pop(run_id, None)
         if was_open and recorder is not None:
@@ -250,10 +252,14 @@ class Journal:
         found = await self._read(lambda db: retention.forgettable(db, older_than_s, keep))
         count = 0
         for some in retention.batches([*ids, *(i for i in found if i not in ids)]):
-            count += await self._write(Write(partial(retention.forget, ids=some)))
+            count += await self._write(
+                Write(partial(retention.forget, ids=some), changes_leases=True)
+            )
         while max_bytes is not None and await self._read(lambda db: db.size_bytes()) > max_bytes:
             some = await self._read(lambda db: retention.oldest(db, 20))
-            gone = await self._write(Write(partial(retention.forget, ids=some)))
+            gone = await self._write(
+                Write(partial(retention.forget, ids=some), changes_leases=True)
+            )
             count += gone
             if not gone:
                 break
@@ -265,7 +271,8 @@ class Journal:
         await self._write(Write(lambda _db: None, waits=True))
 
     async def _write(self, write: Write) -> Any:
-        return await asyncio.shield(asyncio.wrap_future(self.writer.put(write)))
+        self.writer.put(write)
+        return await _end_of(write)
 
     def _heartbeat(self) -> Write | None:
         """Return the write that keeps the leases held here; called by the writer's thread."""
@@ -275,7 +282,7 @@ class Journal:
 
         def apply(database: Database) -> None:
             alive = [r.lease for r in held]
-            lost = leases.prolong(database, alive, self.config.lease_s)
+            lost = leases.prolong(database, self.owner, alive, self.config.lease_s)
             for recorder in held:
                 if recorder.lease in lost and self._recorders.get(recorder.lease.run_id):
                     recorder.lose(LeaseLostError(f"run {recorder.lease.run_id} was taken over"))
@@ -304,12 +311,13 @@ class Journal:
 
         def ask(database: Database) -> Recorded:
             load_run(database, run_id)
+            history = History.of(database, run_id)
             started = [
                 Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
-                for view in load_facts(database, run_id)
+                for view in history.views.values()
             ]
-            finished = load_candidates(database, run_id)
-            return Recorded(started, finished, views.last_at_s(database, run_id))
+            finished = [history.candidate(place) for place in history.complete]
+            return Recorded(started, finished, last_at_s(database, run_id))
 
         return await self._read(ask)
 
@@ -333,10 +341,14 @@ class Journal:
 
     async def events(self, run_id: str, after: int = 0) -> list[JournalEvent]:
         """Return the events of a run that follow number `after` and are safe on the disk."""
+        return (await self._news(run_id, after))[1]
 
-        def ask(database: Database) -> list[JournalEvent]:
-            load_run(database, run_id)
-            return load_events(database, run_id, after)
+    async def _news(self, run_id: str, after: int) -> tuple[bool, list[JournalEvent]]:
+        """Return whether a run had ended, and the events that it had told by then at least."""
+
+        def ask(database: Database) -> tuple[bool, list[JournalEvent]]:
+            has_ended = load_run(database, run_id).state in ENDED
+            return has_ended, load_events(database, run_id, after)
 
         return await self._read(ask)
 
@@ -348,13 +360,13 @@ class Journal:
         try:
             while True:
                 news.clear()
-                found = await self.events(run_id, after)
+                has_ended, found = await self._news(run_id, after)
                 for event in found:
                     after = event.seq
                     yield event
                 if found and found[-1].kind == "done":
                     return
-                if not found and (await self._state(run_id)) in ENDED:
+                if not found and has_ended:
                     return
                 try:
                     await asyncio.wait_for(news.wait(), self.config.poll_s)
@@ -366,14 +378,18 @@ class Journal:
             if not waiting:
                 self._followers.pop(run_id, None)
 
-    async def _state(self, run_id: str) -> str:
-        return await self._read(lambda db: load_run(db, run_id).state)
-
-    def _tell_followers(self, run_ids: set[str]) -> None:
+    def _tell_followers(self, run_ids: Iterable[str]) -> None:
         """Wake whoever follows these runs; called by the writer's thread."""
-        for run_id in run_ids & self._followers.keys():
+        if not self._followers:
+            return
+        for run_id in self._followers.keys() & set(run_ids):
             for loop, news in tuple(self._followers.get(run_id, ())):
                 _call_on(loop, news.set)
+
+
+async def _end_of(write: Write) -> Any:
+    """Return what came of a queued write; it is done even if nobody waits any more."""
+    return await asyncio.shield(asyncio.wrap_future(write.future))
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:

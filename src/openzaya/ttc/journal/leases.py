@@ -1,26 +1,27 @@
 """Who may write to a run: beginning, taking over, ending, and staying alive."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from openzaya.core.errors import RequestError
-from openzaya.ttc.journal.candidates import cut_open
-from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError
+from openzaya.ttc.journal.candidates import View, again_values, cut_values, place_of
+from openzaya.ttc.journal.database import MOST_AT_ONCE, Database
+from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError, LeaseLostError
+from openzaya.ttc.journal.history import History
 from openzaya.ttc.journal.rows import (
-    claim,
+    event_row,
+    last_at_s,
+    last_seq,
     load_document,
-    load_facts,
+    load_outcome,
     load_run,
     save_document,
-    save_event,
-    set_state,
 )
 from openzaya.ttc.journal.spec import ENDED, Begun, Lease, RunSpec
-from openzaya.ttc.journal.views import cached_tokens, last_at_s, summary
+from openzaya.ttc.journal.views import summary
 
-_KEPT = ("preview", "stages")
+_KEPT = ("preview", "question_tokens")
 """What stays of an outcome when its run goes on."""
 
 
@@ -29,20 +30,24 @@ def new_run_id(now_s: float) -> str:
     return f"{int(now_s * 1e6):014x}{secrets.token_hex(5)}"
 
 
-def begin(database: Database, spec: RunSpec, owner: str, lease_s: float) -> Begun | str:
-    """Insert a run, or find the one that its key names; text is why the key is refused."""
+def begin(
+    database: Database, spec: RunSpec, stored: View, owner: str, lease_s: float
+) -> Begun | str:
+    """Insert a run, or find the one that its key names; text is why the key is refused.
+
+    `stored` is the spec as JSON.
+    """
     now_s = database.now_s()
     run_id = new_run_id(now_s)
     inserted = database.execute(
         "INSERT INTO run (id, tenant, idempotency_key, request_hash, state, created_s, clock_s, "
-        "owner, epoch, expires_s, last_seq) VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, 1, ?, 0) "
+        "owner, epoch, expires_s) VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, 1, ?) "
         "ON CONFLICT DO NOTHING RETURNING id",
         (run_id, spec.tenant, spec.key, spec.fingerprint, now_s, now_s, owner, now_s + lease_s),
     )
     if not inserted:
         return _known(database, spec)
-    save_document(database, run_id, "spec", spec.to_json())
-    save_document(database, run_id, "outcome", {})
+    save_document(database, run_id, "spec", stored)
     return Begun(run_id, True, "queued", Lease(run_id, owner, 1))
 
 
@@ -85,42 +90,91 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
     if not taken:
         raise LeaseHeldError(f"run {run_id} was taken over by another process just now")
     if row.state == "failed":
-        _forget_failures(database, run_id)
-    outcome = load_document(database, run_id, "outcome")
+        _retry_failures(database, run_id, begun_s)
+    outcome = load_outcome(database, run_id)
     kept = {name: value for name, value in outcome.items() if name in _KEPT}
     save_document(database, run_id, "outcome", kept)
     return Lease(run_id, owner, taken[0][0], begun_s)
 
 
-def _forget_failures(database: Database, run_id: str) -> None:
+def _retry_failures(database: Database, run_id: str, at_s: float) -> None:
     """Let the failed candidates of the last stage be tried again; nobody has built on them."""
-    views = load_facts(database, run_id)
+    views = History.of(database, run_id).views.values()
     last = max((view["stage"] for view in views), default=0)
-    for view in views:
-        if view["stage"] == last and view["state"] == "failed":
-            for table in ("content", "candidate"):
-                database.execute(
-                    f"DELETE FROM {table} WHERE run = ? AND stage = ? AND slot = ?",
-                    (run_id, last, view["slot"]),
-                )
+    seq = last_seq(database, run_id)
+    failed = [view for view in views if view["stage"] == last and view["state"] == "failed"]
+    rows = [
+        event_row(run_id, seq + count, "candidate", at_s, again_values(view), place_of(view))
+        for count, view in enumerate(failed, 1)
+    ]
+    database.insert("event", rows)
 
 
-def end(database: Database, lease: Lease, state: str, facts: Mapping[str, Any]) -> None:
-    """Write how a run ended; the last thing that its lease allows."""
-    seq = claim(database, lease, 1, 0.0) + 1
-    at_s = max(last_at_s(database, lease.run_id), float(facts.get("elapsed_s") or 0.0))
-    _end(database, lease.run_id, seq, state, {**facts, "elapsed_s": at_s})
+def epochs(database: Database, owner: str, run_ids: Iterable[str]) -> dict[str, int]:
+    """Return the epochs of those runs that the owner still holds.
+
+    Nobody can take them until the transaction ends.
+    """
+    found = {}
+    for ids in _in_portions(run_ids):
+        lines = database.lines(
+            "SELECT epoch || ' ' || id AS line FROM run "
+            f"WHERE owner = ? AND id IN ({', '.join('?' * len(ids))}) {database.locks}",
+            (owner, *ids),
+        )
+        for line in lines:
+            epoch, _, run_id = line.partition(" ")
+            found[run_id] = int(epoch)
+    return found
 
 
-def _end(database: Database, run_id: str, seq: int, state: str, facts: Mapping[str, Any]) -> None:
-    at_s = facts["elapsed_s"]
-    cut_open(database, run_id, at_s)
-    outcome = {**load_document(database, run_id, "outcome"), **facts}
-    if outcome.get("usage") is not None:
-        outcome["usage"]["cached"] = cached_tokens(load_facts(database, run_id))
-    set_state(database, run_id, state)
+def _in_portions(run_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Cut ids into lists of a few lengths, for few statements; the last one is said repeatedly."""
+    ids = list(run_ids)
+    for at in range(0, len(ids), MOST_AT_ONCE):
+        some = ids[at : at + MOST_AT_ONCE]
+        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+
+
+def lost(lease: Lease) -> LeaseLostError:
+    """Return the error for a write whose lease is not the newest any more."""
+    return LeaseLostError(
+        f"run {lease.run_id} was cancelled, forgotten or taken over by another process; "
+        "what this one still had to write was refused"
+    )
+
+
+def start(
+    database: Database, lease: Lease, seq: int, at_s: float, spec: View, outcome: View
+) -> None:
+    """Write that the work on a run begins. Raises LeaseLostError."""
+    _change(database, lease, "running")
+    save_document(database, lease.run_id, "outcome", outcome)
+    shown = summary(database, lease.run_id, spec, outcome)
+    database.insert("event", [event_row(lease.run_id, seq, "run", at_s, shown)])
+
+
+def end(database: Database, lease: Lease, seq: int, state: str, spec: View, outcome: View) -> None:
+    """Write how a run ended; the last thing that its lease allows. Raises LeaseLostError."""
+    _change(database, lease, state, is_over=True)
+    _end(database, lease.run_id, seq, spec, outcome)
+
+
+def _change(database: Database, lease: Lease, state: str, *, is_over: bool = False) -> None:
+    kept = "0" if is_over else "expires_s"
+    rows = database.execute(
+        f"UPDATE run SET state = ?, expires_s = {kept} "
+        "WHERE id = ? AND owner = ? AND epoch = ? RETURNING id",
+        (state, lease.run_id, lease.owner, lease.epoch),
+    )
+    if not rows:
+        raise lost(lease)
+
+
+def _end(database: Database, run_id: str, seq: int, spec: View, outcome: View) -> None:
     save_document(database, run_id, "outcome", outcome)
-    save_event(database, run_id, seq, "done", at_s, summary(database, run_id))
+    shown = summary(database, run_id, spec, outcome)
+    database.insert("event", [event_row(run_id, seq, "done", outcome["elapsed_s"], shown)])
 
 
 def cancel(database: Database, run_id: str) -> bool:
@@ -129,28 +183,32 @@ def cancel(database: Database, run_id: str) -> bool:
     if row.state in ENDED:
         return False
     rows = database.execute(
-        "UPDATE run SET epoch = epoch + 1, owner = '', last_seq = last_seq + 1 "
-        "WHERE id = ? AND epoch = ? AND state = ? RETURNING last_seq",
+        "UPDATE run SET epoch = epoch + 1, owner = '', state = 'cancelled' "
+        "WHERE id = ? AND epoch = ? AND state = ? RETURNING id",
         (run_id, row.epoch, row.state),
     )
     if not rows:
         return False
-    facts = {"elapsed_s": last_at_s(database, run_id)}
-    _end(database, run_id, rows[0][0], "cancelled", facts)
+    at_s, seq = last_at_s(database, run_id), last_seq(database, run_id) + 1
+    for view in History.of(database, run_id).running:
+        cut = event_row(run_id, seq, "candidate", at_s, cut_values(view, at_s), place_of(view))
+        database.insert("event", [cut])
+        seq += 1
+    outcome = {**load_outcome(database, run_id), "elapsed_s": at_s}
+    _end(database, run_id, seq, load_document(database, run_id, "spec"), outcome)
     return True
 
 
-def prolong(database: Database, leases: Sequence[Lease], lease_s: float) -> list[Lease]:
-    """Keep leases alive; return those that were lost."""
+def prolong(database: Database, owner: str, leases: Sequence[Lease], lease_s: float) -> list[Lease]:
+    """Keep an owner's leases alive; return those that were lost."""
     expires_s = database.now_s() + lease_s
-    return [
-        lease
-        for lease in leases
-        if not database.execute(
-            "UPDATE run SET expires_s = ? WHERE id = ? AND owner = ? AND epoch = ? RETURNING id",
-            (expires_s, lease.run_id, lease.owner, lease.epoch),
+    held = epochs(database, owner, (lease.run_id for lease in leases))
+    for ids in _in_portions(held):
+        database.execute(
+            f"UPDATE run SET expires_s = ? WHERE owner = ? AND id IN ({', '.join('?' * len(ids))})",
+            (expires_s, owner, *ids),
         )
-    ]
+    return [lease for lease in leases if held.get(lease.run_id) != lease.epoch]
 
 
 def release(database: Database, leases: Sequence[Lease]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from functools import cache
 from pathlib import Path
 
 
@@ -21,9 +22,17 @@ def is_gone(owner: str) -> bool:
     started = rest.partition(":")[0]
     if machine != _machine() or not pid.isdigit():
         return False
-    return _started(int(pid)) != started
+    began = _own_start(int(pid)) if int(pid) == os.getpid() else _started(int(pid))
+    return began != started
 
 
+@cache
+def _own_start(pid: int) -> str:
+    """Return when this process began; its number is an argument because a fork has another."""
+    return _started(pid)
+
+
+@cache
 def _machine() -> str:
     """Return what names this boot and this process namespace."""
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openzaya.core.errors import ConfigError
-from openzaya.ttc.journal.database import Database, Trouble, Value, newer
+from openzaya.ttc.journal.database import Database, Trouble, Value, other_schema
 from openzaya.ttc.journal.errors import JournalError
 from openzaya.ttc.journal.schema import TABLES, TABLES_OF_A_RUN, VERSION
 
@@ -23,6 +23,9 @@ _BUSY = ("40", "55", "57", "08", "53")
 
 class PostgresDatabase(Database):
     """One connection; it is opened again when it was lost."""
+
+    joins = "string_agg(line, chr(10))"
+    locks = "FOR UPDATE"
 
     def __init__(self, url: str) -> None:
         """Connect and create the tables if need be."""
@@ -65,8 +68,8 @@ class PostgresDatabase(Database):
                 for table in TABLES:
                     self.execute(table)
                 self.execute("INSERT INTO journal (version) VALUES (?)", (VERSION,))
-            elif rows[0][0] > VERSION:
-                raise JournalError(newer(self._where, rows[0][0]))
+            elif rows[0][0] != VERSION:
+                raise JournalError(other_schema(self._where, rows[0][0]))
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, if it has any."""
@@ -82,6 +85,14 @@ class PostgresDatabase(Database):
             if not durable:
                 self.execute("SET LOCAL synchronous_commit TO off")
             yield
+
+    def is_untouched(self) -> bool:
+        """Deny it: PostgreSQL does not tell."""
+        return False
+
+    def savepoint(self) -> Any:
+        """Return a context that keeps what its block does, or nothing of it."""
+        return self._connection.transaction()
 
     def now_s(self) -> float:
         """Return the server's time, which all gateways share."""

@@ -1,16 +1,24 @@
-"""Reading and writing single rows; every write first proves that the lease still holds."""
+"""Reading and writing rows; a checksum on each tells that it is what was written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import JournalDamagedError, LeaseLostError, UnknownRunError
+from openzaya.ttc.journal.candidates import view_of
+from openzaya.ttc.journal.database import Database, Value
+from openzaya.ttc.journal.errors import JournalDamagedError, UnknownRunError
 from openzaya.ttc.journal.owner import is_gone
 from openzaya.ttc.journal.sealed import seal, unseal
-from openzaya.ttc.journal.spec import ENDED, JournalEvent, Lease, RunSpec
+from openzaya.ttc.journal.spec import ENDED, JournalEvent, Kind, RunSpec
 
-_COLUMNS = "id, state, created_s, clock_s, owner, epoch, expires_s, last_seq"
+Place = tuple[int, int]
+"""Stage and slot."""
+Row = tuple[Value, ...]
+
+NOWHERE = (None, None)
+KINDS: dict[str, Kind] = {k: k for k in ("run", "candidate", "stage", "done")}
+_COLUMNS = "id, state, created_s, clock_s, owner, epoch, expires_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,6 @@ class RunRow:
     owner: str
     epoch: int
     expires_s: float
-    last_seq: int
 
     def is_live(self, now_s: float) -> bool:
         """Say whether somebody works on the run, as far as can be told from here."""
@@ -65,29 +72,6 @@ def list_runs(
     return [RunRow(*row) for row in found]
 
 
-def claim(database: Database, lease: Lease, num_events: int, expires_s: float) -> int:
-    """Prove the lease, prolong it, and return the number of the last event so far.
-
-    Raises LeaseLostError for a stale lease; the row is locked until the transaction ends.
-    """
-    rows = database.execute(
-        "UPDATE run SET last_seq = last_seq + ?, expires_s = ? "
-        "WHERE id = ? AND owner = ? AND epoch = ? RETURNING last_seq",
-        (num_events, expires_s, lease.run_id, lease.owner, lease.epoch),
-    )
-    if not rows:
-        raise LeaseLostError(
-            f"run {lease.run_id} was cancelled, forgotten or taken over by another process; "
-            "what this one still had to write was refused"
-        )
-    return int(rows[0][0]) - num_events
-
-
-def set_state(database: Database, run_id: str, state: str) -> None:
-    """Change a run's state."""
-    database.execute("UPDATE run SET state = ? WHERE id = ?", (state, run_id))
-
-
 def save_document(database: Database, run_id: str, kind: str, value: Mapping[str, Any]) -> None:
     """Write the `spec` or `outcome` of a run."""
     database.execute(
@@ -106,79 +90,77 @@ def load_document(database: Database, run_id: str, kind: str) -> dict[str, Any]:
     return value
 
 
+def load_outcome(database: Database, run_id: str) -> dict[str, Any]:
+    """Return what is known of a run beyond its candidates, nothing before it starts."""
+    where = "WHERE run = ? AND kind = 'outcome'"
+    rows = database.execute(f"SELECT body FROM document {where}", (run_id,))
+    return unseal(rows[0][0], run_id, "outcome") if rows else {}
+
+
 def load_spec(database: Database, run_id: str) -> RunSpec:
     """Return what began a run."""
     return RunSpec.from_json(load_document(database, run_id, "spec"))
 
 
-def save_event(
-    database: Database, run_id: str, seq: int, kind: str, at_s: float, value: Mapping[str, Any]
-) -> None:
-    """Append to the event log."""
-    database.execute(
-        "INSERT INTO event (run, seq, kind, at_s, body) VALUES (?, ?, ?, ?, ?)",
-        (run_id, seq, kind, at_s, seal(dict(value), run_id, seq, kind)),
-    )
+def event_row(
+    run_id: str,
+    seq: int,
+    kind: Kind,
+    at_s: float,
+    body: object,
+    place: tuple[int | None, int | None] = NOWHERE,
+    content: str | None = None,
+) -> Row:
+    """Return a row of the table `event`; the content is sealed already."""
+    return (run_id, seq, kind, at_s, *place, seal(body, run_id, seq, kind), content)
 
 
-def save_facts(database: Database, run_id: str, view: Mapping[str, Any]) -> None:
-    """Write the facts of a candidate, over those from before."""
-    stage, slot = view["stage"], view["slot"]
-    database.execute(
-        "INSERT INTO candidate (run, stage, slot, state, facts) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (run, stage, slot) "
-        "DO UPDATE SET state = excluded.state, facts = excluded.facts",
-        (run_id, stage, slot, view["state"], seal(dict(view), run_id, stage, slot)),
-    )
+def delta_row(run_id: str, seq: int, place: Place, value: Mapping[str, Any]) -> Row:
+    """Return a row of the table `delta`: a piece of a candidate's text while it is generated."""
+    return (run_id, seq, *place, seal(value, run_id, seq, *place))
 
 
-def load_facts(database: Database, run_id: str, where: str = "") -> list[dict[str, Any]]:
-    """Return the facts of candidates, by stage and slot; `where` is SQL of ours, from AND on."""
+def last_seq(database: Database, run_id: str) -> int:
+    """Return the number of the newest event or piece of a run."""
     rows = database.execute(
-        f"SELECT stage, slot, state, facts FROM candidate WHERE run = ? {where} "
-        "ORDER BY stage, slot",
-        (run_id,),
+        "SELECT MAX(seq) FROM (SELECT MAX(seq) AS seq FROM event WHERE run = ? "
+        "UNION ALL SELECT MAX(seq) AS seq FROM delta WHERE run = ?) AS newest",
+        (run_id, run_id),
     )
-    views = []
-    for stage, slot, state, facts in rows:
-        view = unseal(facts, run_id, stage, slot)
-        if view["state"] != state:
+    return int(rows[0][0] or 0)
+
+
+def last_at_s(database: Database, run_id: str) -> float:
+    """Return when the last thing happened, in seconds since the start of the run."""
+    rows = database.execute("SELECT MAX(at_s) FROM event WHERE run = ?", (run_id,))
+    return float(rows[0][0] or 0.0)
+
+
+def load_bodies(
+    database: Database, run_id: str, where: str = "", values: Sequence[Value] = ()
+) -> list[tuple[int, Kind, Any]]:
+    """Return number, kind and body of events, in order; `where` is SQL of ours, from AND on."""
+    lines = database.lines(
+        f"SELECT seq || ' ' || kind || ' ' || body AS line FROM event WHERE run = ? {where}",
+        (run_id, *values),
+    )
+    found = []
+    for line in lines:
+        seq, _, rest = line.partition(" ")
+        kind, _, body = rest.partition(" ")
+        if not seq.isdigit() or kind not in KINDS:
             raise JournalDamagedError(
-                f"row {run_id}/{stage}/{slot} is damaged: its column says {state!r}, its facts "
-                f"{view['state']!r}; restore the journal from a copy"
+                f"row {run_id}/? is damaged: it holds a line feed; restore the journal from a copy"
             )
-        views.append(view)
-    return views
+        found.append((int(seq), KINDS[kind], unseal(body, run_id, int(seq), kind)))
+    return sorted(found, key=itemgetter(0))
 
 
-def save_content(
-    database: Database, run_id: str, stage: int, slot: int, kind: str, value: object
-) -> None:
-    """Write the `prompt` or `text` of a candidate."""
-    database.execute(
-        "INSERT INTO content (run, stage, slot, kind, body) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (run, stage, slot, kind) DO UPDATE SET body = excluded.body",
-        (run_id, stage, slot, kind, seal(value, run_id, stage, slot, kind)),
-    )
-
-
-def load_content(database: Database, run_id: str, stage: int, slot: int, kind: str) -> Any:
-    """Return the `prompt` or `text` of a candidate; None when it was not written."""
-    rows = database.execute(
-        "SELECT body FROM content WHERE run = ? AND stage = ? AND slot = ? AND kind = ?",
-        (run_id, stage, slot, kind),
-    )
-    return unseal(rows[0][0], run_id, stage, slot, kind) if rows else None
-
-
-def save_delta(
-    database: Database, run_id: str, seq: int, place: tuple[int, int], value: Mapping[str, Any]
-) -> None:
-    """Keep a piece of a candidate's text while it is generated."""
-    database.execute(
-        "INSERT INTO delta (run, seq, stage, slot, body) VALUES (?, ?, ?, ?, ?)",
-        (run_id, seq, *place, seal(dict(value), run_id, seq, *place)),
-    )
+def load_content(database: Database, run_id: str, seq: int) -> str | None:
+    """Return the sealed content of an event."""
+    rows = database.execute("SELECT content FROM event WHERE run = ? AND seq = ?", (run_id, seq))
+    content: str | None = rows[0][0] if rows else None
+    return content
 
 
 def load_deltas(database: Database, run_id: str, stage: int, slot: int) -> list[dict[str, Any]]:
@@ -190,27 +172,23 @@ def load_deltas(database: Database, run_id: str, stage: int, slot: int) -> list[
     return [unseal(body, run_id, seq, stage, slot) for seq, body in rows]
 
 
-def drop_deltas(database: Database, run_id: str, stage: int, slot: int) -> None:
-    """Forget the pieces: the candidate is complete, or begins again."""
+def drop_deltas(database: Database, run_id: str, stage: int, slot: int, before: int) -> None:
+    """Forget the pieces from before an event: the candidate is complete, or begins again."""
     database.execute(
-        "DELETE FROM delta WHERE run = ? AND stage = ? AND slot = ?", (run_id, stage, slot)
+        "DELETE FROM delta WHERE run = ? AND stage = ? AND slot = ? AND seq < ?",
+        (run_id, stage, slot, before),
     )
 
 
 def load_events(database: Database, run_id: str, after: int) -> list[JournalEvent]:
     """Return the events that follow a number; progress of complete candidates is gone."""
-    rows = database.execute(
-        "SELECT seq, kind, body, 0, 0 FROM event WHERE run = ? AND seq > ? UNION ALL "
-        "SELECT seq, 'progress', body, stage, slot FROM delta WHERE run = ? AND seq > ? "
-        "ORDER BY seq",
-        (run_id, after, run_id, after),
-    )
     events = []
-    for seq, kind, body, stage, slot in rows:
-        if kind == "progress":
-            data = unseal(body, run_id, seq, stage, slot)
-            del data["text"]
-        else:
-            data = unseal(body, run_id, seq, kind)
-        events.append(JournalEvent(seq, kind, data))
-    return events
+    for seq, kind, body in load_bodies(database, run_id, "AND seq > ?", (after,)):
+        events.append(JournalEvent(seq, kind, view_of(body) if kind == "candidate" else body))
+    for seq, stage, slot, body in database.execute(
+        "SELECT seq, stage, slot, body FROM delta WHERE run = ? AND seq > ?", (run_id, after)
+    ):
+        data = unseal(body, run_id, seq, stage, slot)
+        del data["text"]
+        events.append(JournalEvent(seq, "progress", data))
+    return sorted(events, key=lambda event: event.seq)

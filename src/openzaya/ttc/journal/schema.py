@@ -1,10 +1,10 @@
 """The tables, in the SQL that SQLite and PostgreSQL share."""
 
-VERSION = 1
+VERSION = 2
 """Of the tables; SQLite keeps it in `user_version`, PostgreSQL in a table of its own."""
 
 TABLES = (
-    # One row a run: what changes often. The lease is (owner, epoch, expires_s); clock_s is the
+    # One row a run: what changes seldom. The lease is (owner, epoch, expires_s); clock_s is the
     # time at which the run would have begun had it been worked on without a pause.
     """CREATE TABLE run (
         id TEXT PRIMARY KEY,
@@ -16,8 +16,7 @@ TABLES = (
         clock_s DOUBLE PRECISION NOT NULL,
         owner TEXT NOT NULL,
         epoch BIGINT NOT NULL,
-        expires_s DOUBLE PRECISION NOT NULL,
-        last_seq BIGINT NOT NULL
+        expires_s DOUBLE PRECISION NOT NULL
     )""",
     """CREATE UNIQUE INDEX run_by_key ON run (tenant, idempotency_key)
         WHERE idempotency_key IS NOT NULL""",
@@ -28,25 +27,21 @@ TABLES = (
         body TEXT NOT NULL,
         PRIMARY KEY (run, kind)
     )""",
-    # The facts are a CandidateView; long texts live apart, so that lists do not read them.
-    """CREATE TABLE candidate (
+    # What happened, never changed: one row for the start of a candidate and one for its end. The
+    # state of a candidate is its newest row. The content is what lists do not show: the frame of
+    # a prompt, the texts of an end. It comes last, so that who reads the body does not read it.
+    """CREATE TABLE event (
         run TEXT NOT NULL,
-        stage BIGINT NOT NULL,
-        slot BIGINT NOT NULL,
-        state TEXT NOT NULL,
-        facts TEXT NOT NULL,
-        PRIMARY KEY (run, stage, slot)
-    )""",
-    # kind: `prompt` and `text`.
-    """CREATE TABLE content (
-        run TEXT NOT NULL,
-        stage BIGINT NOT NULL,
-        slot BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
         kind TEXT NOT NULL,
+        at_s DOUBLE PRECISION NOT NULL,
+        stage BIGINT,
+        slot BIGINT,
         body TEXT NOT NULL,
-        PRIMARY KEY (run, stage, slot, kind)
+        content TEXT,
+        PRIMARY KEY (run, seq)
     )""",
-    # Text of candidates that are not complete; gone once they are.
+    # Text of candidates that are not complete; gone once they are. Numbered with the events.
     """CREATE TABLE delta (
         run TEXT NOT NULL,
         seq BIGINT NOT NULL,
@@ -55,15 +50,7 @@ TABLES = (
         body TEXT NOT NULL,
         PRIMARY KEY (run, seq)
     )""",
-    """CREATE TABLE event (
-        run TEXT NOT NULL,
-        seq BIGINT NOT NULL,
-        kind TEXT NOT NULL,
-        at_s DOUBLE PRECISION NOT NULL,
-        body TEXT NOT NULL,
-        PRIMARY KEY (run, seq)
-    )""",
 )
 
-TABLES_OF_A_RUN = ("document", "candidate", "content", "delta", "event")
+TABLES_OF_A_RUN = ("document", "delta", "event")
 """Every table whose rows belong to a run by their column `run`."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -12,6 +12,7 @@ from openzaya.core.records import Message
 from openzaya.ttc.config import MarkovianRSAConfig
 
 RunState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+Kind = Literal["run", "candidate", "progress", "stage", "done"]
 ENDED: frozenset[str] = frozenset(("done", "failed", "cancelled", "interrupted"))
 """States in which nobody works on a run. All but `done` can be resumed."""
 
@@ -55,8 +56,8 @@ class RunSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the form that is stored; addresses lose their user names and queries."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
-        data["question"] = [asdict(m) for m in self.question]
-        data["config"] = asdict(self.config)
+        data["question"] = [_flat(message) for message in self.question]
+        data["config"] = _flat(self.config)
         data["sampler"] = {
             name: without_secrets(value) if isinstance(value, str) else value
             for name, value in self.sampler.items()
@@ -80,6 +81,11 @@ class RunSpec:
     def labelled(self, **labels: str) -> "RunSpec":
         """Return the spec with more labels."""
         return replace(self, labels={**self.labels, **labels})
+
+
+def _flat(record: Message | MarkovianRSAConfig) -> dict[str, Any]:
+    """Return the fields of a record that has no records in it; `asdict` would copy each value."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 def without_secrets(address: str) -> str:
@@ -118,6 +124,6 @@ class JournalEvent:
 
     seq: int
     """Counts up within a run; the `id` of a server-sent event."""
-    kind: Literal["run", "candidate", "progress", "stage", "done"]
+    kind: Kind
     data: dict[str, Any]
     """RunSummary, CandidateView, {stage, slot, num_tokens}, a stage of RunDetail, RunSummary."""

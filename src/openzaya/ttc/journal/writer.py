@@ -1,9 +1,15 @@
-"""The one thread that writes: what piled up since its last commit goes out with the next."""
+"""The one thread that writes: what piled up since its last commit goes out with the next.
+
+A commit costs more than what is in it, so they keep a distance: a write that comes alone goes out
+at once, the many of a busy gateway share. Runs do not wait for their events; only who begins or
+ends a run does.
+"""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
 from threading import Condition, Thread
 from time import monotonic
 from typing import Any
@@ -11,7 +17,14 @@ from typing import Any
 from openzaya.core.errors import OpenZayaError
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError
+from openzaya.ttc.journal.leases import epochs, lost
+from openzaya.ttc.journal.rows import Place, Row, drop_deltas
+from openzaya.ttc.journal.spec import Lease
 
+PACE_S = 0.02
+"""Between the beginnings of two commits, when nobody waits for the second."""
+WAITED_FOR_S = 0.005
+"""The same when somebody does."""
 MAX_BATCH = 512
 """Most writes of one commit."""
 FIRST_WAIT_S = 0.05
@@ -26,9 +39,10 @@ __all__ = ["Write", "Writer"]
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One thing to write. `apply` may be tried again after a rollback: it only touches rows."""
+    """Something to do with the database, and who waits for it."""
 
     apply: Callable[[Database], Any]
+    """May be tried again after a rollback, so it only touches rows."""
     run_id: str = ""
     is_durable: bool = True
     """Wait for the disk before the future is set; all writes of a commit then do."""
@@ -38,13 +52,49 @@ class Write:
     """Roughly how many bytes it holds in memory."""
     on_error: Callable[[Exception], None] | None = None
     """Told of a failure that no further try can cure."""
+    is_waited_for: bool = True
+    changes_leases: bool = False
+    """It may end a lease, or give it to somebody."""
     future: "Future[Any]" = field(default_factory=Future)
 
-    def fail(self, error: Exception) -> None:
-        """Hand the failure to whoever waits."""
+    def end(self, result: Any) -> None:
+        """Hand the result, or the failure, to whoever waits."""
+        if not isinstance(result, Exception):
+            self.future.set_result(result)
+            return
         if self.on_error is not None:
-            self.on_error(error)
-        self.future.set_exception(error)
+            self.on_error(result)
+        self.future.set_exception(result)
+
+
+@dataclass(slots=True, eq=False)
+class Told:
+    """One event of a leased run as rows, which are written if the lease still holds."""
+
+    lease: Lease
+    on_error: Callable[[Exception], None]
+    size: int
+    is_durable: bool
+    event: Row | None = None
+    delta: Row | None = None
+    ended: tuple[Place, int] | None = None
+    """A candidate whose deltas of before this event are not needed any more."""
+
+    waits = True
+    is_waited_for = False
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.lease.run_id
+
+    def end(self, result: Any) -> None:
+        """Tell of a failure."""
+        if isinstance(result, Exception):
+            self.on_error(result)
+
+
+Job = Write | Told
 
 
 class Writer:
@@ -54,7 +104,7 @@ class Writer:
         self,
         database: Database,
         *,
-        on_commit: Callable[[set[str]], None],
+        on_commit: Callable[[Iterable[str]], None],
         heartbeat: Callable[[], Write | None],
         heartbeat_s: float,
     ) -> None:
@@ -70,24 +120,32 @@ class Writer:
         self._on_commit = on_commit
         self._heartbeat = heartbeat
         self._heartbeat_s = heartbeat_s
-        self._queue: list[Write] = []
+        self._queue: list[Job] = []
+        self._held: dict[str, int] = {}
+        """Epochs of leases that nobody can have taken since they were looked up."""
         self._news = Condition()
         self._is_closing = False
         self._beat_at = monotonic() + heartbeat_s
+        self._began_at = 0.0
+        """When the last commit began."""
+        self._is_waited_for = False
+        """Somebody waits for what is queued."""
         self._thread = Thread(target=self._work, name="journal-writer", daemon=True)
         self._thread.start()
 
-    def put(self, write: Write) -> "Future[Any]":
-        """Queue a write; its future is set once it is committed."""
+    def put(self, job: Job) -> None:
+        """Queue a write."""
         with self._news:
             if self._is_closing:
                 raise JournalError("the journal is closed; open it again to write")
-            if self.trouble is not None and not write.waits:
+            if self.trouble is not None and not job.waits:
                 raise self.trouble
-            self.pending_bytes += write.size
-            self._queue.append(write)
-            self._news.notify()
-        return write.future
+            self.pending_bytes += job.size
+            self._queue.append(job)
+            is_first_waited_for = job.is_waited_for and not self._is_waited_for
+            self._is_waited_for |= job.is_waited_for
+            if len(self._queue) == 1 or is_first_waited_for:  # else the thread waits for its time
+                self._news.notify()
 
     def close(self) -> None:
         """Write what is queued, then end the thread and close the connection."""
@@ -105,18 +163,24 @@ class Writer:
         finally:
             self.database.close()
 
-    def _take(self) -> list[Write] | None:
+    def _take(self) -> list[Job] | None:
         """Return the next batch; None when the journal closes and nothing is left."""
         with self._news:
-            while not self._queue:
-                if self._is_closing:
+            while True:
+                if self._is_closing and not self._queue:
                     return None
-                wait_s = self._beat_at - monotonic()
-                if wait_s <= 0:
+                until = self._beat_at
+                if self._queue:
+                    pace_s = WAITED_FOR_S if self._is_waited_for else PACE_S
+                    until = min(until, self._began_at + pace_s)
+                wait_s = until - monotonic()
+                if wait_s <= 0 or self._is_closing:
                     break
                 self._news.wait(wait_s)
             batch = self._queue[:MAX_BATCH]
             del self._queue[:MAX_BATCH]
+            self._is_waited_for = any(job.is_waited_for for job in self._queue)
+        self._began_at = monotonic()
         if monotonic() >= self._beat_at:
             self._beat_at = monotonic() + self._heartbeat_s
             beat = self._heartbeat()
@@ -124,7 +188,7 @@ class Writer:
                 batch.append(beat)
         return batch
 
-    def _commit(self, batch: list[Write]) -> None:
+    def _commit(self, batch: list[Job]) -> None:
         """Commit a batch, however long the disk is full; other failures concern one write each."""
         wait_s, tries = FIRST_WAIT_S, 0
         while batch:
@@ -145,23 +209,60 @@ class Writer:
                 self._settle(batch, results)
                 return
 
-    def _attempt(self, batch: list[Write]) -> list[Any]:
-        with self.database.transaction(any(w.is_durable for w in batch)):
-            results = [w.apply(self.database) for w in batch]
+    def _attempt(self, batch: list[Job]) -> list[Any]:
+        try:
+            return self._write(batch)
+        except BaseException:
+            self._held.clear()
+            raise
+
+    def _write(self, batch: list[Job]) -> list[Any]:
+        with self.database.transaction(any(job.is_durable for job in batch)):
+            if not self.database.is_untouched():
+                self._held.clear()
+            results: list[Any] = []
+            for is_told, jobs in groupby(batch, lambda job: isinstance(job, Told)):
+                if is_told:
+                    results += self._store([job for job in jobs if isinstance(job, Told)])
+                else:
+                    results += [self._apply(job) for job in jobs if isinstance(job, Write)]
         self.num_commits += 1
         self.num_writes += len(batch)
         return results
 
-    def _settle(self, batch: list[Write], results: list[Any]) -> None:
+    def _store(self, told: list[Told]) -> list[Exception | None]:
+        """Write the rows of many runs with a few statements; return what was refused."""
+        held, ids = self._held, {job.run_id for job in told}
+        held |= epochs(self.database, told[0].lease.owner, ids - held.keys())
+        good = [job for job in told if held.get(job.run_id) == job.lease.epoch]
+        self.database.insert("event", [job.event for job in good if job.event])
+        self.database.insert("delta", [job.delta for job in good if job.delta])
+        for job in good:
+            if job.ended is not None:
+                place, seq = job.ended
+                drop_deltas(self.database, job.run_id, *place, seq)
+        return [None if held.get(j.run_id) == j.lease.epoch else lost(j.lease) for j in told]
+
+    def _apply(self, write: Write) -> Any:
+        """Do one thing; what it has to refuse concerns nobody else."""
+        if write.changes_leases:
+            self._held.clear()
+        try:
+            with self.database.savepoint():
+                return write.apply(self.database)
+        except OpenZayaError as error:
+            return error
+
+    def _settle(self, batch: list[Job], results: list[Any]) -> None:
         if self.trouble is not None:
             _log.warning("the journal can be written again")
             self.trouble = None
         self._forget(batch)
-        for write, result in zip(batch, results, strict=True):
-            write.future.set_result(result)
-        self._on_commit({w.run_id for w in batch if w.run_id})
+        for job, result in zip(batch, results, strict=True):
+            job.end(result)
+        self._on_commit(job.run_id for job in batch)
 
-    def _one_by_one(self, batch: list[Write], error: Exception) -> None:
+    def _one_by_one(self, batch: list[Job], error: Exception) -> None:
         """Find the write that cannot be done, and do the others."""
         if len(batch) > 1:
             for write in batch:
@@ -171,7 +272,7 @@ class Writer:
         if not isinstance(error, OpenZayaError):
             _log.error("a write to the journal failed", exc_info=error)
             error = JournalError(f"the journal refused a write: {error}; this is a bug of openzaya")
-        batch[0].fail(error)
+        batch[0].end(error)
 
     def _announce(self, error: Exception) -> None:
         if self.trouble is None:
@@ -181,7 +282,7 @@ class Writer:
             "with `openzaya runs prune`; nothing that was acknowledged is lost"
         )
 
-    def _refuse(self, batch: list[Write], is_last: bool) -> list[Write]:
+    def _refuse(self, batch: list[Job], is_last: bool) -> list[Job]:
         """Fail the writes that do not wait, or all of them when this was the last try."""
         kept = [] if is_last else [w for w in batch if w.waits]
         refused = [w for w in batch if w not in kept]
@@ -190,9 +291,9 @@ class Writer:
         if not kept:
             self.trouble = None  # nothing is left to try with: the next write finds out
         for write in refused:
-            write.fail(error)
+            write.end(error)
         return kept
 
-    def _forget(self, batch: list[Write]) -> None:
+    def _forget(self, batch: list[Job]) -> None:
         with self._news:
             self.pending_bytes -= sum(w.size for w in batch)
