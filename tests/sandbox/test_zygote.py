@@ -1,6 +1,6 @@
-"""What is special about boxes forked from a launcher: its memory, its end, the end of programs.
+"""What is special about boxes forked from a launcher: its memory and its end.
 
-test_bwrap.py and the hostile suite run on both backends.
+test_bwrap.py, test_ending.py and the hostile suite run on both backends.
 """
 
 import gc
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from openzaya.core.errors import SandboxError
-from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox import Limits, Request, Status
 from openzaya.sandbox.probes import run_probes
 from openzaya.sandbox.zygote import Launcher, ZygoteExecutor
 
@@ -30,12 +30,6 @@ CANARY = "canary-4f1c9a77d2"
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[ZygoteExecutor]:
     with ZygoteExecutor() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bwrap() -> Iterator[Executor]:
-    with Executor.default("bwrap") as made:
         yield made
 
 
@@ -61,61 +55,6 @@ def wait_until_gone(pids: set[int], within_s: float = 5.0) -> set[int]:
             break
         time.sleep(0.01)
     return pids
-
-
-ENDINGS = {
-    "falls off the end": "print('x')",
-    "exit code": "import sys; sys.exit(7)",
-    "exit code beyond a byte": "import sys; sys.exit(256 + 5)",
-    "negative exit code": "import sys; sys.exit(-1)",
-    "exit with a text": "import sys; sys.exit('gone wrong')",
-    "exit with nothing": "import sys; sys.exit()",
-    "exit with true": "raise SystemExit(True)",
-    "uncaught": "def f(n):\n    raise ValueError(n)\nf(3)",
-    "chained": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e",
-    "syntax": "print('x'",
-    "interrupted": "raise KeyboardInterrupt",
-    "uncaught BaseException": "class E(BaseException): pass\nraise E('odd')",
-    "hook": "import sys\nsys.excepthook = lambda *a: print('mine', a[0].__name__)\n1 / 0",
-    "hook that exits": "import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1 / 0",
-    "atexit order": "import atexit\nfor n in range(3): atexit.register(print, n)\nprint('end')",
-    "atexit after exit": "import atexit, sys\natexit.register(print, 'bye')\nsys.exit(4)",
-    "thread outlives main": (
-        "import threading, time\n"
-        "threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()\nprint('main')"
-    ),
-    "daemon thread does not": (
-        "import threading, time\n"
-        "threading.Thread(target=lambda: (time.sleep(9), print('late')), daemon=True).start()"
-    ),
-    "unclosed file": "f = open('/tmp/out', 'w')\nf.write('kept')",
-    "object in a cycle": "class A:\n    def __del__(self): print('last')\na = A(); a.me = a; del a",
-    "no newline": "print('x', end='')",
-    "closed stdout": "import sys\nprint('x')\nsys.stdout.close()",
-    "stdout is None": "import sys\nsys.stdout = None\nprint('x')",
-    "prints to a broken stdout": "import os\nprint('x')\nos.close(1)",
-    "name of main": "print(__name__, __file__)\nimport __main__\nprint(__main__.__name__)",
-    "globals": "print(sorted(n for n in globals() if n != '__cached__'))",
-    "traceback of an exec": "exec('1 / 0')",
-    "deep": "def f(n): return f(n + 1)\nf(0)",
-    "stack depth": "import sys\nprint(sys.getrecursionlimit())",
-}
-
-
-@pytest.mark.parametrize("name", ENDINGS)
-def test_programs_end_as_they_do_under_the_interpreter(zygote, bwrap, name):
-    request = Request(source=ENDINGS[name], fetch=("out",))
-    found, expected = zygote.run(request), bwrap.run(request)
-    assert found.status is expected.status
-    assert (found.exit_code, found.signal) == (expected.exit_code, expected.signal)
-    assert found.stdout == expected.stdout
-    assert found.stderr.decode() == expected.stderr.decode()
-    assert found.files == expected.files
-
-
-def test_an_object_of_the_main_module_gets_its_last_word(zygote):
-    source = "class A:\n    def __del__(self): print('last')\na = A()"
-    assert zygote.run(Request(source=source)).stdout == b"last\n"
 
 
 def test_the_doctors_probes_hold(zygote):

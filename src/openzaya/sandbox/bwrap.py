@@ -7,6 +7,7 @@ loads the system-call filter and becomes our supervisor, which starts the progra
 
 import functools
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -190,11 +191,20 @@ def kill(child: subprocess.Popen[bytes]) -> None:
 
 def collect(child: subprocess.Popen[bytes]) -> None:
     """Wait for bubblewrap's end, which comes after the box's; kill it if that takes long."""
+    handle = os.pidfd_open(child.pid)
     try:
-        child.wait(REAP_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        if not has_ended(handle, REAP_S):
+            child.kill()
+    finally:
+        os.close(handle)
+    child.wait()
+
+
+def has_ended(pidfd: int, within_s: float) -> bool:
+    """Wait for a process; say whether it has ended within a time."""
+    waiting = select.poll()
+    waiting.register(pidfd, select.POLLIN)
+    return bool(waiting.poll(within_s * 1000))
 
 
 def explain(result: Result, said: Exchange) -> Result:

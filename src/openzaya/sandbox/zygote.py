@@ -9,7 +9,6 @@ compilers run under bubblewrap.
 import functools
 import marshal
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import box, protocol, seccomp, zygote_launcher
-from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor, explain, piped
+from openzaya.sandbox.bwrap import REAP_S, STARTUP_S, BwrapExecutor, explain, has_ended, piped
 from openzaya.sandbox.exchange import Bounds, Pipes, exchange
 from openzaya.sandbox.executor import Request, Result, Status
 from openzaya.sandbox.interpreter import FLAGS, Interpreter
@@ -32,9 +31,8 @@ from openzaya.sandbox.users import BOX_ID, Identity
 BOOT = """
 import marshal, sys
 n = {"__name__": "launcher", "__builtins__": __builtins__}
-for text in marshal.load(sys.stdin.buffer):
-    exec(compile(text, "<string>", "exec"), n)
-with n["Ending"](n["begin"]()):
+exec(compile(marshal.load(sys.stdin.buffer), "<string>", "exec"), n)
+with n["begin"]():
     exec(__import__("sys").__dict__.pop("program"))
 """
 """The first code of a launcher; in a box its last line is the program."""
@@ -65,7 +63,7 @@ class ZygoteExecutor(BwrapExecutor):
     @functools.cached_property
     def policy(self) -> str:
         """Fingerprint of all rules that boxes run under."""
-        rules = repr((setup(self.interpreter, self.identity), texts()))
+        rules = repr((setup(self.interpreter, self.identity), text()))
         return sha256(rules.encode()).hexdigest()[:16]
 
     def close(self) -> None:
@@ -114,7 +112,7 @@ class Launcher:
 
     def __init__(self, interpreter: Interpreter, identity: Identity):
         """Start it and wait until it is ready; raises SandboxError with its reason if it is not."""
-        words = (texts(), setup(interpreter, identity))
+        words = (text(), setup(interpreter, identity))
         content = b"".join(marshal.dumps(word, protocol.MARSHAL_VERSION) for word in words)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -226,11 +224,9 @@ def kill(pidfd: int) -> None:
 
 def collect(pidfd: int) -> None:
     """Wait until nothing is left of a box; kill it if its end takes long."""
-    waiting = select.poll()
-    waiting.register(pidfd, select.POLLIN)
-    if not waiting.poll(REAP_S * 1000):
+    if not has_ended(pidfd, REAP_S):
         kill(pidfd)
-        waiting.poll(REAP_S * 1000)
+        has_ended(pidfd, REAP_S)
     deadline = time.monotonic() + REAP_S
     with suppress(ProcessLookupError):  # it is gone once its launcher has collected it
         while time.monotonic() < deadline:
@@ -239,10 +235,9 @@ def collect(pidfd: int) -> None:
 
 
 @functools.cache
-def texts() -> tuple[str, ...]:
+def text() -> str:
     """Return the launcher's program."""
-    names = ("zygote_ending.py", "zygote_launcher.py")
-    return tuple(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+    return Path(zygote_launcher.__file__).read_text(encoding="utf-8")
 
 
 def setup(interpreter: Interpreter, identity: Identity) -> dict[str, Any]:
