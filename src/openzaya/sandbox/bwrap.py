@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from openzaya.core.errors import SandboxError
-from openzaya.sandbox import box, checks, protocol, seccomp
+from openzaya.sandbox import box, checks, headers, languages, protocol, seccomp
 from openzaya.sandbox.compiler import Compiler
 from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
 from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
@@ -48,7 +48,9 @@ class BwrapExecutor(Executor):
         self.identity: Identity = identity(uid)
         self.interpreter: Interpreter = find_interpreter(self.identity)
         self.slots = threading.BoundedSemaphore(slots or num_cores())
-        self.compiler = Compiler(self.run_command)
+        self.compiler = Compiler(self.run_command, ("-I", headers.INSIDE))
+        self.headers: dict[tuple[str, ...], headers.Headers] = {}
+        """By compiler and flags."""
         self.closed = threading.Event()
         self.proven = False
         """Whether a box has ever worked here."""
@@ -80,6 +82,8 @@ class BwrapExecutor(Executor):
         with self.lock:
             for child in self.running:
                 kill(child)
+            for made in self.headers.values():
+                made.close()
 
     def run_command(
         self, request: Request, language: Language, argv: tuple[str, ...], program: bytes | None
@@ -106,7 +110,8 @@ class BwrapExecutor(Executor):
             report_bytes=protocol.report_limit(request),
             deadline=time.monotonic() + request.limits.wall_limit_s + STARTUP_S,
         )
-        command = self.command(request.limits.tmp_bytes, compiler=compiling)
+        folder = self.header_folder(request) if compiling else None
+        command = self.command(request.limits.tmp_bytes, compiler=compiling, folder=folder)
         content = protocol.framed(self.interpreter.supervisor) + order
         try:
             with self.started(command) as (child, pipes):
@@ -118,13 +123,29 @@ class BwrapExecutor(Executor):
         result = protocol.result(said, request, backend=self.name, policy=self.policy)
         return explain(result, said)
 
+    def header_folder(self, request: Request) -> str | None:
+        """Return the host's folder of headers that a source is compiled with, if there is one."""
+        if headers.HEADER not in request.source:
+            return None
+        flags = languages.find(request.language).compiler
+        with self.lock:
+            if flags not in self.headers:
+                self.headers[flags] = headers.Headers(flags)
+            return self.headers[flags].folder()
+
     @functools.lru_cache(maxsize=64)  # noqa: B019 an executor lives as long as its cache is of use
-    def command(self, tmp_bytes: int, *, compiler: bool) -> tuple[str, ...]:
-        """Return the command line of a box, without what differs between runs."""
+    def command(
+        self, tmp_bytes: int, *, compiler: bool, folder: str | None = None
+    ) -> tuple[str, ...]:
+        """Return the command line of a box, without what differs between runs.
+
+        `folder` is what a compiler's box sees as its folder of precompiled headers.
+        """
         return (
             self.bwrap,
             *box.isolation(),
             *box.file_system(self.interpreter, compiler=compiler),
+            *(("--ro-bind", folder, headers.INSIDE) if folder else ()),
             *("--size", str(tmp_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
         )
 
