@@ -9,6 +9,7 @@ compilers run under bubblewrap.
 import functools
 import marshal
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -45,7 +46,7 @@ MODULES = (
 """What every launcher imports once, so that programs find it there."""
 LAUNCH_S = 30.0
 REPLY_S = 10.0
-COLLECT_S = 0.0002
+COLLECT_MS = 1
 
 
 class ZygoteExecutor(BwrapExecutor):
@@ -227,11 +228,13 @@ def collect(pidfd: int) -> None:
     if not has_ended(pidfd, REAP_S):
         kill(pidfd)
         has_ended(pidfd, REAP_S)
+    collected = select.poll()
+    collected.register(pidfd, 0)  # new kernels hang up when its launcher has collected it
     deadline = time.monotonic() + REAP_S
-    with suppress(ProcessLookupError):  # it is gone once its launcher has collected it
+    with suppress(ProcessLookupError):
         while time.monotonic() < deadline:
             signal.pidfd_send_signal(pidfd, 0)
-            time.sleep(COLLECT_S)
+            collected.poll(COLLECT_MS)
 
 
 @functools.cache
