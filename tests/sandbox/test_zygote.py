@@ -20,7 +20,7 @@ import pytest
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import Limits, Request, Status
 from openzaya.sandbox.probes import run_probes
-from openzaya.sandbox.zygote import Launcher, ZygoteExecutor
+from openzaya.sandbox.zygote import ZygoteExecutor, make_zygote
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 SRC = Path(__file__).parents[2] / "src"
@@ -151,14 +151,14 @@ def test_a_program_cannot_write_a_report(zygote):
 
 def test_a_killed_launcher_is_a_failure_of_ours_and_is_replaced(zygote):
     assert zygote.run(Request(source="print(1)")).stdout == b"1\n"
-    victim = zygote.launcher.process
+    victim = zygote.launchers["zygote"].process
     below = descendants(victim.pid)
     assert below
     victim.kill()
     assert wait_until_gone(below) == set()
     result = zygote.run(Request(source="print(2)"))
     assert (result.status, result.stdout) == (Status.OK, b"2\n")
-    assert zygote.launcher.process is not victim
+    assert zygote.launchers["zygote"].process is not victim
 
 
 def test_a_launcher_killed_while_a_program_runs_never_makes_it_wrong(zygote):
@@ -166,7 +166,7 @@ def test_a_launcher_killed_while_a_program_runs_never_makes_it_wrong(zygote):
     source = "import time\ntime.sleep(1.5)\nprint('slept')"
     thread = threading.Thread(target=lambda: results.append(zygote.run(Request(source=source))))
     thread.start()
-    victim = zygote.launcher.process.pid
+    victim = zygote.launchers["zygote"].process.pid
     deadline = time.monotonic() + 10
     while len(descendants(victim)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -182,7 +182,7 @@ def test_closing_ends_running_programs():
     source = "import time\ntime.sleep(60)"
     thread = threading.Thread(target=lambda: results.append(zygote.run(Request(source=source))))
     thread.start()
-    launcher = zygote.launcher.process.pid
+    launcher = zygote.launchers["zygote"].process.pid
     while len(descendants(launcher)) < 3:
         time.sleep(0.01)
     below = descendants(launcher)
@@ -208,7 +208,7 @@ def test_nobody_survives_a_killed_caller():
         for source in (sleep, spin):
             call = lambda s=source: executor.run(Request(source=s, limits=Limits(cpu_s=60)))
             threading.Thread(target=call, daemon=True).start()
-        print(executor.launcher.process.pid, flush=True)
+        print(executor.launchers['zygote'].process.pid, flush=True)
         time.sleep(60)
         """
     )
@@ -233,7 +233,9 @@ def test_nobody_survives_a_killed_caller():
 def test_many_runs_leave_no_descriptor_and_no_process(zygote):
     def state():
         gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir())), descendants(zygote.launcher.process.pid)
+        return len(list(Path("/proc/self/fd").iterdir())), descendants(
+            zygote.launchers["zygote"].process.pid
+        )
 
     zygote.run(Request(source="pass"))
     before = state()
@@ -271,7 +273,7 @@ def test_the_working_folder_has_a_size_and_a_number_of_files(zygote):
 def test_a_launcher_that_cannot_build_its_root_says_so(zygote, monkeypatch):
     monkeypatch.setattr("openzaya.sandbox.zygote.box.DEVICES", ("null", "no-such-device"))
     with pytest.raises(SandboxError, match="no-such-device"):
-        Launcher(zygote.interpreter, zygote.identity)
+        make_zygote(zygote.interpreter, zygote.identity)
 
 
 def test_the_program_of_a_box_has_no_rights_at_all(zygote):
