@@ -3,6 +3,7 @@
     python bench/sandbox.py --backend bwrap --runs 300          cost, rate, ratio to bare Python
     python bench/sandbox.py --backend bwrap --soak 10000        nothing leaks, INFRA at most 0.1%
     python bench/sandbox.py --backend bwrap --beside-bomb 200   no false time-outs
+    python bench/sandbox.py --backend bwrap --compile 10        C++ with and without its header made
 
 CPU time is that of all processes of a run as the kernel counted it when they were collected, and of
 what a backend keeps alive; the caller's own share is printed beside it. On a busy machine rates are
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox.bwrap import BwrapExecutor
 from openzaya.sandbox.interpreter import FLAGS, SYSTEM_PYTHON
 
 HELLO = Request(source="print(1)")
@@ -80,18 +82,16 @@ def bare(runs: int) -> float:
 def cost(executor: Executor, runs: int, threads: int) -> None:
     """Print what a run costs, alone and with several at once."""
     executor.run(HELLO)
-    costs, walls, before_own, before_all = [], [], own_s(), spent_s()
+    walls, before_own, before_all = [], own_s(), spent_s()
     for _ in range(runs):
-        before, began = spent_s(), time.monotonic()
+        began = time.monotonic()
         if executor.run(HELLO).status is not Status.OK:
             raise SystemExit("an honest program failed")
         walls.append(time.monotonic() - began)
-        costs.append(spent_s() - before)
     own, mean = (own_s() - before_own) / runs, (spent_s() - before_all) / runs
     reference = bare(min(runs, 100))
-    print(f"CPU per run: median {median(costs) * 1e3:.1f} ms, mean {mean * 1e3:.1f} ms;", end=" ")
-    print(f"{own * 1e3:.1f} ms in the caller")
-    print(f"bare Python: {reference * 1e3:.1f} CPU-ms; ratio {median(costs) / reference:.2f}")
+    print(f"CPU per run: {mean * 1e3:.1f} ms, and {own * 1e3:.1f} ms in the caller")
+    print(f"bare Python: {reference * 1e3:.1f} CPU-ms; ratio {mean / reference:.2f}")
     print(f"clock per run: median {median(walls) * 1e3:.1f} ms")
     began = time.monotonic()
     pool = [
@@ -173,6 +173,32 @@ def beside_bomb(executor: Executor, neighbour: Executor, runs: int) -> None:
     print(f"{right} of {runs} right; bombs ended {dict(bombs)}")
 
 
+def compiling(executor: Executor, runs: int) -> None:
+    """Print the CPU time of compiling a contest program, with and without the made header."""
+    assert isinstance(executor, BwrapExecutor)
+    folder = executor.header_folder
+    while folder(contest(0)) is None:
+        time.sleep(0.1)
+    costs: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * runs):
+        made = number % 2 == 0
+        executor.header_folder = folder if made else lambda _: None  # type: ignore[method-assign]
+        before = spent_s()
+        if executor.run(contest(number)).status is not Status.OK:
+            raise SystemExit("a program did not compile")
+        costs[made].append(spent_s() - before)
+    with_it, without = median(costs[True]), median(costs[False])
+    print(f"CPU to compile and run: {with_it:.2f} s with the made header, {without:.2f} s without;")
+    print(f"ratio {without / with_it:.1f}")
+
+
+def contest(number: int) -> Request:
+    """Return a small contest program, unlike those of other numbers."""
+    body = "std::map<std::string, int> m; std::string s; while (std::cin >> s) ++m[s];"
+    source = f"#include <bits/stdc++.h>\nint main() {{ {body} std::cout << {number}; }}"
+    return Request(source=source, language="cpp", stdin=b"a b a")
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(
@@ -183,6 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--soak", type=int, metavar="RUNS")
     parser.add_argument("--beside-bomb", type=int, metavar="RUNS")
+    parser.add_argument("--compile", type=int, metavar="PROGRAMS")
     args = parser.parse_args()
     with Executor.default(args.backend) as executor:
         print(f"backend {args.backend}")
@@ -191,6 +218,8 @@ def main() -> None:
         elif args.beside_bomb:
             with Executor.default(args.backend) as neighbour:
                 beside_bomb(executor, neighbour, args.beside_bomb)
+        elif args.compile:
+            compiling(executor, args.compile)
         else:
             cost(executor, args.runs, args.threads)
 

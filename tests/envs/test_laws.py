@@ -2,17 +2,19 @@
 
 import json
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from random import Random
 
 import pytest
 
 from openzaya.core.errors import EnvError
-from openzaya.core.records import Judgement
+from openzaya.core.records import Judgement, right
 from openzaya.envs import catalog
-from openzaya.envs.base import Problem, Teacher
+from openzaya.envs.base import LARGEST_ANSWER_CHARS, Problem, Teacher
 
 NAMES = catalog.names()
+SHORT = [name for name in NAMES if name not in catalog.FAMILIES]
+"""Those whose answers have one short form: what stands around it makes them wrong."""
 DIFFICULTIES = (0, 1, 2, 5, 9)
 
 
@@ -42,25 +44,25 @@ def test_the_reference_is_right_and_survives_json(name, difficulty):
         assert env.score(again, closed(problem.reference)).reward == 1.0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHORT)
 def test_junk_echoes_and_open_thinking_never_earn_a_reward(name):
     env = catalog.get(name)
     for seed in range(10):
         problem = env.make(Random(seed), 2)
-        right = problem.reference
+        reference = problem.reference
         attacks = [
-            right,  # never closed
+            reference,  # never closed
             closed(""),
             closed("   \n"),
             closed(problem.prompt),
-            closed(right + " or " + right[::-1] + "0"),
-            closed(right + right),
+            closed(f"{reference} or {reference[::-1]}0"),
+            closed(reference + reference),
             closed("\u0664\u0665"),  # Arabic digits
-            closed("9" * 5_000),
+            closed("9" * (env.max_answer_chars + 1)),
             closed("\0"),
             closed("\ud800"),
             closed("__import__('os').system('true')"),
-            f"{right}\n</think>\n\nno",
+            f"{reference}\n</think>\n\nno",
         ]
         for attack in attacks:
             verdict = env.score(problem, attack)
@@ -68,7 +70,7 @@ def test_junk_echoes_and_open_thinking_never_earn_a_reward(name):
             assert 0.0 <= verdict.score < 1.0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHORT)
 def test_harder_problems_are_not_shorter(name):
     env = catalog.get(name)
     sizes = [
@@ -149,6 +151,24 @@ def test_a_single_candidate_is_worked_out_again(name):
     assert together == recap
     assert alone.endswith(recap)
     assert len(alone) > len(recap)
+
+
+def test_an_answer_longer_than_the_environment_takes_is_wrong():
+    made = catalog.get("add").make(Random(0), 0)
+    for most in (4, 40):
+        env = replace(
+            catalog.get("add"), max_answer_chars=most, judge=lambda problem, answer: right()
+        )
+        assert env.score(made, closed("9" * most)).judgement is Judgement.RIGHT
+        verdict = env.score(made, closed("9" * (most + 1)))
+        assert verdict.judgement is Judgement.WRONG
+        assert f"more than {most}" in verdict.reason
+
+
+@pytest.mark.parametrize("most", [0, -1, LARGEST_ANSWER_CHARS + 1])
+def test_an_environment_cannot_take_answers_of_any_size(most):
+    with pytest.raises(EnvError, match="takes answers of"):
+        replace(catalog.get("add"), max_answer_chars=most)
 
 
 def test_an_unknown_environment_gets_a_suggestion():

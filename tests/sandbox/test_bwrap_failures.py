@@ -1,6 +1,8 @@
 """When making or keeping a box fails, that is our failure, told as such, and nothing leaks."""
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import Request, Status
-from openzaya.sandbox.bwrap import BwrapExecutor, kill
+from openzaya.sandbox.bwrap import BwrapExecutor
 from openzaya.sandbox.languages import LANGUAGES
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -26,6 +28,14 @@ def executor() -> Iterator[BwrapExecutor]:
 
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that a process has started and not collected."""
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
 
 
 def break_bwrap(executor: BwrapExecutor, path: str) -> None:
@@ -57,16 +67,14 @@ def test_a_box_that_is_killed_from_outside_is_infra_after_a_second_try(executor)
     sleeper = Request(source="import time\ntime.sleep(30)")
     thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
     thread.start()
-    for _ in range(2):
-        while not executor.running:
-            time.sleep(0.01)
-        child = next(iter(executor.running))
-        inside = Path(f"/proc/{child.pid}/task/{child.pid}/children")
-        while not inside.read_text():
-            time.sleep(0.01)
-        kill(child)
-        while child in executor.running:
-            time.sleep(0.01)
+    killed: set[int] = set()
+    while len(killed) < 2:
+        for child in children(executor.launchers["bwrap"].process.pid) - killed:
+            inside = children(child)
+            if inside:
+                os.kill(inside.pop(), signal.SIGKILL)
+                killed.add(child)
+        time.sleep(0.01)
     thread.join()
     assert results[0].status is Status.INFRA
     assert executor.run(HELLO).status is Status.OK
@@ -87,6 +95,37 @@ def test_a_compiler_that_is_missing_is_no_verdict(executor):
     missing = replace(LANGUAGES["cpp"], compiler=("/nonexistent/g++", "main.cpp"))
     with pytest.raises(SandboxError, match="apt-get install"):
         executor.compiler.build("int main() {}", missing)
+
+
+def test_a_spawner_that_died_is_replaced(executor):
+    assert executor.run(HELLO).stdout == b"hello\n"
+    victim = executor.launchers["bwrap"].process
+    victim.kill()
+    victim.wait()
+    assert executor.run(HELLO).stdout == b"hello\n"
+    assert executor.launchers["bwrap"].process is not victim
+
+
+def test_closing_ends_a_box_at_whatever_point_it_is(executor):
+    results = []
+    sleeper = Request(source="import os, time\nos.fork()\ntime.sleep(60)")
+    thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)), daemon=True)
+    thread.start()
+    while not (spawner := executor.launchers.get("bwrap")) or not children(spawner.process.pid):
+        time.sleep(0.01)
+    (outer,) = children(spawner.process.pid)
+    while not (inside := children(outer)):
+        time.sleep(0.01)
+    began = time.monotonic()
+    executor.close()
+    thread.join()
+    assert time.monotonic() - began < 20
+    assert results[0].status is Status.INFRA
+    for pid in (outer, *inside):
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}/exe").is_symlink() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not Path(f"/proc/{pid}/exe").is_symlink()
 
 
 def test_a_closed_executor_runs_nothing(executor):

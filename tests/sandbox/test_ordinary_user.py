@@ -123,7 +123,8 @@ results = []
 sleeper = Request(source="import time; time.sleep(60)")
 thread = threading.Thread(target=lambda: results.append(executor.run(sleeper)))
 thread.start()
-while not executor.running: time.sleep(0.01)
+pid = executor.launchers["bwrap"].process.pid
+while not open(f"/proc/{pid}/task/{pid}/children").read(): time.sleep(0.01)
 time.sleep(0.2)
 executor.close()
 thread.join()

@@ -1,6 +1,6 @@
-"""What is special about boxes forked from a launcher: its memory, its end, the end of programs.
+"""What is special about boxes forked from a launcher: its memory and its end.
 
-test_bwrap.py and the hostile suite run on both backends.
+test_bwrap.py, test_ending.py and the hostile suite run on both backends.
 """
 
 import gc
@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from openzaya.core.errors import SandboxError
-from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox import Limits, Request, Status
 from openzaya.sandbox.probes import run_probes
-from openzaya.sandbox.zygote import Launcher, ZygoteExecutor
+from openzaya.sandbox.zygote import ZygoteExecutor, make_zygote
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 SRC = Path(__file__).parents[2] / "src"
@@ -30,12 +30,6 @@ CANARY = "canary-4f1c9a77d2"
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[ZygoteExecutor]:
     with ZygoteExecutor() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bwrap() -> Iterator[Executor]:
-    with Executor.default("bwrap") as made:
         yield made
 
 
@@ -61,61 +55,6 @@ def wait_until_gone(pids: set[int], within_s: float = 5.0) -> set[int]:
             break
         time.sleep(0.01)
     return pids
-
-
-ENDINGS = {
-    "falls off the end": "print('x')",
-    "exit code": "import sys; sys.exit(7)",
-    "exit code beyond a byte": "import sys; sys.exit(256 + 5)",
-    "negative exit code": "import sys; sys.exit(-1)",
-    "exit with a text": "import sys; sys.exit('gone wrong')",
-    "exit with nothing": "import sys; sys.exit()",
-    "exit with true": "raise SystemExit(True)",
-    "uncaught": "def f(n):\n    raise ValueError(n)\nf(3)",
-    "chained": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e",
-    "syntax": "print('x'",
-    "interrupted": "raise KeyboardInterrupt",
-    "uncaught BaseException": "class E(BaseException): pass\nraise E('odd')",
-    "hook": "import sys\nsys.excepthook = lambda *a: print('mine', a[0].__name__)\n1 / 0",
-    "hook that exits": "import sys\nsys.excepthook = lambda *a: sys.exit(9)\n1 / 0",
-    "atexit order": "import atexit\nfor n in range(3): atexit.register(print, n)\nprint('end')",
-    "atexit after exit": "import atexit, sys\natexit.register(print, 'bye')\nsys.exit(4)",
-    "thread outlives main": (
-        "import threading, time\n"
-        "threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()\nprint('main')"
-    ),
-    "daemon thread does not": (
-        "import threading, time\n"
-        "threading.Thread(target=lambda: (time.sleep(9), print('late')), daemon=True).start()"
-    ),
-    "unclosed file": "f = open('/tmp/out', 'w')\nf.write('kept')",
-    "object in a cycle": "class A:\n    def __del__(self): print('last')\na = A(); a.me = a; del a",
-    "no newline": "print('x', end='')",
-    "closed stdout": "import sys\nprint('x')\nsys.stdout.close()",
-    "stdout is None": "import sys\nsys.stdout = None\nprint('x')",
-    "prints to a broken stdout": "import os\nprint('x')\nos.close(1)",
-    "name of main": "print(__name__, __file__)\nimport __main__\nprint(__main__.__name__)",
-    "globals": "print(sorted(n for n in globals() if n != '__cached__'))",
-    "traceback of an exec": "exec('1 / 0')",
-    "deep": "def f(n): return f(n + 1)\nf(0)",
-    "stack depth": "import sys\nprint(sys.getrecursionlimit())",
-}
-
-
-@pytest.mark.parametrize("name", ENDINGS)
-def test_programs_end_as_they_do_under_the_interpreter(zygote, bwrap, name):
-    request = Request(source=ENDINGS[name], fetch=("out",))
-    found, expected = zygote.run(request), bwrap.run(request)
-    assert found.status is expected.status
-    assert (found.exit_code, found.signal) == (expected.exit_code, expected.signal)
-    assert found.stdout == expected.stdout
-    assert found.stderr.decode() == expected.stderr.decode()
-    assert found.files == expected.files
-
-
-def test_an_object_of_the_main_module_gets_its_last_word(zygote):
-    source = "class A:\n    def __del__(self): print('last')\na = A()"
-    assert zygote.run(Request(source=source)).stdout == b"last\n"
 
 
 def test_the_doctors_probes_hold(zygote):
@@ -212,14 +151,14 @@ def test_a_program_cannot_write_a_report(zygote):
 
 def test_a_killed_launcher_is_a_failure_of_ours_and_is_replaced(zygote):
     assert zygote.run(Request(source="print(1)")).stdout == b"1\n"
-    victim = zygote.launcher.process
+    victim = zygote.launchers["zygote"].process
     below = descendants(victim.pid)
     assert below
     victim.kill()
     assert wait_until_gone(below) == set()
     result = zygote.run(Request(source="print(2)"))
     assert (result.status, result.stdout) == (Status.OK, b"2\n")
-    assert zygote.launcher.process is not victim
+    assert zygote.launchers["zygote"].process is not victim
 
 
 def test_a_launcher_killed_while_a_program_runs_never_makes_it_wrong(zygote):
@@ -227,7 +166,7 @@ def test_a_launcher_killed_while_a_program_runs_never_makes_it_wrong(zygote):
     source = "import time\ntime.sleep(1.5)\nprint('slept')"
     thread = threading.Thread(target=lambda: results.append(zygote.run(Request(source=source))))
     thread.start()
-    victim = zygote.launcher.process.pid
+    victim = zygote.launchers["zygote"].process.pid
     deadline = time.monotonic() + 10
     while len(descendants(victim)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -243,7 +182,7 @@ def test_closing_ends_running_programs():
     source = "import time\ntime.sleep(60)"
     thread = threading.Thread(target=lambda: results.append(zygote.run(Request(source=source))))
     thread.start()
-    launcher = zygote.launcher.process.pid
+    launcher = zygote.launchers["zygote"].process.pid
     while len(descendants(launcher)) < 3:
         time.sleep(0.01)
     below = descendants(launcher)
@@ -269,7 +208,7 @@ def test_nobody_survives_a_killed_caller():
         for source in (sleep, spin):
             call = lambda s=source: executor.run(Request(source=s, limits=Limits(cpu_s=60)))
             threading.Thread(target=call, daemon=True).start()
-        print(executor.launcher.process.pid, flush=True)
+        print(executor.launchers['zygote'].process.pid, flush=True)
         time.sleep(60)
         """
     )
@@ -294,7 +233,9 @@ def test_nobody_survives_a_killed_caller():
 def test_many_runs_leave_no_descriptor_and_no_process(zygote):
     def state():
         gc.collect()
-        return len(list(Path("/proc/self/fd").iterdir())), descendants(zygote.launcher.process.pid)
+        return len(list(Path("/proc/self/fd").iterdir())), descendants(
+            zygote.launchers["zygote"].process.pid
+        )
 
     zygote.run(Request(source="pass"))
     before = state()
@@ -332,7 +273,7 @@ def test_the_working_folder_has_a_size_and_a_number_of_files(zygote):
 def test_a_launcher_that_cannot_build_its_root_says_so(zygote, monkeypatch):
     monkeypatch.setattr("openzaya.sandbox.zygote.box.DEVICES", ("null", "no-such-device"))
     with pytest.raises(SandboxError, match="no-such-device"):
-        Launcher(zygote.interpreter, zygote.identity)
+        make_zygote(zygote.interpreter, zygote.identity)
 
 
 def test_the_program_of_a_box_has_no_rights_at_all(zygote):

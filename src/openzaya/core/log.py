@@ -120,6 +120,27 @@ class MetricWriter:
         return len(lines) - len(kept)
 
 
+class RecordWriter:
+    """Appends one JSON line for each record to a file and flushes it; for what is no number.
+
+    Sets are written as sorted lists, and what JSON does not know as its text.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append one record."""
+        line = json.dumps(record, default=_plain)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file in their order; a torn last line is left out."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -15,7 +15,10 @@ from openzaya.core.records import Verdict, wrong
 from openzaya.text.think import split_thinking
 
 MAX_ANSWER_CHARS = 4_096
-"""Longer final answers are wrong by rule: no nano answer needs 100 characters."""
+"""Longer final answers are wrong by rule, unless an environment says otherwise: most answers need
+less than 100 characters."""
+LARGEST_ANSWER_CHARS = 65_536
+"""No environment may take more: a judge's work grows with the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,16 @@ class Environment:
     judge: Callable[[Problem, str], Verdict]
     teach: Callable[[Problem, Random, Teacher], Solution] | None = None
     merge: Callable[[Problem, list[str], Random, Teacher], Solution] | None = None
+    max_answer_chars: int = MAX_ANSWER_CHARS
+    """Longer final answers are wrong by rule."""
+
+    def __post_init__(self) -> None:
+        """Refuse an answer's size that is none."""
+        if not 0 < self.max_answer_chars <= LARGEST_ANSWER_CHARS:
+            raise EnvError(
+                f"environment {self.name!r} takes answers of {self.max_answer_chars} characters; "
+                f"choose 1 to {LARGEST_ANSWER_CHARS}"
+            )
 
     def score(self, problem: Problem, reply: str, *, started_in_think: bool = True) -> Verdict:
         """Judge a whole reply: only the text after the closing think marker counts."""
@@ -75,8 +88,9 @@ class Environment:
         answer = thought.answer.strip()
         if not answer:
             return wrong("the final answer is empty")
-        if len(answer) > MAX_ANSWER_CHARS:
-            return wrong(f"the final answer has {len(answer)} characters")
+        if len(answer) > self.max_answer_chars:
+            most = self.max_answer_chars
+            return wrong(f"the final answer has {len(answer)} characters, more than {most}")
         return self.judge(problem, answer)
 
 

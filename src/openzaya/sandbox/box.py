@@ -32,11 +32,15 @@ ENVIRONMENT = {
 INSIDE_ID = "1000"
 """User and group as the program sees them."""
 LOADER = """
-import sys, marshal
-f = open(int(sys.argv[1]), "rb", closefd=False)
-n = {"__name__": "supervisor", "__builtins__": __builtins__}
-exec(marshal.loads(f.read(int.from_bytes(f.read(8), "big"))), n)
-exec(n["start"](int(sys.argv[1]), int(sys.argv[2]), n["read_order"](f)))
+import sys, marshal, posix
+c, r, n, b = *map(int, sys.argv[1:]), {"__name__": "supervisor", "__builtins__": __builtins__}, b""
+s = int.from_bytes(posix.read(c, 8), "big")
+while len(b) < s:
+    b += posix.read(c, s - len(b)) or sys.exit("no supervisor came")
+for b in marshal.loads(b):
+    exec(b, n)
+with n["Ending"]():
+    exec(n["start"](c, r, n["read_order"](c)))
 """
 """The first code in a box: loads the supervisor, then in the child becomes the program."""
 TOOLCHAIN = ("/usr/bin", "/usr/include", "/usr/lib/gcc", "/usr/libexec", "/etc/alternatives")

@@ -1,35 +1,37 @@
 """The default backend: one fresh bubblewrap box for every run.
 
-A run is five pipes and one child. bubblewrap starts with an empty environment (its own is what a
-program would find in /proc/1/environ), as a user that owns nothing if we are root, builds the box,
-loads the system-call filter and becomes our supervisor, which starts the program.
+A run is five pipes and one process of the spawner's. bubblewrap starts with an empty environment
+(its own is what a program would find in /proc/1/environ), as a user that owns nothing if we are
+root, builds the box, loads the system-call filter and becomes our supervisor, which starts the
+program.
 """
 
 import functools
+import marshal
 import os
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from openzaya.core.errors import SandboxError
-from openzaya.sandbox import box, checks, protocol, seccomp
+from openzaya.sandbox import box, checks, headers, languages, protocol, seccomp, spawner
 from openzaya.sandbox.compiler import Compiler
-from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
+from openzaya.sandbox.exchange import Bounds, Exchange, exchange
 from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
 from openzaya.sandbox.interpreter import Interpreter, find_interpreter
 from openzaya.sandbox.languages import Language
+from openzaya.sandbox.launcher import Launcher, kill
 from openzaya.sandbox.remedies import remedy
 from openzaya.sandbox.users import BOX_ID, Identity, identity
 
 STARTUP_S = 30.0
 """Seconds beyond a run's own that making and ending its box may take."""
-REAP_S = 5.0
+MakeLauncher = Callable[[Interpreter, Identity], Launcher]
 
 
 class BwrapExecutor(Executor):
@@ -47,12 +49,18 @@ class BwrapExecutor(Executor):
         self.identity: Identity = identity(uid)
         self.interpreter: Interpreter = find_interpreter(self.identity)
         self.slots = threading.BoundedSemaphore(slots or num_cores())
-        self.compiler = Compiler(self.run_command)
+        self.compiler = Compiler(self.run_command, ("-I", headers.INSIDE))
+        self.headers: dict[tuple[str, ...], headers.Headers] = {}
+        """By compiler and flags."""
         self.closed = threading.Event()
         self.proven = False
         """Whether a box has ever worked here."""
         self.lock = threading.Lock()
-        self.running: set[subprocess.Popen[bytes]] = set()
+        self.launchers: dict[str, Launcher] = {}
+        """The processes that start boxes, by backend."""
+        self.running: set[int] = set()
+        """Descriptors of the bubblewraps that run."""
+        self.launcher_of("bwrap", make_spawner)
 
     @functools.cached_property
     def policy(self) -> str:
@@ -74,11 +82,16 @@ class BwrapExecutor(Executor):
         return self.run_command(request, language, argv, built)
 
     def close(self) -> None:
-        """Refuse further runs and kill those that run; their results are INFRA."""
+        """Refuse further runs and end those that run; their results are INFRA."""
         self.closed.set()
         with self.lock:
-            for child in self.running:
-                kill(child)
+            for pidfd in self.running:
+                kill_box(pidfd)
+            for launcher in self.launchers.values():
+                launcher.close()
+            self.launchers.clear()
+            for made in self.headers.values():
+                made.close()
 
     def run_command(
         self, request: Request, language: Language, argv: tuple[str, ...], program: bytes | None
@@ -105,96 +118,103 @@ class BwrapExecutor(Executor):
             report_bytes=protocol.report_limit(request),
             deadline=time.monotonic() + request.limits.wall_limit_s + STARTUP_S,
         )
-        command = self.command(request.limits.tmp_bytes, compiler=compiling)
+        folder = self.header_folder(request) if compiling else None
+        command = self.command(request.limits.tmp_bytes, compiler=compiling, folder=folder)
+        message = marshal.dumps(command, protocol.MARSHAL_VERSION)
         content = protocol.framed(self.interpreter.supervisor) + order
         try:
-            with self.started(command) as (child, pipes):
-                said = exchange(pipes, request.stdin, content, bounds)
+            launcher = self.launcher_of("bwrap", make_spawner)
+            with self.rules() as rules, launcher.started(message, rules) as (pidfd, pipes):
+                with self.within_reach(pidfd):
+                    said = exchange(pipes, request.stdin, content, bounds)
                 if said.hung:
-                    kill(child)
-        except OSError as error:
-            return Result(status=Status.INFRA, backend=self.name, reason=str(error))
+                    kill_box(pidfd)
+        except (OSError, SandboxError) as error:
+            return Result(status=Status.INFRA, backend=self.name, reason=str(error)[:500])
         result = protocol.result(said, request, backend=self.name, policy=self.policy)
         return explain(result, said)
 
+    def launcher_of(self, backend: str, make: MakeLauncher) -> Launcher:
+        """Return the process that starts a backend's boxes, or a new one if it has ended."""
+        with self.lock:
+            if self.closed.is_set():
+                raise SandboxError("found a closed executor; make a new one to run more programs")
+            found = self.launchers.get(backend)
+            if found is not None and not found.is_alive:
+                found.close()
+                found = None
+            if found is None:
+                found = self.launchers[backend] = make(self.interpreter, self.identity)
+            return found
+
+    @contextmanager
+    def within_reach(self, pidfd: int) -> Iterator[None]:
+        """Let `close` kill a box while the block runs."""
+        with self.lock:
+            self.running.add(pidfd)
+        if self.closed.is_set():
+            kill_box(pidfd)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.running.remove(pidfd)
+
+    @contextmanager
+    def rules(self) -> Iterator[int]:
+        """Yield a descriptor that bubblewrap reads the system-call filter from."""
+        handle = os.memfd_create("policy")
+        try:
+            os.write(handle, seccomp.policy())
+            os.lseek(handle, 0, os.SEEK_SET)
+            yield handle
+        finally:
+            os.close(handle)
+
+    def header_folder(self, request: Request) -> str | None:
+        """Return the host's folder of headers that a source is compiled with, if there is one."""
+        if headers.HEADER not in request.source:
+            return None
+        flags = languages.find(request.language).compiler
+        with self.lock:
+            if flags not in self.headers:
+                self.headers[flags] = headers.Headers(flags)
+            return self.headers[flags].folder()
+
     @functools.lru_cache(maxsize=64)  # noqa: B019 an executor lives as long as its cache is of use
-    def command(self, tmp_bytes: int, *, compiler: bool) -> tuple[str, ...]:
-        """Return the command line of a box, without what differs between runs."""
+    def command(
+        self, tmp_bytes: int, *, compiler: bool, folder: str | None = None
+    ) -> tuple[str, ...]:
+        """Return the command line of a box, without what differs between runs.
+
+        `folder` is what a compiler's box sees as its folder of precompiled headers.
+        """
         return (
             self.bwrap,
             *box.isolation(),
             *box.file_system(self.interpreter, compiler=compiler),
+            *(("--ro-bind", folder, headers.INSIDE) if folder else ()),
             *("--size", str(tmp_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
+            *("--seccomp", str(spawner.RULES)),
+            *box.start(self.interpreter, control=spawner.CONTROL, report=spawner.REPORT),
         )
 
-    @contextmanager
-    def started(self, command: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[bytes], Pipes]]:
-        """Start a box; yield its process and our ends of its pipes; collect it at the end."""
-        with ExitStack() as theirs, ExitStack() as ours:
-            stdin, their_stdin = piped(ours, theirs, into_box=True)
-            control, their_control = piped(ours, theirs, into_box=True)
-            stdout, their_stdout = piped(ours, theirs, into_box=False)
-            stderr, their_stderr = piped(ours, theirs, into_box=False)
-            report, their_report = piped(ours, theirs, into_box=False)
-            rules = os.memfd_create("policy")
-            theirs.callback(os.close, rules)
-            os.write(rules, seccomp.policy())
-            os.lseek(rules, 0, os.SEEK_SET)
-            inner = box.start(self.interpreter, control=their_control, report=their_report)
-            child = subprocess.Popen(
-                [*command, "--seccomp", str(rules), *inner],
-                stdin=their_stdin,
-                stdout=their_stdout,
-                stderr=their_stderr,
-                pass_fds=(their_control, their_report, rules),
-                env={},
-                cwd="/",
-                start_new_session=True,
-                **self.identity.drop(),
-            )
-            ours.pop_all()  # from here on the exchange closes them
-        with self.lock:
-            self.running.add(child)
-        if self.closed.is_set():
-            kill(child)
-        try:
-            yield (
-                child,
-                Pipes(stdin=stdin, control=control, stdout=stdout, stderr=stderr, report=report),
-            )
-        finally:
-            with self.lock:
-                self.running.remove(child)
-            collect(child)
+
+def make_spawner(interpreter: Interpreter, identity: Identity) -> Launcher:
+    """Start what starts bubblewrap; raises SandboxError if this machine cannot run it."""
+    text = Path(spawner.__file__).read_text(encoding="utf-8")
+    return Launcher(interpreter, identity, f"{text}\nbegin()\n")
 
 
-def piped(ours: ExitStack, theirs: ExitStack, *, into_box: bool) -> tuple[int, int]:
-    """Return our end and the box's end of a new pipe; each stack closes its own."""
-    ends = os.pipe()
-    our, their = (ends[1], ends[0]) if into_box else ends
-    ours.callback(os.close, our)
-    theirs.callback(os.close, their)
-    return our, their
-
-
-def kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill a box from outside: its process 1, which takes all others along, then bubblewrap."""
-    inside = []
-    with suppress(OSError):
-        inside = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-        for pid in inside:
-            os.kill(int(pid), signal.SIGKILL)
-    if not inside:  # no box yet; what bubblewrap has begun dies with it
-        child.kill()
-
-
-def collect(child: subprocess.Popen[bytes]) -> None:
-    """Wait for bubblewrap's end, which comes after the box's; kill it if that takes long."""
-    try:
-        child.wait(REAP_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+def kill_box(pidfd: int) -> None:
+    """Kill bubblewrap's box: its process 1, which takes all others along, then bubblewrap."""
+    with suppress(OSError, IndexError):
+        info = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+        pid = info.partition("Pid:")[2].split()[0]
+        for inside in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(inside), signal.SIGKILL)
+            return
+    kill(pidfd)  # no box yet; what bubblewrap has begun dies with it
 
 
 def explain(result: Result, said: Exchange) -> Result:

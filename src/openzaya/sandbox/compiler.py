@@ -14,13 +14,17 @@ from openzaya.sandbox.languages import COMPILER_LIMITS, Language
 CACHE_BYTES = 128 * MIB
 RunCommand = Callable[[Request, Language, tuple[str, ...], bytes | None], Result]
 """Runs a command in a fresh box; see BwrapExecutor.run_command."""
+UNFIT = b"PCH"
+"""What the compiler says where a precompiled header does not fit into memory as it must."""
 
 
 class Compiler:
     """Turns sources into programs; remembers both programs and refusals by the source's hash."""
 
-    def __init__(self, run: RunCommand):
+    def __init__(self, run: RunCommand, options: tuple[str, ...] = ()):
+        """`options` name precompiled headers; without them a program compiles the same, later."""
         self.run = run
+        self.options = options
         self.built: OrderedDict[str, bytes | Result] = OrderedDict()
         self.lock = threading.Lock()
 
@@ -57,7 +61,9 @@ class Compiler:
             fetch=(language.program,),
             limits=COMPILER_LIMITS,
         )
-        result = self.run(request, language, language.compiler, None)
+        result = self.run(request, language, (*language.command, *self.options), None)
+        if result.status is not Status.OK and UNFIT in result.stderr:
+            result = self.run(request, language, language.command, None)
         if result.status is Status.INFRA:
             return replace(result, reason=f"compiling: {result.reason}")
         program = result.files.get(language.program)

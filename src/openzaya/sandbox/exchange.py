@@ -6,9 +6,8 @@ nothing, or closing a stream. What is kept of a stream never exceeds its limit.
 
 import contextlib
 import os
-import selectors
+import select
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 65536
@@ -68,7 +67,7 @@ class Loop:
         self.pipes = pipes
         self.bounds = bounds
         self.said = Exchange()
-        self.selector = selectors.PollSelector()
+        self.poll = select.poll()
         self.open = {pipes.stdin, pipes.control, pipes.stdout, pipes.stderr, pipes.report}
         self.unsent = {pipes.stdin: memoryview(stdin), pipes.control: memoryview(order)}
         self.taken = {
@@ -81,21 +80,23 @@ class Loop:
         for handle in self.open:
             os.set_blocking(handle, False)
         for handle in self.taken:
-            self.selector.register(handle, selectors.EVENT_READ)
+            self.poll.register(handle, select.POLLIN)
         for handle in self.unsent:
-            self.selector.register(handle, selectors.EVENT_WRITE)
+            self.poll.register(handle, select.POLLOUT)
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in list(self.open):
             self.close(handle)
-        self.selector.close()
 
     def run(self) -> Exchange:
         """Go on until every output has ended, or the box does not end when told."""
         deadline = self.bounds.deadline
         while self.taken.keys() & self.open:
-            for handle in self.ready(deadline - time.monotonic()):
+            wait_s = max(0.0, deadline - time.monotonic())
+            for handle, _ in self.poll.poll(1000 * wait_s):
+                if handle not in self.open:  # closed since
+                    continue
                 if handle in self.taken:
                     self.take(handle)
                 else:
@@ -108,12 +109,6 @@ class Loop:
                 self.close(self.pipes.control)
                 deadline = time.monotonic() + FIRM_S
         return self.said
-
-    def ready(self, timeout_s: float) -> Iterator[int]:
-        """Yield the handles on which something can be done, waiting at most so long."""
-        for key, _ in self.selector.select(max(0.0, timeout_s)):
-            if key.fd in self.open:
-                yield key.fd
 
     def take(self, handle: int) -> None:
         """Read some of a stream; past its limit, tell the box to end and drop the rest."""
@@ -143,7 +138,7 @@ class Loop:
         if rest:
             return
         if handle == self.pipes.control:
-            self.selector.unregister(handle)
+            self.poll.unregister(handle)
         else:
             self.close(handle)
 
@@ -152,5 +147,5 @@ class Loop:
         if handle in self.open:
             self.open.remove(handle)
             with contextlib.suppress(KeyError):  # control is unregistered once it is sent
-                self.selector.unregister(handle)
+                self.poll.unregister(handle)
             os.close(handle)

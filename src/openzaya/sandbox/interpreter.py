@@ -18,6 +18,8 @@ FLAGS = ("-P", "-s", "-S", "-B")
 PYTHONHASHSEED, the one variable of Python's that a box sets: sets of strings iterate alike in
 every run."""
 ASK_TIMEOUT_S = 30.0
+TEXTS = ("ending.py", "supervisor.py")
+"""Files that make up the supervisor."""
 QUESTION = """
 import base64, importlib, json, marshal, os, re, sys, sysconfig
 libraries = "_ssl _hashlib _sqlite3 _ctypes _lzma _bz2 zlib _curses readline _uuid _decimal"
@@ -27,13 +29,14 @@ for name in libraries.split():
     except ImportError:
         pass
 mapped = {line.split(None, 5)[5].strip() for line in open("/proc/self/maps") if " /" in line}
-code = compile(sys.stdin.buffer.read(), "<supervisor>", "exec", optimize=2)
+texts = json.loads(sys.stdin.read())
+codes = [compile(text, "<supervisor>", "exec", optimize=2) for text in texts]
 print(json.dumps({
     "version": sys.version_info[:3],
     "path": os.path.realpath(sys.executable),
     "folders": sorted({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}),
     "libraries": sorted(path for path in mapped if re.search(r"\\.so[.0-9]*$", path)),
-    "supervisor": base64.b64encode(marshal.dumps(code)).decode(),
+    "supervisor": base64.b64encode(marshal.dumps(codes)).decode(),
 }))
 """
 """Asked of an interpreter: what it is, what it loads, and our supervisor in its bytecode."""
@@ -50,7 +53,7 @@ class Interpreter:
     libraries: tuple[str, ...]
     """Shared objects that it and its standard library load."""
     supervisor: bytes
-    """The supervisor's marshalled code, which only this version can load."""
+    """The marshalled list of code of TEXTS, which only this version can load."""
 
 
 @cache
@@ -84,11 +87,11 @@ def ask(path: str, identity: Identity) -> Interpreter | str:
     """Run an interpreter as the user of boxes; return what it is, or why it cannot be used."""
     if not Path(path).is_file():
         return "there is no such file"
-    source = Path(__file__).with_name("supervisor.py").read_bytes()
+    texts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in TEXTS]
     try:
         done = subprocess.run(
             [path, *FLAGS, "-c", QUESTION],
-            input=source,
+            input=json.dumps(texts).encode(),
             capture_output=True,
             env={},
             cwd="/",

@@ -19,7 +19,7 @@ class Language:
     program: str
     """Name of what is started: the source itself, or what the compiler makes."""
     compiler: tuple[str, ...] = ()
-    """Command that makes `program` of `source`; empty where nothing is compiled."""
+    """Compiler and its flags; empty where nothing is compiled."""
     processes: int = 16
     """Processes and threads alive at once, unless the request says otherwise."""
 
@@ -28,6 +28,11 @@ class Language:
         """What is started, as a path inside the box."""
         return f"{WORK}/{self.program}"
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that makes `program` of `source`."""
+        return (*self.compiler, "-o", self.program, self.source)
+
 
 LANGUAGES = {
     "python": Language(name="python", source="main.py", program="main.py"),
@@ -35,7 +40,7 @@ LANGUAGES = {
         name="cpp",
         source="main.cpp",
         program="main",
-        compiler=("/usr/bin/g++", "-O2", "-std=c++20", "-o", "main", "main.cpp"),
+        compiler=("/usr/bin/g++", "-O2", "-std=c++20"),
         processes=1,
     ),
 }

@@ -1,13 +1,13 @@
 """What runs inside a box as its process 1: starts the program, watches it, tells how it ended.
 
-This file's text is compiled by the interpreter of the box and sent in through a pipe, so it stands
-alone: no openzaya, and only modules that cost no start-up time (`signal` costs 5 ms, `_signal`
-nothing). It forks; the child becomes the program, the parent watches. Nobody in the box can forge
-what it reports or look into it: it is process 1, which no signal from inside reaches, it is not
-dumpable, so that /proc/1 is closed, and the only ends of its two pipes are its own.
+This file's text and that of ending.py are compiled by the interpreter of the box and sent in
+through a pipe, so they stand alone: no openzaya, and only modules that cost no start-up time
+(`signal` costs 5 ms, `_signal` nothing; even __future__ is a file to read, so annotations that
+Python could not evaluate are quoted). It forks; the child becomes the program, the parent watches.
+Nobody in the box can forge what it reports or look into it: it is process 1, which no signal from
+inside reaches, it is not dumpable, so that /proc/1 is closed, and the only ends of its two pipes
+are its own.
 """
-
-from __future__ import annotations
 
 import _ctypes
 import _signal  # type: ignore[import-not-found]
@@ -20,21 +20,22 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs 9 ms of every run
-    from types import CodeType, TracebackType
-    from typing import Any, BinaryIO
+    from types import CodeType
+    from typing import Any
 
+SET_ATTRIBUTE = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+"""Address of prctl(2); the ctypes package would cost 4 ms."""
 TICK_S = 0.02
 """Seconds between two looks at memory and CPU time."""
 MOST_FILES = 16384
 """Files in the working folder; their names and nodes are memory that no size limit counts."""
 PR_SET_DUMPABLE = 4
+CHUNK_BYTES = 1 << 20
 PAGE = posix.sysconf("SC_PAGE_SIZE")
 CLOCK_TICKS = posix.sysconf("SC_CLK_TCK")
-NAME = "<supervisor>"
-"""File name that this text is compiled under; tracebacks of programs leave it out."""
 
 
-def start(control: int, report: int, order: dict[str, Any]) -> CodeType:
+def start(control: int, report: int, order: "dict[str, Any]") -> "CodeType":
     """Run one program; return only in the child, with what it is to execute as Python.
 
     `control` stays open as long as the host wants the program to run; `report` takes the result.
@@ -70,7 +71,7 @@ def start(control: int, report: int, order: dict[str, Any]) -> CodeType:
     posix._exit(0)
 
 
-def become(order: dict[str, Any]) -> CodeType:
+def become(order: "dict[str, Any]") -> "CodeType":
     """Turn the child into the program: its limits, its signals, then its code."""
     posix.setsid()
     prctl(PR_SET_DUMPABLE, 1)  # else its own files in /proc are closed to it
@@ -93,19 +94,11 @@ def become(order: dict[str, Any]) -> CodeType:
         del module[name]
     module["__file__"] = argv[0]
     sys.argv[:] = argv
-    sys.excepthook = show
     return compile(order["source"], argv[0], "exec", dont_inherit=True)
 
 
-def show(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-    """Print an uncaught error as Python does, without the frames that are not the program's."""
-    while trace and trace.tb_frame.f_code.co_filename in ("<string>", NAME):
-        trace = trace.tb_next
-    sys.__excepthook__(kind, value.with_traceback(trace), trace)
-
-
 def watch(
-    child: int, control: int, began: float, order: dict[str, Any]
+    child: int, control: int, began: float, order: "dict[str, Any]"
 ) -> tuple[str, int, int, float]:
     """Wait for the program's end or a reason to end it.
 
@@ -288,13 +281,29 @@ def send(handle: int, content: bytes) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process; the ctypes package would cost 4 ms."""
-    address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
-    if _ctypes.call_function(address, (option, value)):
+    """Set an attribute of this process."""
+    if _ctypes.call_function(SET_ATTRIBUTE, (option, value)):
         raise OSError(f"prctl({option}, {value}) failed")
 
 
-def read_order(control: BinaryIO) -> dict[str, Any]:
+def read_order(control: int) -> "dict[str, Any]":
     """Return what the host wants to be run."""
-    order: dict[str, Any] = marshal.loads(control.read(int.from_bytes(control.read(8), "big")))
+    order: dict[str, Any] = marshal.loads(read_frame(control))
     return order
+
+
+def read_frame(handle: int) -> bytes:
+    """Return the bytes that come with their number before them; EOFError if they are cut."""
+    return read_exactly(handle, int.from_bytes(read_exactly(handle, 8), "big"))
+
+
+def read_exactly(handle: int, count: int) -> bytes:
+    """Return so many bytes; EOFError if there are fewer. The `io` objects would cost more."""
+    pieces = []
+    while count:
+        piece = posix.read(handle, min(count, CHUNK_BYTES))
+        if not piece:
+            raise EOFError("the host is gone")
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)

@@ -10,6 +10,8 @@ The order of steps in `enter` is the security: identity, mounts, descriptors, or
 system calls. Nothing of a program runs before the last of them.
 """
 
+import _signal  # type: ignore[import-not-found]
+import _socket
 import array
 import ctypes
 import fcntl
@@ -17,7 +19,6 @@ import gc
 import marshal
 import os
 import signal
-import socket
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -46,7 +47,8 @@ HERE = -100
 """AT_FDCWD: paths are meant from the current folder."""
 EMPTY_PATH, RECURSIVE = 0x1000, 0x8000
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
-CAPABILITY_VERSION = 0x20080522
+CAPABILITY_HEAD = (ctypes.c_uint32 * 2)(0x20080522, 0)
+NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 BOX_INODES = 32768
 """Files that a box's folder can hold; the supervisor ends a program well before."""
 NUM_HANDLES = 5
@@ -56,16 +58,21 @@ READY, STARTED = b"ready", b"started"
 
 libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
+libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
-def begin() -> frozenset[str]:
+def begin() -> Any:
     """Read the setup from fd 0, become the launcher and serve; return only in a program.
 
     The channel to the host is the descriptor that the first argument names. The program is left
-    in `sys.program`; what is returned are the names of the modules that it finds imported.
+    in `sys.program`; what is returned is its Ending.
     """
     setup = marshal.load(sys.stdin.buffer)
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel = _socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD, ABOVE))
+    for number in range(NUM_HANDLES):  # what comes from the host is then above a box's own
+        if number > 2:
+            os.dup2(0, number)
     try:
         move_in(setup)
         box = Box(setup)
@@ -73,12 +80,12 @@ def begin() -> frozenset[str]:
         channel.send(f"{type(error).__name__}: {error}".encode())
         os._exit(1)
     setup.clear()
-    preloaded = frozenset(sys.modules)
+    ending = box.supervisor["Ending"]()
     gc.collect()
     gc.freeze()  # boxes shall not copy these pages only to look for garbage in them
     channel.send(READY)
     sys.program = serve(channel, box)  # type: ignore[attr-defined]
-    return preloaded
+    return ending
 
 
 def move_in(setup: dict[str, Any]) -> None:
@@ -98,29 +105,35 @@ def move_in(setup: dict[str, Any]) -> None:
 
 def collect(_number: int, _frame: object) -> None:
     """Collect boxes that have ended, so that what they used is counted as this process's."""
-    with suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return
 
 
 class Box:
-    """What all boxes have in common."""
+    """What all boxes have in common: made once, so that each has little left to do."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self.inside_id: int = setup["inside_id"]
-        self.policy: bytes = setup["policy"]
+        self.rules = ctypes.create_string_buffer(setup["policy"], len(setup["policy"]))
+        words = (len(setup["policy"]) // 8, ctypes.addressof(self.rules))
+        self.policy = (ctypes.c_uint64 * 2)(*words)
+        """The kernel's `struct sock_fprog`."""
         self.supervisor: dict[str, Any] = {
             "__name__": "supervisor",
             "__builtins__": __builtins__,
         }
-        exec(marshal.loads(setup["supervisor"]), self.supervisor)  # noqa: S102 - our own text
+        for code in marshal.loads(setup["supervisor"]):
+            exec(code, self.supervisor)  # noqa: S102 - our own text
 
 
-def serve(channel: socket.socket, box: Box) -> CodeType:
+def serve(channel: _socket.socket, box: Box) -> CodeType:
     """Make a box for each request until the host is gone; return only in a program."""
     while True:
         tmp_bytes, handles = receive(channel)
-        child = fork_box(handles)
+        child = fork_box(handles[-1])
         if not child:
             channel.close()
             return enter(box, handles, tmp_bytes)
@@ -128,10 +141,10 @@ def serve(channel: socket.socket, box: Box) -> CodeType:
             os.close(handle)
 
 
-def receive(channel: socket.socket) -> tuple[int, list[int]]:
+def receive(channel: _socket.socket) -> tuple[int, list[int]]:
     """Return the next request; end all boxes and this process when the host is gone."""
-    room = socket.CMSG_SPACE(NUM_HANDLES * 4)
-    message, extra, _, _ = channel.recvmsg(64, room, socket.MSG_CMSG_CLOEXEC)
+    room = _socket.CMSG_SPACE(NUM_HANDLES * 4)
+    message, extra, _, _ = channel.recvmsg(64, room, _socket.MSG_CMSG_CLOEXEC)
     handles = array.array("i")
     for _, _, data in extra:
         handles.frombytes(data[: len(data) - len(data) % 4])
@@ -140,21 +153,22 @@ def receive(channel: socket.socket) -> tuple[int, list[int]]:
     return int(message), list(handles)
 
 
-def fork_box(handles: list[int]) -> int:
+def fork_box(handle: int) -> int:
     """Make the first process of a box; tell the host, on the box's own socket, how to reach it."""
-    control = socket.socket(fileno=os.dup(handles[-1]))
+    control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, handle)
     try:
         child, pidfd = clone(ALL_NEW)
+        if child:
+            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [pidfd]))
+            with suppress(OSError):  # nobody wants it any more: the closed socket tells the box
+                control.sendmsg([STARTED], [rights])
+            os.close(pidfd)
+        return child
     except OSError as error:
         control.send(str(error).encode())
-        control.close()
         return -1
-    if child:
-        with suppress(OSError):  # nobody wants it any more: the closed socket tells the box
-            socket.send_fds(control, [STARTED], [pidfd])
-        os.close(pidfd)
-    control.close()
-    return child
+    finally:
+        control.detach()  # the descriptor is the request's
 
 
 def enter(box: Box, handles: list[int], tmp_bytes: int) -> CodeType:
@@ -166,11 +180,10 @@ def enter(box: Box, handles: list[int], tmp_bytes: int) -> CodeType:
         write("/proc/sys/user/max_user_namespaces", "0")
         os.chdir("/tmp")
         control, report = arrange(handles)
-        with open(control, "rb", closefd=False) as file:
-            order = box.supervisor["read_order"](file)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        order = box.supervisor["read_order"](control)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         give_up_rights()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
         filter_calls(box.policy)
     except BaseException as error:  # noqa: BLE001 - nothing of ours may go on in a half-made box
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -264,8 +277,7 @@ def mount(
 
 def arrange(handles: list[int]) -> tuple[int, int]:
     """Make a request's descriptors 0 to 4 and close all others; return control and report."""
-    high = [fcntl.fcntl(handle, fcntl.F_DUPFD, ABOVE) for handle in handles]
-    for number, handle in enumerate(high):
+    for number, handle in enumerate(handles):
         os.dup2(handle, number)
     check(libc.syscall(SYS_CLOSE_RANGE, NUM_HANDLES, 0x7FFFFFFF, 0), "close_range")
     return 4, 3
@@ -273,21 +285,16 @@ def arrange(handles: list[int]) -> tuple[int, int]:
 
 def give_up_rights() -> None:
     """Lose every capability, also those that a program could come by later."""
-    none = ctypes.c_ulong(0)
     for number in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), none, none, none):
+        if libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0):
             break  # the kernel knows no more of them
-    head = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
-    check(libc.capset(head, (ctypes.c_uint32 * 6)()), "capset")
+    check(libc.capset(CAPABILITY_HEAD, NO_CAPABILITIES), "capset")
 
 
-def filter_calls(policy: bytes) -> None:
+def filter_calls(policy: "ctypes.Array[ctypes.c_uint64]") -> None:
     """Put this process and its children under a filter of system calls, for ever."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    rules = ctypes.create_string_buffer(policy, len(policy))
-    program = (ctypes.c_uint64 * 2)(len(policy) // 8, ctypes.addressof(rules))
-    done = libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), program, *[ctypes.c_ulong(0)] * 2)
-    check(done, "seccomp")
+    prctl(PR_SET_SECCOMP, 2, ctypes.addressof(policy))
 
 
 def clone(flags: int) -> tuple[int, int]:
@@ -302,9 +309,9 @@ def clone(flags: int) -> tuple[int, int]:
     return check(child, "clone into new namespaces"), pidfd.value
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, more: int = 0) -> None:
     """Change one property of this process."""
-    check(libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3), f"prctl {option}")
+    check(libc.prctl(option, value, more, 0, 0), f"prctl {option}")
 
 
 def write(path: str, text: str) -> None:

@@ -23,6 +23,8 @@ from openzaya.envs.instruct.kinds import get
 from openzaya.envs.instruct.reading import MAX_REPLY_CHARS, Reading
 from openzaya.envs.instruct.topics import Topic, topic, topics
 
+MAX_ANSWER_CHARS = MAX_REPLY_CHARS
+"""What the catalog's environment takes; a letter or an essay is longer than other answers."""
 MAX_DRAWS = 200
 """Most combinations tried for one problem; about one in ten has no witness."""
 
@@ -66,8 +68,8 @@ def read(problem: Problem) -> tuple[Topic, list[tuple[Constraint, str]]]:
 
 def score(problem: Problem, answer: str) -> Verdict:
     """Right when the gate passes and every constraint holds; the score is the share below that."""
-    if len(answer) > MAX_REPLY_CHARS:
-        return wrong(f"the reply has {len(answer)} characters, more than {MAX_REPLY_CHARS}")
+    if len(answer) > MAX_ANSWER_CHARS:
+        return wrong(f"the reply has {len(answer)} characters, more than {MAX_ANSWER_CHARS}")
     base, pairs = read(problem)
     reply = Reading(answer)
     refused = gate(problem.prompt, base, [one for one, _ in pairs]).refuse(reply)

@@ -9,6 +9,7 @@ from openzaya.envs.math.gold import Gold, Kind
 from openzaya.envs.math.judge import Reading, Rule, judge_candidate
 from openzaya.envs.math.limits import Refused
 from openzaya.envs.math.second import Caller, Failure, judge_second
+from openzaya.envs.math.tiers import Tiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +23,31 @@ class Grading:
 
 
 def grade(
-    gold: Gold, reply: str, *, started_in_think: bool = True, pool: Caller | None = None
+    gold: Gold,
+    reply: str,
+    *,
+    started_in_think: bool = True,
+    pool: Caller | None = None,
+    tiers: Tiers | None = None,
 ) -> Verdict:
     """Return the verdict on a whole reply. Never raises for what a reply says.
 
     `pool` runs the second tier, which only golds of kind `other` need. A failure of ours is INFRA.
+    With `tiers` too, the second tier is asked about answers that the first has judged, to count
+    and log where they differ; the verdict stays the first's.
     """
-    return explain(gold, reply, started_in_think=started_in_think, pool=pool).verdict
+    return explain(gold, reply, started_in_think=started_in_think, pool=pool, tiers=tiers).verdict
 
 
 def explain(
-    gold: Gold, reply: str, *, started_in_think: bool = True, pool: Caller | None = None
+    gold: Gold,
+    reply: str,
+    *,
+    started_in_think: bool = True,
+    pool: Caller | None = None,
+    tiers: Tiers | None = None,
 ) -> Grading:
-    """Return the verdict on a whole reply and how it came about.
+    """Return the verdict on a whole reply and how it came about; see `grade`.
 
     Raises ConfigError for a gold that needs the second tier when there is no pool.
     """
@@ -49,7 +62,10 @@ def explain(
     except Refused as refusal:
         return Grading(verdict=wrong(str(refusal)), rule="extract", region="", readings=())
     if gold.kind is not Kind.OTHER or pool is None:
-        return conclude(found, [judge_candidate(gold, one) for one in found.candidates])
+        grading = conclude(found, [judge_candidate(gold, one) for one in found.candidates])
+        if tiers is not None and pool is not None:
+            tiers.compare(gold, grading.readings, pool)
+        return grading
     try:
         return conclude(found, [judge_second(gold, one, pool) for one in found.candidates])
     except Failure as failure:

@@ -37,7 +37,7 @@ class Failure(Exception):
 
 def check_gold(gold: Gold, pool: Caller) -> None:
     """Raise DataError unless math-verify finds a gold equal to itself in time; Failure if ours."""
-    outcome = _call(pool, gold.text, gold.text)
+    outcome = ask(pool, gold.text, gold.text)
     if outcome.ended is not Ended.VALUE or outcome.value is not True:
         raise DataError(
             f"the gold {gold.text[:60]!r} is not equal to itself by math-verify: "
@@ -45,7 +45,7 @@ def check_gold(gold: Gold, pool: Caller) -> None:
         )
 
 
-def _call(pool: Caller, gold: str, answer: str) -> Outcome:
+def ask(pool: Caller, gold: str, answer: str) -> Outcome:
     """Run math-verify. Raises Failure when it cannot run at all."""
     try:
         outcome = pool.call(FUNCTION, gold, answer)
@@ -66,7 +66,7 @@ def judge_second(gold: Gold, candidate: Candidate, pool: Caller) -> Reading:
         _refuse_work(candidate.text, gold)
     except Refused as refusal:
         return _reading(candidate, str(refusal))
-    outcome = _call(pool, gold.text, candidate.text)
+    outcome = ask(pool, gold.text, candidate.text)
     if outcome.ended is Ended.VALUE:
         return _reading(candidate, "" if outcome.value is True else "math-verify: not equal")
     try:
