@@ -57,6 +57,8 @@ ENDINGS = {
         "sys.modules['own'] = types.ModuleType('own')\nsys.modules['own'].a = A()\n"
         "sys.modules['own'].a.me = sys.modules['own'].a\ndel A"
     ),
+    "modules that are none": "import sys, typing\nsys.modules['own'] = object()\nprint(1)",
+    "globals that are no names": "globals()[5] = 6\nprint(1)",
     "modules gone": "import sys\nsys.modules.popitem()\nsys.modules.pop('time', None)\nprint(1)",
     "child that ends first": (
         "import os\nprint('a', flush=True)\nif os.fork(): os.wait()\nprint('b')"

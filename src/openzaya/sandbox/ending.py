@@ -77,9 +77,12 @@ class Ending:
 def take_apart(names: "list[str]") -> None:
     """Let go of all that some modules hold, in the interpreter's order: private names first."""
     for name in names:
-        held = getattr(sys.modules.pop(name, None), "__dict__", {})
+        module = sys.modules.pop(name, None)
+        if not isinstance(module, type(sys)):  # some put classes there, `typing` for one
+            continue
+        held = module.__dict__
         for private in (True, False):
-            for key in [key for key in held if key != "__builtins__"]:
+            for key in [key for key in held if isinstance(key, str) and key != "__builtins__"]:
                 if (key[:1] == "_" and key[1:2] != "_") is private:
                     held[key] = None
     gc.collect()
