@@ -44,6 +44,7 @@ ENDINGS = {
     "no newline": "print('x', end='')",
     "closed stdout": "import sys\nprint('x')\nsys.stdout.close()",
     "stdout is None": "import sys\nsys.stdout = None\nprint('x')",
+    "stdout is gone": "import sys\nprint('x', flush=True)\ndel sys.stdout",
     "prints to a broken stdout": "import os\nprint('x')\nos.close(1)",
     "name of main": "print(__name__, __file__)\nimport __main__\nprint(__main__.__name__)",
     "globals": "print(sorted(n for n in globals() if n != '__cached__'))",

@@ -90,12 +90,13 @@ def take_apart(names: "list[str]") -> None:
 
 def flush(status: int) -> int:
     """Write out the two streams; return the exit code, 120 if that of stdout fails."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name, None)
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
         except BaseException as error:  # noqa: BLE001 - as the interpreter does
-            if stream is sys.stdout:
+            if name == "stdout":
                 status = 120
                 tell_ignored(stream, error)
     return status
