@@ -206,11 +206,16 @@ def main() -> None:
     )
     parser.add_argument("--backend", default="bwrap")
     parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=3)
+    parser.add_argument(
+        "--caller-mib", type=int, default=0, help="memory of a caller like a trainer"
+    )
     parser.add_argument("--soak", type=int, metavar="RUNS")
     parser.add_argument("--beside-bomb", type=int, metavar="RUNS")
     parser.add_argument("--compile", type=int, metavar="PROGRAMS")
     args = parser.parse_args()
+    held = bytearray(args.caller_mib << 20)
+    held[:: resource.getpagesize()] = b"1" * len(held[:: resource.getpagesize()])
     with Executor.default(args.backend) as executor:
         print(f"backend {args.backend}")
         if args.soak:

@@ -44,6 +44,7 @@ ENDINGS = {
     "no newline": "print('x', end='')",
     "closed stdout": "import sys\nprint('x')\nsys.stdout.close()",
     "stdout is None": "import sys\nsys.stdout = None\nprint('x')",
+    "stdout is gone": "import sys\nprint('x', flush=True)\ndel sys.stdout",
     "prints to a broken stdout": "import os\nprint('x')\nos.close(1)",
     "name of main": "print(__name__, __file__)\nimport __main__\nprint(__main__.__name__)",
     "globals": "print(sorted(n for n in globals() if n != '__cached__'))",
@@ -57,6 +58,8 @@ ENDINGS = {
         "sys.modules['own'] = types.ModuleType('own')\nsys.modules['own'].a = A()\n"
         "sys.modules['own'].a.me = sys.modules['own'].a\ndel A"
     ),
+    "modules that are none": "import sys, typing\nsys.modules['own'] = object()\nprint(1)",
+    "globals that are no names": "globals()[5] = 6\nprint(1)",
     "modules gone": "import sys\nsys.modules.popitem()\nsys.modules.pop('time', None)\nprint(1)",
     "child that ends first": (
         "import os\nprint('a', flush=True)\nif os.fork(): os.wait()\nprint('b')"

@@ -22,7 +22,7 @@ from openzaya.core.errors import SandboxError
 from openzaya.sandbox import box, checks, headers, languages, protocol, seccomp, spawner
 from openzaya.sandbox.compiler import Compiler
 from openzaya.sandbox.exchange import Bounds, Exchange, exchange
-from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
+from openzaya.sandbox.executor import Executor, Request, Result, Status, num_slots
 from openzaya.sandbox.interpreter import Interpreter, find_interpreter
 from openzaya.sandbox.languages import Language
 from openzaya.sandbox.launcher import Launcher, kill
@@ -42,13 +42,13 @@ class BwrapExecutor(Executor):
     def __init__(self, *, uid: int = BOX_ID, slots: int | None = None):
         """Find what boxes need; raises SandboxError if this machine lacks it.
 
-        Root runs boxes as user and group `uid`. At most `slots` boxes run at once (default: one
-        for each core); further callers wait.
+        Root runs boxes as user and group `uid`. At most `slots` boxes run at once (default:
+        one more than cores); further callers wait.
         """
         self.bwrap = box.find_bwrap()
         self.identity: Identity = identity(uid)
         self.interpreter: Interpreter = find_interpreter(self.identity)
-        self.slots = threading.BoundedSemaphore(slots or num_cores())
+        self.slots = threading.BoundedSemaphore(slots or num_slots())
         self.compiler = Compiler(self.run_command, ("-I", headers.INSIDE))
         self.headers: dict[tuple[str, ...], headers.Headers] = {}
         """By compiler and flags."""

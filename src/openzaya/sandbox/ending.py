@@ -77,9 +77,12 @@ class Ending:
 def take_apart(names: "list[str]") -> None:
     """Let go of all that some modules hold, in the interpreter's order: private names first."""
     for name in names:
-        held = getattr(sys.modules.pop(name, None), "__dict__", {})
+        module = sys.modules.pop(name, None)
+        if not isinstance(module, type(sys)):  # some put classes there, `typing` for one
+            continue
+        held = module.__dict__
         for private in (True, False):
-            for key in [key for key in held if key != "__builtins__"]:
+            for key in [key for key in held if isinstance(key, str) and key != "__builtins__"]:
                 if (key[:1] == "_" and key[1:2] != "_") is private:
                     held[key] = None
     gc.collect()
@@ -87,12 +90,13 @@ def take_apart(names: "list[str]") -> None:
 
 def flush(status: int) -> int:
     """Write out the two streams; return the exit code, 120 if that of stdout fails."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name, None)
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
         except BaseException as error:  # noqa: BLE001 - as the interpreter does
-            if stream is sys.stdout:
+            if name == "stdout":
                 status = 120
                 tell_ignored(stream, error)
     return status
