@@ -3,8 +3,12 @@
 Letters: N matrices of one shape, I rows, O columns, A the shorter side, Z the longer side.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
+
+from openzaya.optim.cores import one_core_each
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -49,18 +53,20 @@ def iterate(unit_NAZ: Tensor, num_steps: int) -> Tensor:
 
 def _on_cpu(wide_NAZ: Tensor, num_steps: int) -> Tensor:
     """Return the iteration's result in fp32, computed in parts that fit the cache."""
-    num_matrices, short, long = wide_NAZ.shape
     out_NAZ = torch.empty_like(wide_NAZ, dtype=torch.float32)
-    size = max(1, CPU_CHUNK_ELEMENTS // max(1, short * long))
-    for start in range(0, num_matrices, size):
-        unit_MAZ = unit_norm(wide_NAZ[start : start + size])
-        target_MAZ = out_NAZ[start : start + size]
-        if short < SYMMETRIC_MIN:
-            target_MAZ.copy_(iterate(unit_MAZ, num_steps))
-        else:
-            for unit_AZ, target_AZ in zip(unit_MAZ, target_MAZ, strict=True):
-                target_AZ.copy_(iterate_by_halves(unit_AZ, num_steps))
+    size = max(1, CPU_CHUNK_ELEMENTS // max(1, wide_NAZ.shape[1] * wide_NAZ.shape[2]))
+    pairs = zip(torch.split(wide_NAZ, size), torch.split(out_NAZ, size), strict=True)
+    one_core_each([partial(_fill, *pair, num_steps) for pair in pairs])
     return out_NAZ
+
+
+def _fill(wide_NAZ: Tensor, out_NAZ: Tensor, num_steps: int) -> None:
+    unit_NAZ = unit_norm(wide_NAZ)
+    if wide_NAZ.shape[1] < SYMMETRIC_MIN:
+        out_NAZ.copy_(iterate(unit_NAZ, num_steps))
+        return
+    for unit_AZ, out_AZ in zip(unit_NAZ, out_NAZ, strict=True):
+        out_AZ.copy_(iterate_by_halves(unit_AZ, num_steps))
 
 
 def iterate_by_halves(unit_AZ: Tensor, num_steps: int) -> Tensor:
