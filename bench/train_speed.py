@@ -2,7 +2,8 @@
 
     python bench/train_speed.py              all of it, about ten minutes on two idle cores
     python bench/train_speed.py --quick      one repeat each
-    python bench/train_speed.py --threads 1  on a machine where only one core is free
+    python bench/train_speed.py --threads 1  on a machine where only one core is free; our
+                                             microbatches then run one after another
 
 Forward with loss and backward on 8 x 512 tokens of the `s` shape; a whole step of 16K tokens, ours
 with Muon and AdamW, theirs with torch's fused AdamW; peak memory of that step in a process of its
