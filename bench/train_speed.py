@@ -2,7 +2,8 @@
 
     python bench/train_speed.py              all of it, about ten minutes on two idle cores
     python bench/train_speed.py --quick      one repeat each
-    python bench/train_speed.py --threads 1  on a machine where only one core is free
+    python bench/train_speed.py --threads 1  on a machine where only one core is free; our
+                                             microbatches then run one after another
 
 Forward with loss and backward on 8 x 512 tokens of the `s` shape; a whole step of 16K tokens, ours
 with Muon and AdamW, theirs with torch's fused AdamW; peak memory of that step in a process of its
@@ -29,12 +30,11 @@ from openzaya.model.balance import RouterBalancer
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
-from openzaya.train.batch import Batch
-from openzaya.train.loss import chunked_cross_entropy
 from openzaya.train.memory import keep_freed_memory
+from openzaya.train.parallel import ALONE
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import SpikeGuard, TrainState
-from openzaya.train.step import train_step
+from openzaya.train.step import forward_backward, train_step
 
 STEP_TOKENS = 16_384
 GOALS = {"forward_backward": 1.5, "step": 1.4, "memory": 0.6, "xs_tokens_per_s": 13_000}
@@ -99,28 +99,20 @@ class Ours:
         self.model = our_model(name)
         self.rows, self.length = rows, length
         self.data = documents(STEP_TOKENS // length, length, self.model.config.vocab_size)
-        self.batch = Batch.from_windows(self.data[:rows], "cpu")
         self.optimizers = build_optimizer(self.model)
         self.balancer = RouterBalancer(self.model)
         self.state = TrainState(SpikeGuard(1e9))
         self.stage = StageConfig(
             name="bench", steps=10_000, tokens_per_step=STEP_TOKENS, micro_tokens=rows * length
         )
+        self.batches = ALONE.batches(self.data[:rows], rows * length, self.model.device)
 
     def forward_backward(self) -> float:
         """Return the loss after one pass both ways."""
         self.model.zero_grad(set_to_none=True)
-        batch = self.batch
-        trunk = self.model.trunk(batch.ids_T, lengths=batch.lengths)
-        loss, _ = chunked_cross_entropy(
-            trunk.hidden_TD,
-            self.model.embed_tokens.weight,
-            batch.targets_T,
-            batch.weights_T / batch.total_weight,
-            kept_M=batch.kept_M,
-        )
-        loss.backward()
-        return float(loss.detach())
+        weight = sum(batch.total_weight for batch in self.batches)
+        loss, _ = forward_backward(self.model, self.balancer, self.batches, weight, self.stage)
+        return loss
 
     def step(self) -> float:
         """Return the loss of a whole step."""

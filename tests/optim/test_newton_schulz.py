@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.optim import newton_schulz
-from openzaya.optim.newton_schulz import CPU_CHUNK_ELEMENTS
+from openzaya.optim.newton_schulz import (
+    CPU_CHUNK_ELEMENTS,
+    STEPS,
+    SYMMETRIC_MIN,
+    iterate,
+    unit_norm,
+)
 
 
 def stack(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -72,3 +78,14 @@ def test_the_result_does_not_depend_on_the_scale(scale):
     torch.testing.assert_close(
         newton_schulz(matrices * scale), newton_schulz(matrices), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(2, 512, 512), (1, 520, 700), (1, 700, 520)])
+def test_computing_half_of_symmetric_products_changes_nothing(shape):
+    """Shorter sides of whole blocks and with a rest, wide and tall."""
+    assert min(shape[1:]) >= SYMMETRIC_MIN
+    matrices = stack(*shape)
+    wide = matrices.mT if shape[1] > shape[2] else matrices
+    expected = iterate(unit_norm(wide), STEPS)
+    expected = expected.mT if shape[1] > shape[2] else expected
+    torch.testing.assert_close(newton_schulz(matrices), expected, atol=1e-5, rtol=1e-5)

@@ -3,7 +3,7 @@
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 """Names of glibc's settings, from malloc.h."""
 LARGEST = (1 << 31) - 1
 """The largest value that a setting takes."""
@@ -19,6 +19,12 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, LARGEST), (M_TOP_PAD, TOP_PAD))
-    taken = [mallopt(name, value) for name, value in settings]
-    return taken == [1, 1, 1]
+    settings = {
+        M_MMAP_THRESHOLD: LARGEST,
+        M_TRIM_THRESHOLD: LARGEST,
+        M_TOP_PAD: TOP_PAD,
+        # The other threads' own arenas cannot hold a large tensor at all.
+        M_ARENA_MAX: 1,
+    }
+    taken = [mallopt(name, value) for name, value in settings.items()]
+    return taken == [1] * len(settings)

@@ -16,6 +16,7 @@ from openzaya.model.zaya import Trunk, Zaya
 from openzaya.optim import OptimConfig, Optimizers, build_optimizer
 from openzaya.train.batch import Batch, split_windows
 from openzaya.train.saver import Saver, Saving
+from openzaya.train.side_by_side import num_cores
 
 Sums = dict[str, tuple[float, float]]
 """Sum of token losses and number of trained tokens of every source."""
@@ -39,6 +40,10 @@ class Parallel(Protocol):
 
     def load_weights(self, model: Zaya, weights: Mapping[str, Tensor]) -> None:
         """Copy this rank's part of the weights into the model."""
+        ...
+
+    def num_cores(self, device: torch.device, micro_tokens: int) -> int:
+        """Return how many microbatches this rank runs at a time, on a core each."""
         ...
 
     def batches(
@@ -85,11 +90,16 @@ class Alone:
         """Copy all weights into the model."""
         model.load_state_dict(weights)
 
+    def num_cores(self, device: torch.device, micro_tokens: int) -> int:
+        """Return as many as torch has threads, while each has enough to do."""
+        return num_cores(device, micro_tokens)
+
     def batches(
         self, windows: Sequence[Window], micro_tokens: int, device: torch.device
     ) -> list[Batch]:
-        """Return the whole step as microbatches."""
-        return [Batch.from_windows(part, device) for part in split_windows(windows, micro_tokens)]
+        """Return the whole step as microbatches; those that run together share `micro_tokens`."""
+        most = micro_tokens // self.num_cores(device, micro_tokens)
+        return [Batch.from_windows(part, device) for part in split_windows(windows, most)]
 
     def total(self, value: float) -> float:
         """Return the value."""

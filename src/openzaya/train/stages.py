@@ -27,7 +27,8 @@ class StageConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary embedding in full-attention layers."""
     micro_tokens: int = 16_384
-    """Most tokens in one forward pass; more are accumulated."""
+    """Most tokens in forward passes at the same time (on a CPU, of all cores); more are
+    accumulated."""
     warmup_steps: int = 0
     """Linear rise of the learning rate."""
     decay_fraction: float = 0.2

@@ -20,6 +20,7 @@ from openzaya.optim import Optimizers, lr_scale
 from openzaya.train.batch import Batch
 from openzaya.train.loss import chunked_cross_entropy
 from openzaya.train.parallel import ALONE, Parallel
+from openzaya.train.side_by_side import side_by_side
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
 
@@ -135,13 +136,14 @@ def forward_backward(
     losses: list[Tensor] = []
     token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for batch in batches:
+
+    def run(own: Zaya, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         with part("train/forward"):
-            trunk = parallel.trunk(model, batch)
+            trunk = parallel.trunk(own, batch)
         with part("train/loss"):
             loss, nll_T = chunked_cross_entropy(
                 trunk.hidden_TD,
-                model.embed_tokens.weight,
+                own.embed_tokens.weight,
                 batch.targets_T,
                 batch.weights_T / total_weight,
                 kept_M=batch.kept_M,
@@ -149,8 +151,12 @@ def forward_backward(
             )
         with part("train/backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-        balancer.observe(trunk.experts_TL)
-        losses.append(loss.detach())
+        return loss.detach(), nll_T, trunk.experts_TL
+
+    cores = parallel.num_cores(model.device, config.micro_tokens)
+    for loss, nll_T, experts_TL in side_by_side(run, model, batches, cores):
+        balancer.observe(experts_TL)
+        losses.append(loss)
         token_losses.append(nll_T)
     # Only now is the device waited for.
     for batch, nll_T in zip(batches, token_losses, strict=True):

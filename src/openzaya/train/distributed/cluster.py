@@ -69,6 +69,11 @@ class Cluster:
         """Copy this rank's parts into the model."""
         load_parts(model, weights)
 
+    def num_cores(self, device: torch.device, micro_tokens: int) -> int:
+        """Return 1: cores are shared out as ranks."""
+        del device, micro_tokens
+        return 1
+
     def batches(
         self, windows: Sequence[Window], micro_tokens: int, device: torch.device
     ) -> list[Batch]:

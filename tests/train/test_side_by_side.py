@@ -1,0 +1,93 @@
+"""Microbatches on a core each: the gradients of one after another, every time to the last bit."""
+
+import pytest
+import torch
+from tiny_training import stage, tiny_model, window
+
+from openzaya.model.balance import RouterBalancer
+from openzaya.train import side_by_side as module
+from openzaya.train.parallel import ALONE
+from openzaya.train.side_by_side import GradientSums, num_cores, side_by_side
+from openzaya.train.step import forward_backward
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(module, "MIN_TOKENS", 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(model, micro_tokens: int):
+    """Return the loss, gradients and counts of five windows, and the number of microbatches."""
+    model.zero_grad(set_to_none=True)
+    config = stage(micro_tokens=micro_tokens)
+    windows = [window([9, 3], seed) for seed in range(5)]
+    batches = ALONE.batches(windows, micro_tokens, CPU)
+    balancer = RouterBalancer(model)
+    total = sum(batch.total_weight for batch in batches)
+    loss, sums = forward_backward(model, balancer, batches, total, config)
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss, sums, grads, balancer.counts_LX, len(batches)
+
+
+def test_two_cores_give_what_one_gives(two_cores):
+    """Five microbatches in three rounds, the last of which one core runs alone."""
+    model = tiny_model(0)
+    loss, sums, grads, counts, parts = trained(model, 24)
+    assert (num_cores(CPU, 24), parts) == (2, 5)
+    torch.set_num_threads(1)
+    expected_loss, expected_sums, expected, expected_counts, _ = trained(model, 24)
+    assert loss == pytest.approx(expected_loss, abs=1e-6)
+    assert sums.keys() == expected_sums.keys()
+    assert torch.equal(counts, expected_counts)
+    assert grads.keys() == expected.keys()
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_the_order_in_which_cores_finish_changes_no_bit(two_cores):
+    model = tiny_model(1)
+    first = trained(model, 24)
+    for _ in range(5):
+        again = trained(model, 24)
+        assert again[0] == first[0]
+        for name, grad in again[2].items():
+            assert torch.equal(grad, first[2][name]), name
+
+
+def test_a_gradient_that_only_one_core_has_counts(two_cores):
+    model = tiny_model(2)
+    batches = ALONE.batches([window([12]), window([12], 1)], 24, CPU)
+    parameter = "norm.weight"
+
+    def work(own, batch):
+        if batch is batches[1]:
+            own.get_parameter(parameter).square().sum().backward()
+        return torch.get_num_threads()
+
+    assert list(side_by_side(work, model, batches, 2)) == [1, 1]
+    weight = model.get_parameter(parameter)
+    torch.testing.assert_close(weight.grad, 2 * weight.detach())
+    assert torch.get_num_threads() == 2
+
+
+def test_a_copy_shares_weights_and_biases_but_no_gradients():
+    model = tiny_model(3)
+    copy = GradientSums(model).copy_of_model(0)
+    for (name, mine), (_, own) in zip(
+        copy.state_dict().items(), model.state_dict().items(), strict=True
+    ):
+        assert mine.data_ptr() == own.data_ptr(), name
+    assert all(a is not b for a, b in zip(copy.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("device", "micro_tokens", "expected"), [("cpu", 16, 2), ("cpu", 15, 1), ("cuda", 99, 1)]
+)
+def test_cores_need_enough_tokens_each(two_cores, device, micro_tokens, expected):
+    assert num_cores(torch.device(device), micro_tokens) == expected
