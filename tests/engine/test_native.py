@@ -193,6 +193,24 @@ def test_bf16_weights_give_the_same_bits_for_any_number_of_tokens() -> None:
         assert torch.equal(run_all(native(model), tokens(80), 0, *range(rows, 80, rows)), whole)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_long_rows_that_are_summed_in_parts_give_the_models_numbers_and_the_same_bits(
+    dtype: torch.dtype,
+) -> None:
+    model = random_model(hidden_size=1056, moe_intermediate_size=1088, num_hidden_layers=2)
+    ids = tokens(40)
+    with torch.no_grad():
+        expected = model.to(dtype).float()(torch.from_numpy(ids))
+    model = model.to(dtype)
+    for balance_X in model.router_biases():
+        balance_X.data = balance_X.float()
+    whole = run_all(native(model), ids, 0)
+    bound = 1e-4 if dtype is torch.float32 else 0.05
+    assert (whole - expected).abs().max() < bound * expected.abs().max()
+    for rows in (1, 2, 3, 7):
+        assert torch.equal(run_all(native(model, threads=2), ids, 0, *range(rows, 40, rows)), whole)
+
+
 @pytest.mark.slow
 def test_a_late_helper_never_takes_a_chunk_of_a_finished_round(tmp_path: Path) -> None:
     """A helper that lost its core between looking and taking meets another round's numbers."""

@@ -51,7 +51,10 @@ INLINE void put_sums(const v16 (&sums)[M * N], const Rows& rows, const float* sc
   float all[(COUNT + LANES - 1) / LANES * LANES];
   constexpr int WHOLE = COUNT / LANES * LANES;
   for (int i = 0; i < WHOLE; i += LANES) store(all + i, sum16(sums + i));
-  if constexpr (COUNT % LANES >= 4) {
+  if constexpr (COUNT % LANES == 8) {
+    v16 pairs = sum8(sums + WHOLE);
+    store(all + WHOLE, EVENS(pairs, pairs));
+  } else if constexpr (COUNT % LANES >= 4) {
     v16 rest[LANES] = {};
     for (int i = WHOLE; i < COUNT; ++i) rest[i - WHOLE] = sums[i];
     store(all + WHOLE, sum16(rest));
@@ -83,6 +86,25 @@ INLINE void tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
   }
   float ones[M];
   std::fill(ones, ones + M, 1.0f);
+  put_sums<N, M>(sums, rows, ones);
+}
+
+// The same for columns [from, to) of more: their sums are kept until the last columns have come.
+template <int N, int M, class Row>
+INLINE void part_of_tile(const Row* w, const Rows& rows, int64_t from, int64_t to, bool last,
+                         float* kept, Ahead& ahead) {
+  v16 sums[M * N];
+  UNROLL for (int i = 0; i < M * N; ++i) sums[i] = from ? load(kept + i * LANES) : v16{};
+  for (int64_t k = from; k < to; k += STEP) {
+    ahead.fetch();
+    step<0, N, M>(w, rows, k, sums);
+    step<1, N, M>(w, rows, k, sums);
+  }
+  UNROLL for (int i = 0; i < M * N; ++i) store(kept + i * LANES, sums[i]);
+  if (!last) return;
+  float ones[M];
+  std::fill(ones, ones + M, 1.0f);
+  UNROLL for (int i = 0; i < M * N; ++i) sums[i] = load(kept + i * LANES);
   put_sums<N, M>(sums, rows, ones);
 }
 
@@ -139,27 +161,49 @@ constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
 constexpr int MAX_M = 2;
 constexpr int tile_rows(int m) { return m == 1 ? 4 : 2; }
 #endif
-constexpr int64_t PANEL = 48;            // rows of W that one piece of work covers at least
-constexpr int64_t UNPACK_ROWS = 9;       // from so many rows of x on, bf16 is turned into floats once
-constexpr int64_t NEAR_BYTES = 36 << 10; // of x
+constexpr int64_t PANEL = 48;       // rows of W that one piece of work covers at least
+constexpr int64_t UNPACK_ROWS = 9;  // from so many rows of x on, bf16 is turned into floats once
+// The first-level cache holds so many columns of a tile's rows of x and of W, if they are floats,
+constexpr int64_t NEAR_COLS = 1024;
+constexpr int64_t NEAR_BYTES = 36 << 10;  // and so much of x if W's are integers.
 
-// Rows [first, last) of W against M rows of x.
-template <int M, class MakeRow>
-INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
-                  Ahead& ahead) {
+// Call work(n, rows of W from n on) for tiles of N rows, then for single ones.
+template <int N, class MakeRow, class Work>
+INLINE void each_tile(MakeRow make, int64_t first, int64_t last, Work work) {
   using Row = decltype(make(int64_t(0)));
-  constexpr int N = tile_rows(M);
-  auto with = [&](int64_t n) { return Rows{rows.x, rows.x_bytes, rows.y + n, rows.y_stride}; };
   int64_t n = first;
   for (; n + N <= last; n += N) {
     auto w = [&]<int... I>(std::integer_sequence<int, I...>) {
       return std::array<Row, N>{make(n + I)...};
     }(std::make_integer_sequence<int, N>{});
-    any_tile<N, M>(w.data(), with(n), cols, ahead);
+    work(n, w);
   }
-  for (; n < last; ++n) {
-    Row w = make(n);
-    any_tile<1, M>(&w, with(n), cols, ahead);
+  for (; n < last; ++n) work(n, std::array<Row, 1>{make(n)});
+}
+
+// Rows [first, last) of W against M rows of x.
+template <int M, class MakeRow>
+INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
+                  Ahead& ahead) {
+  each_tile<tile_rows(M)>(make, first, last, [&](int64_t n, auto w) __attribute__((always_inline)) {
+    Rows at{rows.x, rows.x_bytes, rows.y + n, rows.y_stride};
+    any_tile<w.size(), M>(w.data(), at, cols, ahead);
+  });
+}
+
+// The same for long rows of floats and a panel at most: as many columns at a time of all tiles as keep
+// the rows of x in the first-level cache.
+template <int M, class MakeRow>
+INLINE void sweep_in_parts(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
+                           Ahead& ahead) {
+  alignas(64) float kept[PANEL * M * LANES];
+  for (int64_t from = 0; from < cols; from += NEAR_COLS) {
+    int64_t to = std::min(from + NEAR_COLS, cols);
+    each_tile<tile_rows(M)>(make, first, last, [&](int64_t n, auto w) {
+      Rows at{rows.x, rows.x_bytes, rows.y + n, rows.y_stride};
+      float* sums = kept + (n - first) * M * LANES;
+      part_of_tile<w.size(), M>(w.data(), at, from, to, to == cols, sums, ahead);
+    });
   }
 }
 
@@ -167,7 +211,9 @@ INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, i
 template <class MakeRow>
 INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t m,
                        int64_t cols, const char* after, int64_t bytes) {
-  int64_t most = std::min<int64_t>(MAX_M, std::max<int64_t>(NEAR_BYTES / rows.x_bytes, 4));
+  constexpr bool floats = decltype(make(first))::COLS == STEP;
+  int64_t most = MAX_M;
+  if (!floats) most = std::min<int64_t>(MAX_M, std::max<int64_t>(NEAR_BYTES / rows.x_bytes, 4));
   int64_t parts = (m + most - 1) / most;
   most = (m + parts - 1) / parts;
   int64_t steps = (last - first) / tile_rows(int(most)) + 1;
@@ -177,14 +223,19 @@ INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const Rows& ro
     Rows some = rows.from(done);
     ahead.inputs = {};
     if (done + most < m) ahead.inputs = Stream(rows.from(done + most).x, most * rows.x_bytes, steps);
+    auto run = [&]<int M>(std::integral_constant<int, M>) __attribute__((always_inline)) {
+      if constexpr (floats && M > 2)  // one or two rows of x stay near anyway
+        if (cols > NEAR_COLS) return sweep_in_parts<M>(make, first, last, some, cols, ahead);
+      sweep<M>(make, first, last, some, cols, ahead);
+    };
     switch (int(std::min(most, m - done))) {
-      case 1: sweep<1>(make, first, last, some, cols, ahead); break;
-      case 2: sweep<2>(make, first, last, some, cols, ahead); break;
+      case 1: run(std::integral_constant<int, 1>{}); break;
+      case 2: run(std::integral_constant<int, 2>{}); break;
 #if defined(__AVX512F__)
-      case 3: sweep<3>(make, first, last, some, cols, ahead); break;
-      case 4: sweep<4>(make, first, last, some, cols, ahead); break;
-      case 5: sweep<5>(make, first, last, some, cols, ahead); break;
-      case 6: sweep<6>(make, first, last, some, cols, ahead); break;
+      case 3: run(std::integral_constant<int, 3>{}); break;
+      case 4: run(std::integral_constant<int, 4>{}); break;
+      case 5: run(std::integral_constant<int, 5>{}); break;
+      case 6: run(std::integral_constant<int, 6>{}); break;
 #endif
     }
   }

@@ -22,6 +22,12 @@ typedef float v4 __attribute__((vector_size(16)));
 typedef float v4u __attribute__((vector_size(16), aligned(4)));
 
 #define INLINE inline __attribute__((always_inline))
+// Before a loop over an array of vectors that must stay in registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 #define EVENS(a, b) \
   __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
@@ -144,6 +150,13 @@ INLINE v16 sum16(const v16* x) {
   for (int i = 0; i < 8; ++i) a[i] = fold<16>(x[i], x[i + 8]);
   for (int i = 0; i < 4; ++i) b[i] = fold<8>(a[i], a[i + 4]);
   return fold<2>(fold<4>(b[0], b[2]), fold<4>(b[1], b[3]));
+}
+// The same for eight: two lanes for each.
+INLINE v16 sum8(const v16* x) {
+  v16 a[4];
+  for (int i = 0; i < 4; ++i) a[i] = fold<16>(x[i], x[i + 4]);
+  v16 b = fold<4>(fold<8>(a[0], a[2]), fold<8>(a[1], a[3]));
+  return fold<2>(b, b);
 }
 INLINE v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
 INLINE float largest(v16 x) {
