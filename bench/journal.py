@@ -166,8 +166,9 @@ async def tell(runs: list[Told], journal: Journal | None, rate: float) -> float:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         if journal is not None and run.result.chosen is not None:
             await journal.finish(run_id, run.result)
-            await journal.run(run_id)
-            await journal.candidate(run_id, run.result.chosen.stage, run.result.chosen.slot)
+            await journal.run(run_id, whole=False)
+            best = run.result.chosen
+            await journal.candidate(run_id, best.stage, best.slot, prompt=False)
 
     await asyncio.gather(*(tell_one(number, run) for number, run in enumerate(runs)))
     return cpu_s() - began

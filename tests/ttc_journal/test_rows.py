@@ -80,6 +80,10 @@ def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
                 for candidate in entry.candidates:
                     found = await journal.candidate(run_id, candidate.stage, candidate.slot)
                     assert found["prompt"][-1]["content"] == asked[candidate.seed]
+                    brief = await journal.candidate(
+                        run_id, candidate.stage, candidate.slot, prompt=False
+                    )
+                    assert {**brief, "prompt": found["prompt"]} == found
                     for part in ("text", "thinking", "answer_text", "tail"):
                         assert found[part] == getattr(candidate, part)
             tail = result.rounds[0].candidates[0].tail
@@ -116,6 +120,17 @@ def test_views_of_a_done_run_agree_with_its_result(url):
             assert detail["seed"] == 5
             parents = [tuple(c["parents"]) for c in detail["candidates"]]
             assert parents == [c.parents for r in result.rounds for c in r.candidates]
+            brief = await journal.run(run_id, whole=False)
+            last = {c["stage"] for c in brief["candidates"]}
+            assert last == {2}
+            assert brief["candidates"] == [c for c in detail["candidates"] if c["stage"] == 2]
+            for old, new in zip(detail["stages"], brief["stages"], strict=True):
+                assert {**new, "began_s": old["began_s"]} == old
+            assert {**brief, "candidates": [], "stages": []} == {
+                **detail,
+                "candidates": [],
+                "stages": [],
+            }
             ends = [c["ended_s"] for c in detail["candidates"]]
             assert 0 <= min(ends) <= max(ends) <= shown["elapsed_s"]
 

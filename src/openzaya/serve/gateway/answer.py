@@ -78,7 +78,7 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
 
     Raises ApiError 409 for one without a result, and what the journal raises.
     """
-    detail = await journal.run(run_id)
+    detail = await journal.run(run_id, whole=False)
     run, winner = detail["run"], detail["winner"]
     if run["state"] not in ("done", "interrupted") or winner is None:
         raise ApiError(409, f"run {run_id} ended without an answer: {run['error'] or run['why']}")
@@ -86,7 +86,7 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
     views = [c for c in detail["candidates"] if c["stage"] == last and c["state"] == "done"]
     finals = []
     for view in ordered(views, winner["slot"])[: wish.n]:
-        found = await journal.candidate(run_id, view["stage"], view["slot"])
+        found = await journal.candidate(run_id, last, view["slot"], prompt=False)
         finals.append(Final(*(found[name] for name in Final.__match_args__)))
     return Outcome(
         finals=finals,

@@ -34,17 +34,26 @@ class History:
     """What was told at the end of every complete stage."""
 
     @classmethod
-    def of(cls, database: Database, run_id: str) -> Self:
-        """Read what is known of a run. Raises JournalDamagedError."""
-        return cls(database, run_id)._read(_NEWEST, (run_id,))
+    def of(cls, database: Database, run_id: str, stage: int | None = None) -> Self:
+        """Read what is known of a run, or of one stage's candidates. Raises JournalDamagedError."""
+        if stage is None:
+            return cls(database, run_id)._read(_NEWEST, (run_id,))
+        where = f"{_NEWEST} AND (kind = 'stage' OR stage = ?)"
+        return cls(database, run_id)._read(where, (run_id, stage))
 
     @classmethod
     def around(cls, database: Database, run_id: str, place: Place) -> Self:
         """Read what is known of one candidate, and of those whose tails it saw."""
-        history = cls(database, run_id)
-        history._read_places(place[0], (place[1],))
+        history = cls.alone(database, run_id, place)
         if place in history.views:
             history._read_places(place[0] - 1, history.views[place]["parents"])
+        return history
+
+    @classmethod
+    def alone(cls, database: Database, run_id: str, place: Place) -> Self:
+        """Read what is known of one candidate."""
+        history = cls(database, run_id)
+        history._read_places(place[0], (place[1],))
         return history
 
     def _read_places(self, stage: int, slots: Sequence[int]) -> None:

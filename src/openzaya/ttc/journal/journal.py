@@ -139,15 +139,7 @@ class Journal:
         """Cancel a new run that nobody waits for any more."""
         begun = None if future.exception() else future.result()
         if isinstance(begun, Begun) and begun.is_new and not self._is_closed:
-            run_id = begun.run_id
-            self.writer.put(
-                Write(
-                    lambda db: leases.cancel(db, run_id),
-                    run_id=run_id,
-                    waits=True,
-                    changes_leases=True,
-                )
-            )
+            self.writer.put(_cancelling(begun.run_id, waits=True))
 
     async def acquire(self, run_id: str) -> Lease:
         """Take over a run that ended without being done, or whose owner is gone.
@@ -229,8 +221,7 @@ class Journal:
 
         An owner elsewhere learns it by its next write, which is refused, or its next heartbeat.
         """
-        write = Write(lambda db: leases.cancel(db, run_id), run_id=run_id, changes_leases=True)
-        was_open: bool = await self._write(write)
+        was_open: bool = await self._write(_cancelling(run_id))
         recorder = self._recorders.pop(run_id, None)
         if was_open and recorder is not None:
             recorder.lose(LeaseLostError(f"run {run_id} was cancelled"))
@@ -252,19 +243,18 @@ class Journal:
         found = await self._read(lambda db: retention.forgettable(db, older_than_s, keep))
         count = 0
         for some in retention.batches([*ids, *(i for i in found if i not in ids)]):
-            count += await self._write(
-                Write(partial(retention.forget, ids=some), changes_leases=True)
-            )
+            count += await self._forget(some)
         while max_bytes is not None and await self._read(lambda db: db.size_bytes()) > max_bytes:
-            some = await self._read(lambda db: retention.oldest(db, 20))
-            gone = await self._write(
-                Write(partial(retention.forget, ids=some), changes_leases=True)
-            )
+            gone = await self._forget(await self._read(lambda db: retention.oldest(db, 20)))
             count += gone
             if not gone:
                 break
         await self._read(lambda db: db.reclaim())
         return count
+
+    async def _forget(self, ids: list[str]) -> int:
+        write = Write(partial(retention.forget, ids=ids), changes_leases=True)
+        return int(await self._write(write))
 
     async def flush(self) -> None:
         """Return when all that was told so far is safe on the disk."""
@@ -331,13 +321,18 @@ class Journal:
         """Return RunSummary dicts, newest first; `before` is the id of the last one seen."""
         return await self._read(lambda db: views.summaries(db, limit, before, state, tenant))
 
-    async def run(self, run_id: str) -> dict[str, Any]:
-        """Return the RunDetail of a run. Raises UnknownRunError, JournalDamagedError."""
-        return await self._read(lambda db: views.detail(db, run_id))
+    async def run(self, run_id: str, *, whole: bool = True) -> View:
+        """Return the RunDetail of a run; not `whole`, with the winner's stage of candidates alone.
 
-    async def candidate(self, run_id: str, stage: int, slot: int) -> dict[str, Any]:
+        Raises UnknownRunError, JournalDamagedError.
+        """
+        return await self._read(lambda db: views.detail(db, run_id, whole=whole))
+
+    async def candidate(self, run_id: str, stage: int, slot: int, *, prompt: bool = True) -> View:
         """Return the CandidateDetail of a candidate: its prompt, text and tail too."""
-        return await self._read(lambda db: views.candidate_detail(db, run_id, stage, slot))
+        return await self._read(
+            lambda db: views.candidate_detail(db, run_id, stage, slot, prompt=prompt)
+        )
 
     async def events(self, run_id: str, after: int = 0) -> list[JournalEvent]:
         """Return the events of a run that follow number `after` and are safe on the disk."""
@@ -385,6 +380,11 @@ class Journal:
         for run_id in self._followers.keys() & set(run_ids):
             for loop, news in tuple(self._followers.get(run_id, ())):
                 _call_on(loop, news.set)
+
+
+def _cancelling(run_id: str, *, waits: bool = False) -> Write:
+    apply = partial(leases.cancel, run_id=run_id)
+    return Write(apply, run_id=run_id, waits=waits, changes_leases=True)
 
 
 async def _end_of(write: Write) -> Any:

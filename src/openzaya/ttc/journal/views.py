@@ -111,12 +111,13 @@ def _failed_calls(view: View) -> int:
     return int(view["attempts"] if view["error"] else max(0, view["attempts"] - 1))
 
 
-def detail(database: Database, run_id: str) -> View:
-    """Return the RunDetail of a run."""
+def detail(database: Database, run_id: str, *, whole: bool = True) -> View:
+    """Return the RunDetail of a run, or one with the candidates of the winner's stage alone."""
     row = load_run(database, run_id)
     spec = load_document(database, run_id, "spec")
     outcome = load_outcome(database, run_id)
-    history = History.of(database, run_id)
+    winner = outcome.get("winner")
+    history = History.of(database, run_id, None if whole or not winner else winner["stage"])
     views = list(history.views.values())
     shown = _summary(database, row, spec, outcome, views)
     is_over = shown["state"] in ENDED
@@ -133,14 +134,14 @@ def detail(database: Database, run_id: str) -> View:
         "tail_method": outcome.get("tail_method"),
         "stages": _stages(history),
         "candidates": views,
-        "winner": outcome.get("winner"),
+        "winner": winner,
     }
 
 
 def _stages(history: History) -> list[View]:
     views = list(history.views.values())
     stages = []
-    for stage in sorted({view["stage"] for view in views}):
+    for stage in sorted({view["stage"] for view in views} | history.stages.keys()):
         mine = [view for view in views if view["stage"] == stage]
         begun = [view["queued_s"] for view in mine if view["queued_s"] is not None]
         entry = history.stages.get(stage, {})
@@ -148,7 +149,7 @@ def _stages(history: History) -> list[View]:
             {
                 "stage": stage,
                 "answers": entry.get("answers") or histogram([view["answer"] for view in mine]),
-                "num_tokens": sum(view["num_tokens"] for view in mine),
+                "num_tokens": sum(v["num_tokens"] for v in mine) if mine else entry["num_tokens"],
                 "began_s": min(begun, default=None),
                 "ended_s": entry.get("ended_s"),
             }
@@ -156,11 +157,13 @@ def _stages(history: History) -> list[View]:
     return stages
 
 
-def candidate_detail(database: Database, run_id: str, stage: int, slot: int) -> View:
+def candidate_detail(
+    database: Database, run_id: str, stage: int, slot: int, *, prompt: bool = True
+) -> View:
     """Return the CandidateDetail of one candidate; of an unfinished one the text so far."""
     load_run(database, run_id)
     place = stage, slot
-    history = History.around(database, run_id, place)
+    history = (History.around if prompt else History.alone)(database, run_id, place)
     if place not in history.views:
         raise UnknownRunError(f"run {run_id} has no candidate {stage}/{slot}")
     view = history.views[place]
@@ -170,4 +173,5 @@ def candidate_detail(database: Database, run_id: str, stage: int, slot: int) -> 
         pieces = load_deltas(database, run_id, stage, slot)
         so_far = "".join(piece["text"] for piece in pieces)
         texts = {"text": so_far, "thinking": "", "answer_text": "", "tail": ""}
-    return {**view, "prompt": history.prompt(place), **texts}
+    asked = {"prompt": history.prompt(place)} if prompt else {}
+    return {**view, **asked, **texts}
