@@ -1,12 +1,13 @@
-"""How evenly the experts are used while a model trains, and after its data change all at once.
+"""How evenly experts are used while a model trains, and after its data change all at once.
 
-    python bench/balancer.py                         350 steps of the xs preset, some ten minutes
+    python bench/balancer.py                         both ways of balancing, some twenty minutes
     python bench/balancer.py --picture docs/pictures/balancer.png     needs matplotlib
 
 The xs preset (MLP router with depth averaging) learns four of the nano recipe's tasks and its
 facts for `--steps` steps, then the five others and the aggregation examples. Load entropy is that
-of a step's tokens over the experts, divided by ln E, mean over the layers. One run for each rate at
-which the balancing biases move; 0 switches them off.
+of a step's tokens over the experts, divided by ln E, mean over the layers. One run for each entry
+of `--runs`: `distance`, or a rate at which the paper's Adam moves the biases; 0 leaves them. A run
+leaves its curve in `--out`, and one that is there is not done again.
 """
 
 import argparse
@@ -37,6 +38,10 @@ CONTEXT = 256
 CODEC = nano_codec()
 TASKS = tuple(LEVELS)
 BEFORE, AFTER = TASKS[:4], TASKS[4:]
+COLORS = ("#1b6ca8", "#b0643c", "#5b8c5a", "#8a5a8c")
+
+Point = dict[str, float]
+"""Step, loss and load entropy."""
 
 
 def documents(tasks: tuple[str, ...], extra: str, tokens: int) -> list[Document]:
@@ -65,8 +70,15 @@ def mixture(tasks: tuple[str, ...], extra: str, tokens: int) -> Mixture:
     return Mixture({"mix": windows}, {"mix": 1.0})
 
 
-def entropies(balance: BalanceConfig, args: argparse.Namespace) -> list[float]:
-    """Train once; return the mean load entropy of every step."""
+def settings_of(run: str) -> BalanceConfig:
+    """Return how the biases move in a run."""
+    if run == "distance":
+        return BalanceConfig(method="distance")
+    return BalanceConfig(learning_rate=float(run))
+
+
+def train(balance: BalanceConfig, args: argparse.Namespace, path: Path) -> None:
+    """Train once; write a line for every step."""
     shape = preset("xs", vocab_size=preset("nano").vocab_size, pad_token_id=0)
     model = Zaya(shape)
     model.init_weights(torch.Generator().manual_seed(stream_seed(args.seed, "init")))
@@ -86,40 +98,79 @@ def entropies(balance: BalanceConfig, args: argparse.Namespace) -> list[float]:
     state = TrainState(SpikeGuard(stage.spike_sigmas))
     half = args.steps * args.tokens // 2
     phases = (mixture(BEFORE, "facts", half), mixture(AFTER, "aggregation", half))
-    found = []
-    for step in range(stage.steps):
-        windows = phases[step >= args.steps].windows_for_step(args.seed, step, args.tokens)
-        report = train_step(model, optimizers, balancer, windows, stage, state)
-        found.append(sum(report.load_entropy) / len(report.load_entropy))
-        if step % 10 == 0:
-            line = {"step": step, "loss": round(report.loss, 4), "entropy": round(found[-1], 4)}
-            print(json.dumps(line), flush=True)
-    return found
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as lines:
+        for step in range(stage.steps):
+            windows = phases[step >= args.steps].windows_for_step(args.seed, step, args.tokens)
+            report = train_step(model, optimizers, balancer, windows, stage, state)
+            entropy = sum(report.load_entropy) / len(report.load_entropy)
+            line = {"step": step, "loss": round(report.loss, 4), "entropy": round(entropy, 4)}
+            print(json.dumps(line), file=lines, flush=True)
+            if step % 10 == 0:
+                print(json.dumps({"run": path.stem, **line}), flush=True)
+    part.rename(path)
 
 
-def draw(curves: dict[str, Sequence[float]], change: int, path: Path) -> None:
-    """Draw the curves."""
+def summary(name: str, points: Sequence[Point], change: int) -> dict[str, object]:
+    """Return the figures of a curve: the means are over twenty steps."""
+    after = [p for p in points if p["step"] >= change]
+    late = [p for p in points if change - 20 <= p["step"] < change]
+    last = after[-1]["step"]
+    end = [p for p in after if p["step"] > last - 20]
+    low = [p["step"] for p in after if p["entropy"] < 0.90]
+    return {
+        "run": name,
+        "entropy before the change": mean(late, "entropy"),
+        "loss before the change": mean(late, "loss"),
+        "lowest after": min(p["entropy"] for p in after),
+        "last step below 0.90, after the change": max(low) - change if low else None,
+        "entropy at the end": mean(end, "entropy"),
+        "loss at the end": mean(end, "loss"),
+    }
+
+
+def mean(points: Sequence[Point], key: str) -> float:
+    """Return the mean of a figure over points."""
+    return round(sum(p[key] for p in points) / max(1, len(points)), 4)
+
+
+def label(run: str) -> str:
+    """Return what the legend calls a run."""
+    if run == "distance":
+        return "by distance"
+    return f"Adam, rate {run}" if float(run) else "no balancing"
+
+
+def draw(curves: dict[str, Sequence[Point]], change: int, path: Path) -> None:
+    """Draw load entropy and, below it, loss."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for (name, values), color in zip(curves.items(), ("#1b6ca8", "#b0643c"), strict=False):
-        axes.plot(values, label=name, color=color, linewidth=1.4)
-    axes.axvline(change, color="#888888", linewidth=0.8, linestyle="--")
-    axes.annotate("other data", (change, 0.02), xytext=(4, 0), textcoords="offset points")
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(7, 4.6), sharex=True, height_ratios=(2, 1), layout="constrained"
+    )
+    for (run, points), color in zip(curves.items(), COLORS, strict=False):
+        steps = [p["step"] for p in points]
+        for axes, key in ((upper, "entropy"), (lower, "loss")):
+            axes.plot(steps, [p[key] for p in points], label=label(run), color=color, linewidth=1.1)
     for height in (0.97, 0.90):
-        axes.axhline(height, color="#cccccc", linewidth=0.7)
-    axes.set(xlabel="optimizer step", ylabel="load entropy / ln E", ylim=(0, 1.02))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center")
+        upper.axhline(height, color="#cccccc", linewidth=0.7, zorder=0)
+        upper.annotate(f"{height:.2f}", (0, height), fontsize=7, color="#888888", va="bottom")
+    for axes in (upper, lower):
+        axes.axvline(change, color="#888888", linewidth=0.8, linestyle="--")
+        axes.spines[["top", "right"]].set_visible(False)
+    upper.annotate("other data", (change, 0.03), xytext=(4, 0), textcoords="offset points")
+    upper.set(ylabel="load entropy / ln E", ylim=(0, 1.02))
+    lower.set(xlabel="optimizer step", ylabel="loss, nats a token", yscale="log")
+    upper.legend(frameon=False, loc="lower center")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Run, print the figures, draw."""
+    """Run what is missing, print the figures, draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -127,28 +178,18 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=60, help="steps on the other data [60]")
     parser.add_argument("--tokens", type=int, default=8_192, help="tokens of a step [8192]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rates", default="0.01,0", help="of the biases, a step [0.01,0]")
+    parser.add_argument("--runs", default="distance,0.002", help="[distance,0.002]")
+    parser.add_argument("--out", type=Path, default=Path("runs/balancer"))
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
-    curves = {
-        f"rate {rate}" if float(rate) else "no balancing": entropies(
-            BalanceConfig(learning_rate=float(rate)), args
-        )
-        for rate in args.rates.split(",")
-    }
-    for name, values in curves.items():
-        before, after = values[args.steps - 10 : args.steps], values[args.steps :]
-        recovered = next(
-            (i for i, v in enumerate(after) if v >= 0.90 and min(after[i:]) >= 0.90), None
-        )
-        summary = {
-            "run": name,
-            "entropy before the change": round(sum(before) / len(before), 4),
-            "lowest after": round(min(after), 4),
-            "steps until 0.90 for good": recovered,
-            "entropy at the end": round(sum(after[-10:]) / 10, 4),
-        }
-        print(json.dumps(summary))
+    args.out.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, Sequence[Point]] = {}
+    for run in args.runs.split(","):
+        path = args.out / f"{run}-{args.steps}-{args.tokens}-{args.seed}.jsonl"
+        if not path.exists():
+            train(settings_of(run), args, path)
+        curves[run] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        print(json.dumps(summary(run, curves[run], args.steps)))
     if args.picture:
         draw(curves, args.steps, args.picture)
 

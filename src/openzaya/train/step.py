@@ -88,7 +88,7 @@ def train_step(
     weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     own = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
-    loss, by_source = parallel.reduce(*own, balancer.counts_LX)
+    loss, by_source = parallel.reduce(*own, balancer.tally_LN)
     with part("train/update"):
         grad_norm = optimizers.grad_norm()
         applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
@@ -99,7 +99,7 @@ def train_step(
         if applied:
             balancer.step()
         else:
-            balancer.counts_LX.zero_()
+            balancer.forget()
     tokens = sum(len(window) for window in windows)
     state.step += 1
     state.tokens += tokens
@@ -149,7 +149,7 @@ def forward_backward(
             )
         with part("train/backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-        balancer.observe(trunk.experts_TL)
+        balancer.observe(trunk.experts_TL, trunk.probs_TLX)
         losses.append(loss.detach())
         token_losses.append(nll_T)
     # Only now is the device waited for.
