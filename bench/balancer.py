@@ -2,6 +2,7 @@
 
     python bench/balancer.py                         both ways of balancing, some twenty minutes
     python bench/balancer.py --picture docs/pictures/balancer.png     needs matplotlib
+    python bench/balancer.py --cost                  what balancing takes of a step's CPU time
 
 The xs preset (MLP router with depth averaging) learns four of the nano recipe's tasks and its
 facts for `--steps` steps, then the five others and the aggregation examples. Load entropy is that
@@ -12,10 +13,13 @@ leaves its curve in `--out`, and one that is there is not done again.
 
 import argparse
 import json
+import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from openzaya.core.seeding import stream, stream_seed
 from openzaya.data.mixture import Mixture
@@ -77,13 +81,50 @@ def settings_of(run: str) -> BalanceConfig:
     return BalanceConfig(learning_rate=float(run))
 
 
-def train(balance: BalanceConfig, args: argparse.Namespace, path: Path) -> None:
-    """Train once; write a line for every step."""
-    shape = preset("xs", vocab_size=preset("nano").vocab_size, pad_token_id=0)
-    model = Zaya(shape)
-    model.init_weights(torch.Generator().manual_seed(stream_seed(args.seed, "init")))
-    model.train()
-    stage = StageConfig(
+class Timed(RouterBalancer):
+    """Adds up the CPU time that balancing takes."""
+
+    spent_s = 0.0
+
+    def observe(self, experts_TL: Tensor, probs_TLX: Tensor | None = None) -> None:
+        """Observe and take the time."""
+        begun = time.process_time()
+        super().observe(experts_TL, probs_TLX)
+        self.spent_s += time.process_time() - begun
+
+    def step(self) -> None:
+        """Step and take the time."""
+        begun = time.process_time()
+        super().step()
+        self.spent_s += time.process_time() - begun
+
+
+def cost(args: argparse.Namespace) -> None:
+    """Print the share of a step's CPU time that each way of balancing takes, median of eight."""
+    windows = mixture(BEFORE, "facts", 10 * args.tokens)
+    for run in args.runs.split(","):
+        model, stage = fresh_model(args.seed), stage_of(settings_of(run), args)
+        optimizers, balancer = build_optimizer(model, stage.optim), Timed(model, stage.balance)
+        state, shares = TrainState(SpikeGuard(stage.spike_sigmas)), []
+        for step in range(9):
+            part = windows.windows_for_step(args.seed, step, args.tokens)
+            begun, balancer.spent_s = time.process_time(), 0.0
+            train_step(model, optimizers, balancer, part, stage, state)
+            shares.append(balancer.spent_s / (time.process_time() - begun))
+        share = round(statistics.median(shares[1:]), 5)
+        print(json.dumps({"run": run, "share of a step": share}), flush=True)
+
+
+def fresh_model(seed: int) -> Zaya:
+    """Return the xs model at its start."""
+    model = Zaya(preset("xs", vocab_size=preset("nano").vocab_size, pad_token_id=0))
+    model.init_weights(torch.Generator().manual_seed(stream_seed(seed, "init")))
+    return model.train()
+
+
+def stage_of(balance: BalanceConfig, args: argparse.Namespace) -> StageConfig:
+    """Return the settings of a run."""
+    return StageConfig(
         name="balancer",
         steps=args.steps + args.after,
         tokens_per_step=args.tokens,
@@ -93,6 +134,11 @@ def train(balance: BalanceConfig, args: argparse.Namespace, path: Path) -> None:
         optim=OPTIM,
         balance=balance,
     )
+
+
+def train(balance: BalanceConfig, args: argparse.Namespace, path: Path) -> None:
+    """Train once; write a line for every step."""
+    model, stage = fresh_model(args.seed), stage_of(balance, args)
     optimizers = build_optimizer(model, stage.optim)
     balancer = RouterBalancer(model, balance)
     state = TrainState(SpikeGuard(stage.spike_sigmas))
@@ -180,8 +226,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", default="distance,0.002", help="[distance,0.002]")
     parser.add_argument("--out", type=Path, default=Path("runs/balancer"))
+    parser.add_argument("--cost", action="store_true", help="take the time of balancing instead")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
+    if args.cost:
+        cost(args)
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     curves: dict[str, Sequence[Point]] = {}
     for run in args.runs.split(","):
