@@ -7,8 +7,10 @@
 The xs preset (MLP router with depth averaging) learns four of the nano recipe's tasks and its
 facts for `--steps` steps, then the five others and the aggregation examples. Load entropy is that
 of a step's tokens over the experts, divided by ln E, mean over the layers. One run for each entry
-of `--runs`: `distance`, or a rate at which the paper's Adam moves the biases; 0 leaves them. A run
-leaves its curve in `--out`, and one that is there is not done again.
+of `--runs`: `nano` balances as the nano recipes do, by distance with slow routers; `distance` does
+so with routers that learn as fast as the rest; a number is the rate at which the paper's Adam moves
+the biases (0 leaves them), also with fast routers. A run leaves its curve in `--out`, and one that
+is there is not done again.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +33,7 @@ from openzaya.model.balance import BalanceConfig, RouterBalancer
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
-from openzaya.recipes.nano.s1_pretrain import OPTIM
+from openzaya.recipes.nano.s1_pretrain import BALANCE, OPTIM
 from openzaya.recipes.nano.speedrun import nano_codec
 from openzaya.recipes.nano.tasks import LEVELS, draw_training
 from openzaya.text.document import Document, text_document
@@ -74,11 +77,20 @@ def mixture(tasks: tuple[str, ...], extra: str, tokens: int) -> Mixture:
     return Mixture({"mix": windows}, {"mix": 1.0})
 
 
-def settings_of(run: str) -> BalanceConfig:
-    """Return how the biases move in a run."""
-    if run == "distance":
-        return BalanceConfig(method="distance")
-    return BalanceConfig(learning_rate=float(run))
+def stage_of(run: str, args: argparse.Namespace) -> StageConfig:
+    """Return the settings of a run."""
+    by_rate = run not in ("nano", "distance")
+    fast = replace(OPTIM, muon=replace(OPTIM.muon, router_rate=1.0))
+    return StageConfig(
+        name="balancer",
+        steps=args.steps + args.after,
+        tokens_per_step=args.tokens,
+        context_tokens=CONTEXT,
+        warmup_steps=20,
+        decay_fraction=0.0,
+        optim=OPTIM if run == "nano" else fast,
+        balance=BalanceConfig(learning_rate=float(run)) if by_rate else BALANCE,
+    )
 
 
 class Timed(RouterBalancer):
@@ -103,7 +115,7 @@ def cost(args: argparse.Namespace) -> None:
     """Print the share of a step's CPU time that each way of balancing takes, median of eight."""
     windows = mixture(BEFORE, "facts", 10 * args.tokens)
     for run in args.runs.split(","):
-        model, stage = fresh_model(args.seed), stage_of(settings_of(run), args)
+        model, stage = fresh_model(args.seed), stage_of(run, args)
         optimizers, balancer = build_optimizer(model, stage.optim), Timed(model, stage.balance)
         state, shares = TrainState(SpikeGuard(stage.spike_sigmas)), []
         for step in range(9):
@@ -122,25 +134,11 @@ def fresh_model(seed: int) -> Zaya:
     return model.train()
 
 
-def stage_of(balance: BalanceConfig, args: argparse.Namespace) -> StageConfig:
-    """Return the settings of a run."""
-    return StageConfig(
-        name="balancer",
-        steps=args.steps + args.after,
-        tokens_per_step=args.tokens,
-        context_tokens=CONTEXT,
-        warmup_steps=20,
-        decay_fraction=0.0,
-        optim=OPTIM,
-        balance=balance,
-    )
-
-
-def train(balance: BalanceConfig, args: argparse.Namespace, path: Path) -> None:
+def train(run: str, args: argparse.Namespace, path: Path) -> None:
     """Train once; write a line for every step."""
-    model, stage = fresh_model(args.seed), stage_of(balance, args)
+    model, stage = fresh_model(args.seed), stage_of(run, args)
     optimizers = build_optimizer(model, stage.optim)
-    balancer = RouterBalancer(model, balance)
+    balancer = RouterBalancer(model, stage.balance)
     state = TrainState(SpikeGuard(stage.spike_sigmas))
     half = args.steps * args.tokens // 2
     phases = (mixture(BEFORE, "facts", half), mixture(AFTER, "aggregation", half))
@@ -182,6 +180,8 @@ def mean(points: Sequence[Point], key: str) -> float:
 
 def label(run: str) -> str:
     """Return what the legend calls a run."""
+    if run == "nano":
+        return "by distance, slow routers (nano recipes)"
     if run == "distance":
         return "by distance"
     return f"Adam, rate {run}" if float(run) else "no balancing"
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--after", type=int, default=60, help="steps on the other data [60]")
     parser.add_argument("--tokens", type=int, default=8_192, help="tokens of a step [8192]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", default="distance,0.002", help="[distance,0.002]")
+    parser.add_argument("--runs", default="nano,0.002", help="[nano,0.002]")
     parser.add_argument("--out", type=Path, default=Path("runs/balancer"))
     parser.add_argument("--cost", action="store_true", help="take the time of balancing instead")
     parser.add_argument("--picture", type=Path)
@@ -237,7 +237,7 @@ def main() -> None:
     for run in args.runs.split(","):
         path = args.out / f"{run}-{args.steps}-{args.tokens}-{args.seed}.jsonl"
         if not path.exists():
-            train(settings_of(run), args, path)
+            train(run, args, path)
         curves[run] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         print(json.dumps(summary(run, curves[run], args.steps)))
     if args.picture:
