@@ -9,8 +9,8 @@ facts for `--steps` steps, then the five others and the aggregation examples. Lo
 of a step's tokens over the experts, divided by ln E, mean over the layers. One run for each entry
 of `--runs`: `nano` balances as the nano recipes do, by distance with slow routers; `distance` does
 so with routers that learn as fast as the rest; a number is the rate at which the paper's Adam moves
-the biases (0 leaves them), also with fast routers. A run leaves its curve in `--out`, and one that
-is there is not done again.
+the biases (0 leaves them), also with fast routers. `nano:4096` makes steps of so many tokens. A run
+leaves its curve in `--out`, and one that is there is not done again.
 """
 
 import argparse
@@ -77,6 +77,12 @@ def mixture(tasks: tuple[str, ...], extra: str, tokens: int) -> Mixture:
     return Mixture({"mix": windows}, {"mix": 1.0})
 
 
+def with_tokens(entry: str, args: argparse.Namespace) -> tuple[str, argparse.Namespace]:
+    """Return the run that an entry names, and the settings with its tokens."""
+    run, _, tokens = entry.partition(":")
+    return run, argparse.Namespace(**{**vars(args), "tokens": int(tokens or args.tokens)})
+
+
 def stage_of(run: str, args: argparse.Namespace) -> StageConfig:
     """Return the settings of a run."""
     by_rate = run not in ("nano", "distance")
@@ -113,18 +119,19 @@ class Timed(RouterBalancer):
 
 def cost(args: argparse.Namespace) -> None:
     """Print the share of a step's CPU time that each way of balancing takes, median of eight."""
-    windows = mixture(BEFORE, "facts", 10 * args.tokens)
-    for run in args.runs.split(","):
-        model, stage = fresh_model(args.seed), stage_of(run, args)
+    for entry in args.runs.split(","):
+        run, mine = with_tokens(entry, args)
+        windows = mixture(BEFORE, "facts", 10 * mine.tokens)
+        model, stage = fresh_model(mine.seed), stage_of(run, mine)
         optimizers, balancer = build_optimizer(model, stage.optim), Timed(model, stage.balance)
         state, shares = TrainState(SpikeGuard(stage.spike_sigmas)), []
         for step in range(9):
-            part = windows.windows_for_step(args.seed, step, args.tokens)
+            part = windows.windows_for_step(mine.seed, step, mine.tokens)
             begun, balancer.spent_s = time.process_time(), 0.0
             train_step(model, optimizers, balancer, part, stage, state)
             shares.append(balancer.spent_s / (time.process_time() - begun))
         share = round(statistics.median(shares[1:]), 5)
-        print(json.dumps({"run": run, "share of a step": share}), flush=True)
+        print(json.dumps({"run": entry, "share of a step": share}), flush=True)
 
 
 def fresh_model(seed: int) -> Zaya:
@@ -178,13 +185,12 @@ def mean(points: Sequence[Point], key: str) -> float:
     return round(sum(p[key] for p in points) / max(1, len(points)), 4)
 
 
-def label(run: str) -> str:
+def label(entry: str) -> str:
     """Return what the legend calls a run."""
-    if run == "nano":
-        return "by distance, slow routers (nano recipes)"
-    if run == "distance":
-        return "by distance"
-    return f"Adam, rate {run}" if float(run) else "no balancing"
+    run, _, tokens = entry.partition(":")
+    names = {"nano": "by distance, slow routers (nano recipes)", "distance": "by distance"}
+    name = names.get(run) or (f"Adam, rate {run}" if float(run) else "no balancing")
+    return name + (f"; {int(tokens):,} tokens a step" if tokens else "")
 
 
 def draw(curves: dict[str, Sequence[Point]], change: int, path: Path) -> None:
@@ -197,10 +203,12 @@ def draw(curves: dict[str, Sequence[Point]], change: int, path: Path) -> None:
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7, 4.6), sharex=True, height_ratios=(2, 1), layout="constrained"
     )
-    for (run, points), color in zip(curves.items(), COLORS, strict=False):
+    for (entry, points), color in zip(curves.items(), COLORS, strict=False):
         steps = [p["step"] for p in points]
         for axes, key in ((upper, "entropy"), (lower, "loss")):
-            axes.plot(steps, [p[key] for p in points], label=label(run), color=color, linewidth=1.1)
+            axes.plot(
+                steps, [p[key] for p in points], label=label(entry), color=color, linewidth=1.1
+            )
     for height in (0.97, 0.90):
         upper.axhline(height, color="#cccccc", linewidth=0.7, zorder=0)
         upper.annotate(f"{height:.2f}", (0, height), fontsize=7, color="#888888", va="bottom")
@@ -212,7 +220,7 @@ def draw(curves: dict[str, Sequence[Point]], change: int, path: Path) -> None:
     lower.set(xlabel="optimizer step", ylabel="loss, nats a token", yscale="log")
     upper.legend(frameon=False, loc="lower center")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> None:
@@ -234,12 +242,14 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     curves: dict[str, Sequence[Point]] = {}
-    for run in args.runs.split(","):
-        path = args.out / f"{run}-{args.steps}-{args.tokens}-{args.seed}.jsonl"
+    for entry in args.runs.split(","):
+        run, mine = with_tokens(entry, args)
+        path = args.out / f"{run}-{mine.steps}-{mine.tokens}-{mine.seed}.jsonl"
         if not path.exists():
-            train(run, args, path)
-        curves[run] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        print(json.dumps(summary(run, curves[run], args.steps)))
+            train(run, mine, path)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        curves[entry] = [json.loads(line) for line in lines]
+        print(json.dumps(summary(entry, curves[entry], args.steps)))
     if args.picture:
         draw(curves, args.steps, args.picture)
 
