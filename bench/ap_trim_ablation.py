@@ -2,6 +2,8 @@
 
     python bench/ap_trim_ablation.py --out runs/ablation          about 25 minutes on an idle core
     python bench/ap_trim_ablation.py --seeds 1 --steps 20 --sft-steps 5   to try the script
+    python bench/ap_trim_ablation.py --documents 1500 --min-checks 2 --out runs/ablation-finite
+                                                        where long traces are all there is
 
 Worked problems of the nano recipe, whose reasoning is redundant as that of models is: a search with
 wrong tries, then the whole work done again up to three times as a check. A small model is trained
@@ -10,6 +12,9 @@ on them in a context that half of them do not fit, with as many tokens in each a
     ap      the end of the reasoning goes, the answer stays (the paper's rule)
     naive   the document ends where the context does, mostly inside the reasoning
     drop    documents that do not fit are left out
+
+Documents are made without end, so that an arm which drops many sees as many others; with
+`--documents` all arms get the same ones and repeat what they keep of them as often as it takes.
 
 Accuracy is that of greedy replies to the recipe's held-out problems. With --sft-steps every arm
 then gets the same short fine-tuning on whole traces and is examined again. Prints one JSON object a
@@ -55,12 +60,12 @@ ARMS = ("ap", "naive", "drop")
 CODEC = nano_codec()
 
 
-def redundant(rng: Random) -> Document:
+def redundant(rng: Random, min_checks: int = 0) -> Document:
     """Return a worked problem whose reasoning is repeated as a check."""
     item = draw_training(rng, 0.4)
     question, reply = trace(item.env, item.problem, rng, Teacher(patience=rng.randint(2, 10)))
     assert reply.reasoning is not None
-    work = "~".join([reply.reasoning] * (1 + rng.randint(0, MAX_CHECKS)))
+    work = "~".join([reply.reasoning] * (1 + rng.randint(min_checks, MAX_CHECKS)))
     turns = (question, Message("assistant", reply.content, reasoning=work))
     return CODEC.chat.encode_turns(turns, CODEC.tokenizer, source="traces")
 
@@ -94,6 +99,11 @@ def corpus(seed: int, name: str, tokens: int, keep: Callable[[Document], bool]) 
         total += min(len(document.tokens), CONTEXT) if keep(document) else 0
         index += 1
     return documents
+
+
+def collection(seed: int, size: int, min_checks: int) -> list[Document]:
+    """Return so many documents, the same for every arm."""
+    return [redundant(stream(seed, "collection", i), min_checks) for i in range(size)]
 
 
 def train(model: Zaya, documents: list[Document], context: int, steps: int, seed: int) -> float:
@@ -153,7 +163,11 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     def keep(document: Document) -> bool:
         return arm != "drop" or len(document.tokens) <= CONTEXT
 
-    documents = fitted(corpus(seed, "pretrain", wanted, keep), arm, CONTEXT)
+    if args.documents:
+        made = collection(seed, args.documents, args.min_checks)
+    else:
+        made = corpus(seed, "pretrain", wanted, keep)
+    documents = fitted(made, arm, CONTEXT)
     result: dict[str, Any] = {"arm": arm, "seed": seed, "documents": len(documents)}
     result["loss"] = train(model, documents, CONTEXT, args.steps, seed)
     result["pretrained"] = examine(model, args.per_level)
@@ -170,7 +184,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     columns = [(stage, key) for stage in stages for key in ("easy", "hard", "reply tokens")]
     lines = ["| arm | " + " | ".join(f"{s}, {k}" for s, k in columns) + " |"]
     lines.append("|" + " --- |" * (len(columns) + 1))
-    for arm in ARMS:
+    for arm in dict.fromkeys(r["arm"] for r in results):
         mine = [r for r in results if r["arm"] == arm]
         cells = []
         for stage, level in columns:
@@ -191,11 +205,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=110)
     parser.add_argument("--sft-steps", type=int, default=0)
     parser.add_argument("--per-level", type=int, default=20, help="held-out problems a task [20]")
+    parser.add_argument("--documents", type=int, default=0, help="all there are; 0 = no end [0]")
+    parser.add_argument("--min-checks", type=int, default=0, help="of these documents [0]")
+    parser.add_argument("--arms", default=",".join(ARMS), help=f"[{','.join(ARMS)}]")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in range(args.seeds):
-        for arm in ARMS:
+        for arm in args.arms.split(","):
             path = args.out / f"{arm}-{seed}.json"
             if not path.exists():
                 path.write_text(json.dumps(run(arm, seed, args)), encoding="utf-8")

@@ -75,6 +75,25 @@ def test_an_expert_of_a_stack_moves_like_a_matrix_of_its_own():
     torch.testing.assert_close(model.experts[1], alone.wide, atol=1e-6, rtol=1e-6)
 
 
+def test_routers_learn_at_their_own_rate_and_nothing_else_does():
+    """Two matrices of one shape and one gradient, of which one is a router's."""
+    draw = torch.Generator().manual_seed(5)
+    start, gradient = (torch.randn(16, 16, generator=draw) for _ in range(2))
+    moves = {}
+    for rate in (1.0, 0.25):
+        named = {
+            name: nn.Parameter(start.clone())
+            for name in ("layers.0.mlp.gate.router_mlp.fc1.weight", "layers.0.self_attn.o.weight")
+        }
+        for parameter in named.values():
+            parameter.grad = gradient.clone()
+        Muon(claim_parameters(named.items()), MuonConfig(lr=0.1, router_rate=rate)).step()
+        moves[rate] = [parameter.detach() - start for parameter in named.values()]
+    torch.testing.assert_close(moves[1.0][0], moves[1.0][1])
+    torch.testing.assert_close(moves[0.25][0], 0.25 * moves[1.0][0])
+    assert torch.equal(moves[0.25][1], moves[1.0][1])
+
+
 def test_an_expert_without_tokens_does_not_move_but_decays():
     model = Matrices()
     set_gradients(model, 1)
@@ -146,7 +165,9 @@ def test_a_state_of_another_model_is_refused():
         optimizer.load_state_dict(state)
 
 
-@pytest.mark.parametrize("settings", [{"momentum": 1.0}, {"lr": -1.0}, {"weight_decay": -0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"momentum": 1.0}, {"lr": -1.0}, {"weight_decay": -0.1}, {"router_rate": -1.0}]
+)
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError):
         MuonConfig(**settings)

@@ -8,7 +8,7 @@ import tiny_rl
 import torch
 from tiny_rl import group
 
-from openzaya.core.errors import EngineError
+from openzaya.core.errors import ConfigError, EngineError
 from openzaya.model.balance import BalanceConfig
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
@@ -130,6 +130,11 @@ def test_balancing_biases_are_frozen_unless_asked_for() -> None:
         same = [torch.equal(a, b) for a, b in zip(before, model.router_biases(), strict=True)]
         assert not all(same) if moves else all(same)
         assert not made_trainer.balancer.counts_LX.any()
+
+
+def test_replayed_choices_cannot_be_balanced_by_distance() -> None:
+    with pytest.raises(ConfigError, match="choices are replayed"):
+        trainer(balance=BalanceConfig(method="distance"))
 
 
 def test_advantages_follow_the_configured_rule_and_the_length_ramp() -> None:

@@ -1,10 +1,14 @@
 """Every way to spread a step over real processes gives what one process gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ranks import largest, on_mesh, spawn, steps
 from tiny_training import stage, window, windows_of
 
+from openzaya.model.balance import BalanceConfig
+from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.train.distributed.mesh import MeshConfig
 
 LOSS, GRADIENT = 1e-6, 1e-5
@@ -27,10 +31,10 @@ CASES = {"many": windows_of, "straddling": straddling, "one": one_window}
 SETTINGS = stage(micro_tokens=70)
 
 
-def check(mesh, name, count):
+def check(mesh, name, count, settings=SETTINGS):
     """Compare losses, norms, gradients, weights and the balancer with one process."""
-    one = steps(lambda _model: None, CASES[name], count, settings=SETTINGS)
-    two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, SETTINGS)[0]
+    one = steps(lambda _model: None, CASES[name], count, settings=settings)
+    two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, settings)[0]
     for a, b in zip(one["loss"], two["loss"], strict=True):
         assert a == pytest.approx(b, abs=LOSS)
     assert one["held_out"] == pytest.approx(two["held_out"], abs=1e-4)  # of weights that differ
@@ -52,6 +56,18 @@ def test_two_processes_equal_one(mesh):
 def test_three_processes_equal_one(mesh, name):
     """With many, one rank needs no keys of others; with one, two ranks have padding only."""
     check(mesh, name, count=1)
+
+
+@pytest.mark.parametrize(("mesh", "name"), [({"dp_shard": 2}, "one"), ({"cp": 2}, "straddling")])
+def test_biases_that_move_by_distance_see_the_tokens_of_all_ranks(mesh, name):
+    """And no padding, of which one of the ranks has nothing else in the first case."""
+    slow = OptimConfig(muon=MuonConfig(router_rate=0.25))
+    check(
+        mesh,
+        name,
+        count=1,
+        settings=replace(SETTINGS, balance=BalanceConfig(method="distance"), optim=slow),
+    )
 
 
 @pytest.mark.slow

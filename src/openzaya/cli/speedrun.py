@@ -17,7 +17,7 @@ examples:
   openzaya speedrun --run-dir runs/try           again: resumes where it was killed
 
 The run folder holds config.toml, metrics.jsonl, every stage's checkpoints and model,
-report.json, REPORT.md and the final model folder.
+report.json, REPORT.md with load_entropy.svg, and the final model folder.
 """
 
 

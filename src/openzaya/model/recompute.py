@@ -26,17 +26,17 @@ def recomputed(
     """Return what the layer returns, keeping only its inputs and its choices."""
     chosen = [] if replay_T is None else [replay_T]
 
-    def run(x_TD: Tensor, state_TR: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def run(x_TD: Tensor, state_TR: Tensor | None) -> tuple[Tensor, ...]:
         new_TD, routing = layer(x_TD, state_TR, chosen[0] if chosen else None)
         if not chosen:
             chosen.append(routing.expert_T)
-        return new_TD, routing.expert_T, routing.gate_T, routing.state_TR
+        return new_TD, routing.expert_T, routing.gate_T, routing.state_TR, routing.probs_TX
 
     # Stopping early is done by an exception, which compiled regions must not meet.
-    new_TD, expert_T, gate_T, new_TR = checkpoint(
+    new_TD, *parts = checkpoint(
         run, x_TD, state_TR, use_reentrant=False, preserve_rng_state=False, early_stop=False
     )
-    return new_TD, Routing(expert_T, gate_T, new_TR)
+    return new_TD, Routing(*parts)
 
 
 def on_host(device: torch.device, *, wanted: bool) -> AbstractContextManager[object]:

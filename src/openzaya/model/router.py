@@ -27,6 +27,8 @@ class Routing:
     """Probability of the chosen class: the weight of its output."""
     state_TR: Tensor
     """Latent state for the next layer's router."""
+    probs_TX: Tensor
+    """Probability of every class, without gradient: what balancing measures."""
 
 
 class RouterMLP(nn.Module):
@@ -87,9 +89,10 @@ class Router(nn.Module):
         if self.rules.fp32_router:
             scores_TX = scores_TX.float()
         probs_TX = scores_TX.softmax(dim=-1)
+        free_TX = probs_TX.detach()
         if replay_T is None:
-            expert_T = (probs_TX.detach().float() + self.balancing_biases).argmax(dim=-1)
+            expert_T = (free_TX.float() + self.balancing_biases).argmax(dim=-1)
         else:
             expert_T = replay_T
         gate_T = probs_TX.gather(-1, expert_T.unsqueeze(-1)).squeeze(-1)
-        return Routing(expert_T, gate_T.to(h_TD.dtype), state_TR)
+        return Routing(expert_T, gate_T.to(h_TD.dtype), state_TR, free_TX)

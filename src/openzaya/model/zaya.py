@@ -40,6 +40,8 @@ class Trunk:
     """After the final norm, ready for the head."""
     experts_TL: Tensor
     """Chosen class of every token and layer as int64; E means skip."""
+    probs_TLX: Tensor | None = None
+    """Probability of every class where the model `keeps_probs`, without gradient."""
 
 
 class Zaya(nn.Module):
@@ -77,6 +79,8 @@ class Zaya(nn.Module):
         """Keep only the layers' inputs for the backward pass (activation checkpointing)."""
         self.offload = False
         """Keep what the backward pass needs of the layers in the host's memory."""
+        self.keeps_probs = False
+        """Return the routers' probabilities from `trunk` in training, where balancing uses them."""
 
     @property
     def device(self) -> torch.device:
@@ -126,15 +130,19 @@ class Zaya(nn.Module):
         x_TD = self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
+        probs: list[Tensor] = []
         with on_host(self.device, wanted=self.offload and torch.is_grad_enabled()):
             for index, block in enumerate(self._blocks()):
                 replay_T = None if replay_TL is None else replay_TL[:, index].to(torch.int64)
                 x_TD, routing = self._run(block, (x_TD, state_TR, replay_T), layout, cache)
                 state_TR = routing.state_TR
                 choices.append(routing.expert_T)
+                if self.keeps_probs and torch.is_grad_enabled():
+                    probs.append(routing.probs_TX)
         if cache is not None and chosen is not None:
             cache.advance(chosen, known)
-        return Trunk(self.norm(x_TD), torch.stack(choices, dim=-1))
+        probs_TLX = torch.stack(probs, dim=1) if probs else None
+        return Trunk(self.norm(x_TD), torch.stack(choices, dim=-1), probs_TLX)
 
     def _run(
         self,

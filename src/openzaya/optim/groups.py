@@ -26,6 +26,8 @@ class Rule:
     """How Muon reads it: matrix [I, O], stack [E, I, O], or grouped_conv [C, P, taps]."""
     decay: bool = False
     """True for decoupled weight decay."""
+    is_router: bool = False
+    """True for the matrices that choose experts; see `MuonConfig.router_rate`."""
 
 
 RULES: tuple[Rule, ...] = (
@@ -39,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     # Norm gains, biases, residual scales, key temperature, depth-averaging scale.
     Rule(r".", (0, 1), "adamw", "vector"),
     Rule(r"expert", (3,), "muon", "stack", decay=True),
+    Rule(r"\.mlp\.gate\.", (2,), "muon", "matrix", decay=True, is_router=True),
     Rule(r".", (2,), "muon", "matrix", decay=True),
 )
 """The first rule that matches claims the parameter.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.core.seeding import stream_seed
-from openzaya.optim.groups import Claim
+from openzaya.optim.groups import Claim, Rule
 from openzaya.optim.newton_schulz import STEPS, newton_schulz
 
 UpdateScale = Literal["match_rms_adamw", "none"]
@@ -51,13 +51,18 @@ class MuonConfig:
     """bfloat16 halves the memory of the gradient average."""
     weight_decay: float = 0.1
     """Decoupled decay of the matrices, multiplied by the learning rate."""
+    router_rate: float = 1.0
+    """Learning rate of the routers' matrices in units of lr. Muon's step has the same size however
+    small the gradient, and a router that changes as fast as the rest outruns its balancing.
+    Deviation: D-047."""
 
     def __post_init__(self) -> None:
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum is {self.momentum}; choose it in [0, 1) or none")
-        if self.lr < 0 or self.weight_decay < 0:
+        if min(self.lr, self.weight_decay, self.router_rate) < 0:
             raise ConfigError(
-                f"lr is {self.lr} and weight_decay {self.weight_decay}; neither may be negative"
+                f"lr is {self.lr}, weight_decay {self.weight_decay} and router_rate "
+                f"{self.router_rate}; none may be negative"
             )
 
     def momentum_at(self, step: int) -> float:
@@ -68,6 +73,10 @@ class MuonConfig:
             return self.momentum
         share = step / self.momentum_warmup_steps
         return self.momentum_start + share * (self.momentum - self.momentum_start)
+
+    def lr_of(self, rule: Rule) -> float:
+        """Return the peak learning rate of a rule's matrices."""
+        return self.lr * self.router_rate if rule.is_router else self.lr
 
     def factor(self, rows: int, columns: int) -> float:
         """Return what a matrix update is multiplied by, beside the learning rate."""
@@ -86,7 +95,7 @@ class ShapeGroup:
         first = claims[0].matrices(claims[0].parameter)
         self.counts = [claim.matrices(claim.parameter).shape[0] for claim in claims]
         self.rows, self.columns = first.shape[1], first.shape[2]
-        self.decay = claims[0].rule.decay
+        self.rule = claims[0].rule
         self.momentum: list[Tensor] = []
         """Per claim [n, I, O]; empty without momentum."""
         if momentum_dtype is not None:
@@ -159,7 +168,8 @@ class Muon:
         by_shape: dict[tuple[object, ...], list[Claim]] = {}
         for claim in claims:
             shape = claim.matrices(claim.parameter).shape[1:]
-            key = (*shape, claim.parameter.device, claim.parameter.dtype, claim.rule.decay)
+            kind = (claim.rule.decay, claim.rule.is_router)
+            key = (*shape, claim.parameter.device, claim.parameter.dtype, *kind)
             by_shape.setdefault(key, []).append(claim)
         dtype = None if config.momentum is None else getattr(torch, config.momentum_dtype)
         self.groups = [
@@ -169,7 +179,6 @@ class Muon:
     @torch.no_grad()
     def step(self, lr_scale: float = 1.0) -> None:
         """Update every matrix once at learning rate lr * lr_scale."""
-        lr = self.config.lr * lr_scale
         momentum = self.config.momentum_at(self.num_steps)
         generators: dict[torch.device, torch.Generator] = {}
 
@@ -184,7 +193,8 @@ class Muon:
             stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
             del averaged
             direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps)
-            keep = 1.0 - lr * self.config.weight_decay if group.decay else 1.0
+            lr = self.config.lr_of(group.rule) * lr_scale
+            keep = 1.0 - lr * self.config.weight_decay if group.rule.decay else 1.0
             factor = -lr * self.config.factor(group.rows, group.columns)
             updates = list(torch.split(direction_NIO, group.counts))
             group.move(updates, keep, factor, draw)

@@ -6,7 +6,7 @@ Paper: III, IV-A.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -299,7 +299,7 @@ def stage_of(kind: Kind, model: Zaya, mixture: Mixture, config: FinetuneConfig) 
             lr_adamw=lr,
             masters=config.masters,
         ),
-        balance=replace(BalanceConfig(), **({} if config.move_balance else {"learning_rate": 0.0})),
+        balance=BalanceConfig() if config.move_balance else BalanceConfig(learning_rate=0.0),
         recompute=config.recompute,
         offload=config.offload,
         evaluate_every_steps=config.evaluate_every_steps,

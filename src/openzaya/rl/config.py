@@ -106,6 +106,11 @@ class RLConfig:
                 f"group_size is {self.group_size} and prompts_per_step {self.prompts_per_step}; "
                 "choose at least 2 rollouts of at least 1 prompt"
             )
+        if self.balance is not None and self.balance.method != "adam":
+            raise ConfigError(
+                f"balance.method is {self.balance.method!r}, but the choices are replayed and tell "
+                "nothing of where a bias would send a token; choose 'adam' or no balancing"
+            )
         lag = self.sync_every - 1 + self.wait_batches - 1
         if self.max_lag < lag:
             raise ConfigError(

@@ -60,8 +60,8 @@ class Parallel(Protocol):
         """Run the layers over one of `batches`; the choices returned leave padding out."""
         ...
 
-    def reduce(self, loss: float, sums: Sums, counts_LX: Tensor) -> tuple[float, Sums]:
-        """Return the step's loss and sums over all ranks; add up the router's counts in place."""
+    def reduce(self, loss: float, sums: Sums, tally_LN: Tensor) -> tuple[float, Sums]:
+        """Return the step's loss and sums over all ranks; add up the balancer's tally in place."""
         ...
 
     def release(self, model: Zaya) -> None:
@@ -109,9 +109,9 @@ class Alone:
         """Run the layers over packed documents."""
         return model.trunk(batch.ids_T, lengths=batch.lengths)
 
-    def reduce(self, loss: float, sums: Sums, counts_LX: Tensor) -> tuple[float, Sums]:
+    def reduce(self, loss: float, sums: Sums, tally_LN: Tensor) -> tuple[float, Sums]:
         """Return loss and sums as they are."""
-        del counts_LX
+        del tally_LN
         return loss, sums
 
     def release(self, model: Zaya) -> None:

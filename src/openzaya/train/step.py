@@ -89,7 +89,7 @@ def train_step(
     weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     own = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
-    loss, by_source = parallel.reduce(*own, balancer.counts_LX)
+    loss, by_source = parallel.reduce(*own, balancer.tally_LN)
     with part("train/update"):
         grad_norm = optimizers.grad_norm()
         applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
@@ -100,7 +100,7 @@ def train_step(
         if applied:
             balancer.step()
         else:
-            balancer.counts_LX.zero_()
+            balancer.forget()
     tokens = sum(len(window) for window in windows)
     state.step += 1
     state.tokens += tokens
@@ -137,7 +137,7 @@ def forward_backward(
     token_losses: list[Tensor] = []
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
-    def run(own: Zaya, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def run(own: Zaya, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         with part("train/forward"):
             trunk = parallel.trunk(own, batch)
         with part("train/loss"):
@@ -151,11 +151,11 @@ def forward_backward(
             )
         with part("train/backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), nll_T, trunk.experts_TL
+        return loss.detach(), nll_T, trunk.experts_TL, trunk.probs_TLX
 
     cores = parallel.num_cores(model.device, config.micro_tokens)
-    for loss, nll_T, experts_TL in side_by_side(run, model, batches, cores):
-        balancer.observe(experts_TL)
+    for loss, nll_T, experts_TL, probs_TLX in side_by_side(run, model, batches, cores):
+        balancer.observe(experts_TL, probs_TLX)
         losses.append(loss)
         token_losses.append(nll_T)
     # Only now is the device waited for.

@@ -58,8 +58,8 @@ def route(
         normed_TR = regions.first_state(state_TR, mlp.norm.weight, mlp.norm.eps)
     hidden_TR = regions.gelu(mlp.fc1(normed_TR))
     scores_TX = mlp.out_proj(regions.gelu(mlp.fc2(hidden_TR)))
-    expert_T, gate_T = regions.choose(scores_TX, part.balancing_biases, replay_T)
-    return Routing(expert_T, gate_T, state_TR)
+    expert_T, gate_T, probs_TX = regions.choose(scores_TX, part.balancing_biases, replay_T)
+    return Routing(expert_T, gate_T, state_TR, probs_TX)
 
 
 def mixture(

@@ -152,17 +152,20 @@ def gelu(x_TR: Tensor) -> Tensor:
 
 
 @region
-def choose(scores_TX: Tensor, balance_X: Tensor, replay_T: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return every token's class and the probability of it, in fp32."""
+def choose(
+    scores_TX: Tensor, balance_X: Tensor, replay_T: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return every token's class, the probability of it, and those of all without gradient."""
     probs_TX = scores_TX.float().softmax(dim=-1)
+    free_TX = probs_TX.detach()
     if replay_T is None:
-        expert_T = (probs_TX.detach() + balance_X).argmax(dim=-1)
+        expert_T = (free_TX + balance_X).argmax(dim=-1)
     else:
         expert_T = replay_T
     picked_TX = torch.arange(probs_TX.shape[-1], device=probs_TX.device) == expert_T.unsqueeze(-1)
     # A sum over a mask instead of a gather: its gradient is no scatter.
     gate_T = torch.where(picked_TX, probs_TX, 0.0).sum(dim=-1)
-    return expert_T, gate_T
+    return expert_T, gate_T, free_TX
 
 
 @region

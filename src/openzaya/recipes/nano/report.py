@@ -1,11 +1,23 @@
 """The report card of a nano run as markdown; every number comes from the run's own files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from openzaya.recipes.nano.tasks import LEVELS
 
 STAGES = ("pretrain", "midtrain", "sft", "rl")
+ENTROPY_PICTURE = "load_entropy.svg"
+"""Lies beside the report card; see `recipes.nano.picture`."""
+
+
+def entropy_by_stage(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return every step's load entropy from the records of a run, by stage in their order."""
+    found: dict[str, list[float]] = {}
+    for record in metrics:
+        value = record.get("train/load_entropy", record.get("rl/load_entropy"))
+        if value is not None:
+            found.setdefault(record["stage"], []).append(value)
+    return found
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,7 +39,9 @@ def report_card(report: Mapping[str, Any]) -> str:
         *(_by_task(stages, kind) for kind in ("temperature 1", "greedy")),
         "## Loss by source (nats a token, last steps of the stage)",
         _losses(stages),
-        "## Router-load entropy by layer (1 = even)",
+        "## Router-load entropy (1 = even)",
+        f"![load entropy by step]({ENTROPY_PICTURE})",
+        "By layer, last steps of the stage:",
         _entropies(stages),
         "## Test-time compute",
         f"{problems['test-time compute']} held-out problems of the harder level; the vote spends, "

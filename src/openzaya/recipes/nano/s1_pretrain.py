@@ -9,10 +9,11 @@ from openzaya.recipes.nano.corpus import CorpusConfig
 from openzaya.recipes.nano.settings import TOKENS_PER_STEP, SupervisedStage
 from openzaya.train.stages import StageConfig
 
-OPTIM = OptimConfig(muon=MuonConfig(lr=0.015, weight_decay=0.0), lr_adamw=0.004)
-"""Peak rates of all supervised stages, found at this size. Deviation: D-008."""
-BALANCE = BalanceConfig(learning_rate=2e-3)
-"""Faster than at scale: a stage has hundreds of steps, not hundreds of thousands."""
+OPTIM = OptimConfig(muon=MuonConfig(lr=0.015, weight_decay=0.0, router_rate=0.3), lr_adamw=0.004)
+"""Peak rates of all supervised stages, found at this size. Deviation: D-008, D-047."""
+BALANCE = BalanceConfig(method="distance")
+"""A stage has hundreds of steps, not hundreds of thousands, in which no fixed rate keeps up with
+the routers: docs/lab_log.md. Deviation: D-044."""
 
 
 def stage() -> SupervisedStage:

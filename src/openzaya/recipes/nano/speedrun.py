@@ -15,7 +15,7 @@ import torch
 
 from openzaya.core.config import config_hash, diff, dump_toml, from_mapping, load_toml
 from openzaya.core.errors import ConfigError
-from openzaya.core.log import MetricWriter
+from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.core.seeding import stream_seed
 from openzaya.data.mixture import Mixture
 from openzaya.data.windows import Window, build_windows
@@ -26,7 +26,8 @@ from openzaya.model.zaya import Zaya
 from openzaya.recipes.nano import s1_pretrain, s2_midtrain, s3_sft, s4_rl
 from openzaya.recipes.nano.corpus import Writer, write_corpus
 from openzaya.recipes.nano.evaluation import compare_ttc, examine, ttc_items
-from openzaya.recipes.nano.report import report_card
+from openzaya.recipes.nano.picture import load_entropy_picture
+from openzaya.recipes.nano.report import ENTROPY_PICTURE, entropy_by_stage, report_card
 from openzaya.recipes.nano.settings import SupervisedStage
 from openzaya.recipes.nano.tasks import held_out
 from openzaya.recipes.nano.vocabulary import build_tokenizer
@@ -228,6 +229,9 @@ class Speedrun:
             "problems": {"held out": len(held_out()), "test-time compute": len(items)},
         }
         write_json(self.run_dir / "report.json", report)
+        entropy = entropy_by_stage(read_metrics(self.run_dir / "metrics.jsonl"))
+        picture = load_entropy_picture(entropy)
+        (self.run_dir / ENTROPY_PICTURE).write_text(picture, encoding="utf-8")
         (self.run_dir / "REPORT.md").write_text(report_card(report), encoding="utf-8")
         export(model, self.codec, self.run_dir / "model")
         return report

@@ -105,7 +105,7 @@ class PolicyTrainer:
         entropy = self.balancer.load_entropy()
         if applied and self.config.balance is not None:
             self.balancer.step()
-        self.balancer.counts_LX.zero_()
+        self.balancer.forget()
         return {"rl/load_entropy": sum(entropy) / len(entropy)}
 
     def _forward_backward(self, packed: PackedRollouts) -> dict[str, float]:

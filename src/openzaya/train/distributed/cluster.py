@@ -121,20 +121,21 @@ class Cluster:
                 model.config, model.rope_thetas, batch.pieces, self.ranks.context, model.device
             )
             out = model.trunk(batch.ids_T, plan=plan)
-        return Trunk(out.hidden_TD, out.experts_TL[batch.is_real_T])
+        probs = None if out.probs_TLX is None else out.probs_TLX[batch.is_real_T]
+        return Trunk(out.hidden_TD, out.experts_TL[batch.is_real_T], probs)
 
     def total(self, value: float) -> float:
         """Return the sum over all ranks."""
         return self._sum([value])[0]
 
-    def reduce(self, loss: float, sums: Sums, counts_LX: Tensor) -> tuple[float, Sums]:
-        """Return loss and sums over all ranks; add up the router's counts in place.
+    def reduce(self, loss: float, sums: Sums, tally_LN: Tensor) -> tuple[float, Sums]:
+        """Return loss and sums over all ranks; add up the balancer's tally in place.
 
         Paper: II-A2 (the balancer sees the global batch).
         """
         flat = [x for source in self._sources for x in sums.get(source, (0.0, 0.0))]
         whole, *flat = self._sum([loss, *flat])
-        dist.all_reduce(counts_LX)
+        dist.all_reduce(tally_LN)
         pairs = np.array(flat).reshape(-1, 2).tolist()
         return whole, {k: (x, w) for k, (x, w) in zip(self._sources, pairs, strict=True)}
 

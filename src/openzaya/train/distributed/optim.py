@@ -145,7 +145,6 @@ class DividedMuon(Muon):
     @torch.no_grad()
     def step(self, lr_scale: float = 1.0) -> None:
         """Update every matrix once at learning rate lr * lr_scale."""
-        lr = self.config.lr * lr_scale
         momentum = self.config.momentum_at(self.num_steps)
         wanted = {h.whole.name: self._averaged(h, momentum) for h in self.held}
         whole = {h.whole.name: wanted[h.whole.name] for h in self.held if h.has_whole_matrices}
@@ -157,6 +156,7 @@ class DividedMuon(Muon):
         for owners in self.owners:
             parts |= owners.scatter(directions, wanted)
         for h in self.held:
+            lr = self.config.lr_of(h.whole.rule) * lr_scale
             if h.whole.rule.decay and self.config.weight_decay:
                 h.local.mul_(1.0 - lr * self.config.weight_decay)
             factor = self.config.factor(*h.matrix_shape)
