@@ -91,7 +91,7 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
     return Outcome(
         finals=finals,
         facts=facts_of(detail),
-        question_tokens=wish.question_tokens,
+        question_tokens=detail["question_tokens"] or wish.question_tokens,
         generated_tokens=run["usage"]["generated"],
         created=int(run["created"]),
     )

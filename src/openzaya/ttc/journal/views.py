@@ -129,6 +129,7 @@ def detail(database: Database, run_id: str, *, whole: bool = True) -> View:
         "question": spec["question"],
         "config": spec["config"],
         "seed": spec["seed"],
+        "question_tokens": outcome.get("question_tokens", 0),
         "notes": outcome.get("notes", []),
         "template_sha256": outcome.get("template_sha256", AGGREGATION_TEMPLATE_SHA256),
         "tail_method": outcome.get("tail_method"),
