@@ -166,7 +166,7 @@ async def tell(runs: list[Told], journal: Journal | None, rate: float) -> float:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         if journal is not None and run.result.chosen is not None:
             await journal.finish(run_id, run.result)
-            await journal.run(run_id, whole=False)
+            await journal.run(run_id)
             best = run.result.chosen
             await journal.candidate(run_id, best.stage, best.slot, prompt=False)
 

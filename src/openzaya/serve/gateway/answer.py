@@ -78,7 +78,7 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
 
     Raises ApiError 409 for one without a result, and what the journal raises.
     """
-    detail = await journal.run(run_id, whole=False)
+    detail = await journal.run(run_id)
     run, winner = detail["run"], detail["winner"]
     if run["state"] not in ("done", "interrupted") or winner is None:
         raise ApiError(409, f"run {run_id} ended without an answer: {run['error'] or run['why']}")
@@ -104,7 +104,7 @@ def _question_tokens(detail: Mapping[str, Any], wish: Wish) -> int:
     """
     first = [c["num_prompt_tokens"] for c in detail["candidates"] if c["stage"] == 0]
     counted = [] if wish.config.reserve_at(0) else [count for count in first if count]
-    return min(counted, default=wish.question_tokens)
+    return min(counted, default=detail["question_tokens"] or wish.question_tokens)
 
 
 def facts_of(detail: Mapping[str, Any]) -> dict[str, Any]:

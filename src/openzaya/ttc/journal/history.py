@@ -34,12 +34,9 @@ class History:
     """What was told at the end of every complete stage."""
 
     @classmethod
-    def of(cls, database: Database, run_id: str, stage: int | None = None) -> Self:
-        """Read what is known of a run, or of one stage's candidates. Raises JournalDamagedError."""
-        if stage is None:
-            return cls(database, run_id)._read(_NEWEST, (run_id,))
-        where = f"{_NEWEST} AND (kind = 'stage' OR stage = ?)"
-        return cls(database, run_id)._read(where, (run_id, stage))
+    def of(cls, database: Database, run_id: str) -> Self:
+        """Read what is known of a run. Raises JournalDamagedError."""
+        return cls(database, run_id)._read(_NEWEST, (run_id,))
 
     @classmethod
     def around(cls, database: Database, run_id: str, place: Place) -> Self:

@@ -321,12 +321,9 @@ class Journal:
         """Return RunSummary dicts, newest first; `before` is the id of the last one seen."""
         return await self._read(lambda db: views.summaries(db, limit, before, state, tenant))
 
-    async def run(self, run_id: str, *, whole: bool = True) -> View:
-        """Return the RunDetail of a run; not `whole`, with the winner's stage of candidates alone.
-
-        Raises UnknownRunError, JournalDamagedError.
-        """
-        return await self._read(lambda db: views.detail(db, run_id, whole=whole))
+    async def run(self, run_id: str) -> View:
+        """Return the RunDetail of a run. Raises UnknownRunError, JournalDamagedError."""
+        return await self._read(lambda db: views.detail(db, run_id))
 
     async def candidate(self, run_id: str, stage: int, slot: int, *, prompt: bool = True) -> View:
         """Return the CandidateDetail of a candidate: its prompt, text and tail too."""

@@ -111,13 +111,12 @@ def _failed_calls(view: View) -> int:
     return int(view["attempts"] if view["error"] else max(0, view["attempts"] - 1))
 
 
-def detail(database: Database, run_id: str, *, whole: bool = True) -> View:
-    """Return the RunDetail of a run, or one with the candidates of the winner's stage alone."""
+def detail(database: Database, run_id: str) -> View:
+    """Return the RunDetail of a run."""
     row = load_run(database, run_id)
     spec = load_document(database, run_id, "spec")
     outcome = load_outcome(database, run_id)
-    winner = outcome.get("winner")
-    history = History.of(database, run_id, None if whole or not winner else winner["stage"])
+    history = History.of(database, run_id)
     views = list(history.views.values())
     shown = _summary(database, row, spec, outcome, views)
     is_over = shown["state"] in ENDED
@@ -129,12 +128,13 @@ def detail(database: Database, run_id: str, *, whole: bool = True) -> View:
         "question": spec["question"],
         "config": spec["config"],
         "seed": spec["seed"],
+        "question_tokens": outcome.get("question_tokens", 0),
         "notes": outcome.get("notes", []),
         "template_sha256": outcome.get("template_sha256", AGGREGATION_TEMPLATE_SHA256),
         "tail_method": outcome.get("tail_method"),
         "stages": _stages(history),
         "candidates": views,
-        "winner": winner,
+        "winner": outcome.get("winner"),
     }
 
 
@@ -149,7 +149,7 @@ def _stages(history: History) -> list[View]:
             {
                 "stage": stage,
                 "answers": entry.get("answers") or histogram([view["answer"] for view in mine]),
-                "num_tokens": sum(v["num_tokens"] for v in mine) if mine else entry["num_tokens"],
+                "num_tokens": sum(v["num_tokens"] for v in mine),
                 "began_s": min(begun, default=None),
                 "ended_s": entry.get("ended_s"),
             }
