@@ -10,9 +10,14 @@ from text.tiny_tokenizers import BARE
 from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 from openzaya.text.chat import ChatTemplate
-from openzaya.text.jinja import pinned_source
+from openzaya.text.jinja import compile_template, pinned_source
 from openzaya.text.markers import ALL_MARKERS, strip_markers
-from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages, tail_of
+from openzaya.text.tails import (
+    AGGREGATION_TEMPLATE_SHA256,
+    aggregation_messages,
+    selection_messages,
+    tail_of,
+)
 from openzaya.text.think import Thought, split_thinking
 
 plain = st.text(st.characters(exclude_characters="\n<>\ufffd"), min_size=1, max_size=8)
@@ -116,6 +121,22 @@ def test_the_aggregation_prompt_has_the_wording_that_models_are_trained_on():
         "Q\n\nEarlier reasoning:\na\n\nThe reasoning above may be wrong or unfinished. Check it, "
         "continue from it and answer the question."
     )
+
+
+def test_a_prompt_is_what_the_template_renders_and_knows_its_pieces():
+    for name, make in (
+        ("aggregation.jinja", lambda q, c, h: aggregation_messages([Message("user", q)], c, h)),
+        ("selection.jinja", lambda q, c, _: selection_messages([Message("user", q)], c)),
+    ):
+        template = compile_template(pinned_source(name))
+        for candidates in (["a"], ["0"], ["a", "b"], ["x\n"] * 11):
+            for hint in ("", "Box it."):
+                (made,) = make("Q\0" + "1\0", candidates, hint)
+                shown = [one.strip() for one in candidates]
+                expected = template.render(question="Q\0" + "1\0", candidates=shown, hint=hint)
+                assert made.content == expected
+                assert "".join(made.content.pieces) == expected
+                assert set(shown) <= set(made.content.pieces)
 
 
 def test_an_aggregation_prompt_needs_candidates_and_a_question_at_the_end():

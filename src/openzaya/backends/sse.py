@@ -38,9 +38,12 @@ class EventReader:
         self._pending[:] = stretch[end + 1 :]
         self._check_length(len(self._pending))
         try:
-            lines = whole.decode("utf-8").split("\n")
+            text = whole.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StreamError(f"the stream is not UTF-8 ({error.reason})") from error
+        lines = text.split("\n")
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
         if len(whole) > MAX_LINE_BYTES:
             self._check_length(max(len(line.encode()) for line in lines))
         return self._events(lines)
@@ -48,8 +51,7 @@ class EventReader:
     def _events(self, lines: list[str]) -> list[str]:
         found: list[str] = []
         data = self._data
-        for raw in lines:
-            line = raw.removesuffix("\r")
+        for line in lines:
             if line.startswith("data:"):
                 data.append(line[6:] if line.startswith(" ", 5) else line[5:])
             elif not line and data:
