@@ -88,14 +88,14 @@ def test_what_is_no_list_of_ids_is_left_to_json(ids):
 
 def test_what_stands_beside_the_text_is_read_in_every_event_and_stream():
     frames = Frames()
-    for model, used in (("one", 1), ("two", 2)):
+    for model, usages in (("one", (1, 1, 1)), ("two", (None, 1, 1)), ("three", (None, 2, 3))):
         stream = ChatStream(frames=frames)
-        for text in "abc":
-            told = json.loads(event("content", text))
-            told |= {"model": model, "usage": {"completion_tokens": used}}
-            stream.feed(json.dumps(told))
+        for text, used in zip("abc", usages, strict=True):
+            told = {"model": model, **json.loads(event("content", text))}
+            told["model"] = model
+            stream.feed(json.dumps(told | {"usage": used and {"completion_tokens": used}}))
         assert (stream.text, stream.model) == ("abc", model)
-        assert stream.usage == {"completion_tokens": used}
+        assert stream.usage == {"completion_tokens": usages[-1]}
     both = {"index": 0, "delta": {"content": "c", "reasoning": "r"}}
     stream = ChatStream(frames=frames)
     for _ in range(3):

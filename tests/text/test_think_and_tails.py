@@ -1,6 +1,7 @@
 """Replies come apart as they were put together; tails are bounded and cannot close a turn."""
 
 import hashlib
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from openzaya.text.tails import (
     selection_messages,
     tail_of,
 )
-from openzaya.text.think import Thought, split_thinking
+from openzaya.text.think import Thought, _parts, split_thinking
 
 plain = st.text(st.characters(exclude_characters="\n<>\ufffd"), min_size=1, max_size=8)
 
@@ -96,6 +97,12 @@ def test_no_marker_survives_in_a_tail_or_an_aggregation_prompt(reasoning, count)
     assert strip_markers(tail) == tail
     (message,) = aggregation_messages([Message("user", "Q")], [reasoning, "b"])
     assert not any(marker in message.content for marker in ALL_MARKERS)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", "a", ""])))
+def test_a_reply_is_taken_apart_at_its_markers(pieces):
+    text = "".join(pieces)
+    assert _parts(text) == re.split("(<think>|</think>)", text)
 
 
 def test_a_short_trace_passes_whole_and_a_cut_character_is_dropped():

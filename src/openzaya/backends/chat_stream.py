@@ -225,18 +225,21 @@ class ChatStream:
         is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
         if not is_list or min(ids) < 0 or max(ids) > MAX_ID:
             raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
-        return self.token_ids.add(",".join(map(str, ids)))
+        self.token_ids.add(",".join(map(str, ids)), len(ids))
+        return len(ids)
 
     def _take_known(self, data: str) -> bool:
         """Take in an event of a form that was met before, without json."""
         found = self._frames.read(data, len(self._head))
         if found is None:
             return False
-        field, text, ids = found
+        field, text, ids, num_ids = found
         part = self.content
         if field != "content":
             self.reasoning_field, part = field, self.reasoning
-        self._add(part, text, self.token_ids.add(ids) if ids else 0)
+        if num_ids:
+            self.token_ids.add(ids, num_ids)
+        self._add(part, text, num_ids)
         return True
 
     def _add(self, part: Part, text: str, num_ids: int) -> None:

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from openzaya.backends.token_ids import is_list
+from openzaya.backends.token_ids import count_ids
 
 MAX_FRAMES = 8
 """Forms that are tried: a server has one for reasoning, one for content, and those with a role."""
@@ -35,8 +35,8 @@ class Frame:
     after: str
     """From the bracket that closes the ids; empty without ids."""
 
-    def read(self, data: str, at: int) -> tuple[str, str] | None:
-        """Return the text of an event and the inside of its list of ids; None for another form.
+    def read(self, data: str, at: int) -> tuple[str, str, int] | None:
+        """Return an event's text, the inside of its list of ids and their number, or None.
 
         At `at` the list of choices begins, with `before`.
         """
@@ -46,12 +46,13 @@ class Frame:
             return None
         if not self.after:
             is_same = len(data) - end == len(self.between) and data.endswith(self.between)
-            return (text, "") if is_same and text else None
+            return (text, "", 0) if is_same and text else None
         begin, stop = end + len(self.between), len(data) - len(self.after)
         if not (begin < stop and data.startswith(self.between, end) and data.endswith(self.after)):
             return None
         ids = data[begin:stop]
-        return (text, ids) if text and is_list(ids) else None
+        num_ids = count_ids(ids)
+        return (text, ids, num_ids) if text and num_ids else None
 
 
 def head_of(data: str) -> str:
@@ -85,8 +86,8 @@ class Frames:
         self._frames: list[Frame] = []
         self._num_made = 0
 
-    def read(self, data: str, at: int) -> tuple[str, str, str] | None:
-        """Return field, text and the inside of the list of ids; None for no known form."""
+    def read(self, data: str, at: int) -> tuple[str, str, str, int] | None:
+        """Return field, text, the inside of the list of ids and their number; None if unknown."""
         for number, frame in enumerate(self._frames):
             if not data.startswith(frame.before, at):
                 continue

@@ -6,22 +6,20 @@ from typing import overload
 MAX_TEXTS = 256
 """Texts are joined at this many: one string a token would cost 60 bytes each."""
 
-_CHARS = b"0123456789, "
+_DIGITS = b"0123456789"
 
 
-def is_list(text: str) -> bool:
-    """Say whether a text is what stands between the brackets of a JSON list of token ids."""
+def count_ids(text: str) -> int:
+    """Return how many ids stand in the inside of a JSON list of ids; 0 for anything else."""
     if text.isdecimal():
-        return text.isascii()
-    spaces = text.count(" ")
-    return (
-        text.isascii()
-        and not text.encode().translate(None, _CHARS)
-        and text[:1].isdigit()
-        and text[-1:].isdigit()
-        and ",," not in text
-        and (not spaces or spaces == text.count(",") == text.count(", "))
-    )
+        return int(text.isascii())
+    if not text.isascii() or not (text[:1].isdigit() and text[-1:].isdigit()):
+        return 0
+    separators = text.encode().translate(None, _DIGITS)
+    mark = ", " if b" " in separators else ","
+    count = text.count(mark)
+    is_list = separators == mark.encode() * count and f"{mark}," not in text
+    return count + 1 if is_list else 0
 
 
 class TokenIds(Sequence[int]):
@@ -37,15 +35,13 @@ class TokenIds(Sequence[int]):
         self._texts: list[str] = []
         self._count = 0
 
-    def add(self, text: str) -> int:
-        """Take in a text of which `is_list` holds; return how many ids it has."""
-        count = text.count(",") + 1
+    def add(self, text: str, count: int) -> None:
+        """Take in a text that holds `count` ids."""
         texts = self._texts
         texts.append(text)
         self._count += count
         if len(texts) >= MAX_TEXTS:
             texts[:] = [",".join(texts)]
-        return count
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -79,7 +79,9 @@ class GatewayMetrics:
             self._calls_by("failed" if candidate.is_failed else candidate.finish_reason).inc()
             self._tokens_by("generated").inc(candidate.num_tokens)
             self._tokens_by("prefill").inc(candidate.num_prompt_tokens)
-            self._tokens_by("cached").inc(getattr(candidate, "num_cached_tokens", None) or 0)
+            num_cached = getattr(candidate, "num_cached_tokens", None)
+            if num_cached:
+                self._tokens_by("cached").inc(num_cached)
 
     def ended(self, state: str, preset: str, seconds: float) -> None:
         """Count a run that ended."""
