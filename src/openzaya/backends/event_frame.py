@@ -57,8 +57,8 @@ class Frame:
 
 def head_of(data: str) -> str:
     """Return an event up to its list of choices; empty where that is not clear."""
-    found = list(_CHOICES.finditer(data))
-    return data[: found[0].end()] if len(found) == 1 else ""
+    found = _CHOICES.search(data) if data.count('"choices"') == 1 else None
+    return data[: found.end()] if found else ""
 
 
 def frame_of(data: str, at: int, field: str, text: str, has_ids: bool) -> Frame | None:
