@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
                 exchange.on_end()
 
     def _end(self, exchange: Exchange, can_stay: bool) -> None:
-        self._exchange = None
+        self._exchange = self._parser = None  # a kept connection holds no answer
         self._is_reused = True
         if self._closing is not None:
             self._closing.cancel()
