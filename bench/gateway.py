@@ -287,29 +287,43 @@ async def stragglers(where: Path, quick: bool) -> bool:
 
 
 async def oldest_first(where: Path, quick: bool) -> bool:
-    """Thirty problems on 64 slots: the gateway's queue against first come, first served."""
+    """Thirty problems on 64 slots: the gateway's queue against first come, first served.
+
+    The lengths and budgets of the simulation (`bench/ttc_schedules.py`: median 9,000 tokens, beta
+    16K, F 40K), all divided by 22.5; and besides without a budget that cuts anything. There a stage
+    waits for traces three times as long as the median, whatever the order of the queue: the
+    simulation then says 0.79x instead of 0.75x.
+    """
     heading("saturation: 30 problems, 64 slots, mean latency of a run")
     repeats = 1 if quick else 3
-    means: dict[str, list[float]] = {"oldest first": [], "first come": []}
+    good = True
+    for name, budgets in (
+        ("beta 1.8 times the median", {"budget_tokens": 728, "final_budget_tokens": 1820}),
+        ("nothing is cut", {"budget_tokens": 4096}),
+    ):
+        ratios = [await _order(where, budgets) for _ in range(repeats)]
+        line(f"{name}: first come", f"{statistics.median(first for _, first in ratios):.2f} s")
+        ratio = statistics.median(oldest / first for oldest, first in ratios)
+        oldest = statistics.median(oldest for oldest, _ in ratios)
+        shown = f"{oldest:.2f} s = {ratio:.2f}x"
+        good &= line(f"{name}: oldest first", shown, "<= 0.80x", ok=ratio <= 0.8)
+    return good
+
+
+async def _order(where: Path, budgets: dict[str, int]) -> tuple[float, float]:
+    """Return the mean latency of a run with the gateway's queue, and with the mock's."""
     words = ["--length", "lognormal:400:0.6", "--ttft", "0.01", "--per-token", "0.002"]
-    for _ in range(repeats):
-        # With all calls sent at once the mock's own queue decides, and that is first come.
-        for name, in_flight in (("oldest first", 64), ("first come", 1024)):
-            with (
-                mock(where, *words, slots=64, chunk_tokens=100) as up,
-                gateway(
-                    where,
-                    up.url,
-                    name=f"order-{in_flight}",
-                    in_flight=in_flight,
-                ) as gate,
-            ):
-                got = await load(up, gate, bodies(30, 200, tail_tokens=100), 30)
-            means[name].append(statistics.fmean(a.wall_s for a in got.answers))
-    oldest, first = (statistics.median(values) for values in means.values())
-    line("first come, first served", f"{first:.2f} s")
-    ratio = oldest / first
-    return line("oldest first", f"{oldest:.2f} s = {ratio:.2f}x", "<= 0.80x", ok=ratio <= 0.8)
+    wanted = [run_body(problem(seed, 200), seed, tail_tokens=100, **budgets) for seed in range(30)]
+    means = []
+    # With all calls sent at once the mock's own queue decides, and that is first come.
+    for in_flight in (64, 1024):
+        with (
+            mock(where, *words, slots=64, chunk_tokens=100) as up,
+            gateway(where, up.url, name=f"order-{in_flight}", in_flight=in_flight) as gate,
+        ):
+            got = await load(up, gate, wanted, 30)
+        means.append(statistics.fmean(a.wall_s for a in got.answers))
+    return means[0], means[1]
 
 
 async def promises(where: Path, quick: bool) -> bool:

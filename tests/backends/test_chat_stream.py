@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from openzaya.backends import chat_stream
 from openzaya.backends.chat_stream import RING_TOKENS, ChatStream
+from openzaya.backends.event_frame import Frames
 from openzaya.backends.json_text import body_with_messages
 from openzaya.backends.sse import StreamError
 from openzaya.backends.tails_http import Ruler, TailCutter
+from openzaya.core.joined import Joined
 from openzaya.core.records import Watch
 
 WORDS = st.one_of(
@@ -24,28 +26,92 @@ def event(field: str, text: str, finish=None, **more) -> str:
     return json.dumps({"id": "m", "model": "m", "choices": [choice]}, ensure_ascii=False)
 
 
+class ByJson(ChatStream):
+    """Leaves every event to json."""
+
+    def _take_known(self, *_):
+        return False
+
+
 @given(
     pieces=st.lists(
-        st.tuples(st.sampled_from(["content", "reasoning", "reasoning_content"]), WORDS),
+        st.tuples(
+            st.sampled_from(["content", "reasoning", "reasoning_content"]),
+            WORDS,
+            st.lists(st.integers(0, 300_000), max_size=3),
+        ),
         max_size=12,
-    )
+    ),
+    spaces=st.booleans(),
+    together=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
-def test_events_read_without_json_say_what_json_says(pieces):
-    class Slow(ChatStream):
-        def _take_like_the_last(self, *_):
-            return False
+def test_events_read_without_json_say_what_json_says(pieces, spaces, together):
+    events = [event(field, text, token_ids=ids) for field, text, ids in pieces]
+    if not spaces:
+        events = [json.dumps(json.loads(one), separators=(",", ":")) for one in events]
+    events.append(event("content", "", "stop"))
+    frames = Frames()
+    for _ in range(2):  # the second stream knows the forms of the first one's events
+        fast, slow = ChatStream(Watch(), frames=frames), ByJson(Watch())
+        for stream in (fast, slow):
+            if together:
+                stream.feed(*events)
+            else:
+                for one in events:
+                    stream.feed(one)
+            assert stream.reasoning.text == "".join(t for f, t, _ in pieces if f != "content")
+            assert stream.content.text == "".join(t for f, t, _ in pieces if f == "content")
+            assert stream.token_ids == [one for _, _, ids in pieces for one in ids]
+        for name in ("num_chunks", "num_seen", "num_chars", "reasoning_field", "finish_reason"):
+            assert getattr(fast, name) == getattr(slow, name), name
+        for name in ("reasoning", "content"):
+            assert getattr(fast, name).ids == getattr(slow, name).ids, name
+        assert "".join(fast._watch.pieces) == "".join(slow._watch.pieces)
+        assert fast._watch.num_tokens == slow._watch.num_tokens
 
-    events = [event(field, text) for field, text in pieces] + [event("content", "", "stop")]
-    fast, slow = ChatStream(Watch()), Slow(Watch())
-    for one in events:
-        fast.feed(one)
-        slow.feed(one)
-    for stream in (fast, slow):
-        assert stream.reasoning.text == "".join(t for f, t in pieces if f != "content")
-        assert stream.content.text == "".join(t for f, t in pieces if f == "content")
-    assert fast.num_chunks == slow.num_chunks
-    assert fast._watch.pieces == slow._watch.pieces
+
+@pytest.mark.parametrize("ids", ["1,,2", ",1", "1,", "1 2", "1 , 2,3", "-1", "1.5", "x", "\u00b2"])
+def test_what_is_no_list_of_ids_is_left_to_json(ids):
+    stream = ChatStream()
+    first = event("content", "a", token_ids=[1, 2])
+    stream.feed(first, event("content", "b", token_ids=[3]))
+    odd = first.replace("[1, 2]", f"[{ids}]")
+    assert odd != first
+    try:
+        json.loads(odd)
+    except ValueError:
+        with pytest.raises(StreamError):
+            stream.feed(odd)
+        assert stream.token_ids == (1, 2, 3)
+
+
+def test_what_stands_beside_the_text_is_read_in_every_event_and_stream():
+    frames = Frames()
+    for model, usages in (("one", (1, 1, 1)), ("two", (None, 1, 1)), ("three", (None, 2, 3))):
+        stream = ChatStream(frames=frames)
+        for text, used in zip("abc", usages, strict=True):
+            told = {"model": model, **json.loads(event("content", text))}
+            told["model"] = model
+            stream.feed(json.dumps(told | {"usage": used and {"completion_tokens": used}}))
+        assert (stream.text, stream.model) == ("abc", model)
+        assert stream.usage == {"completion_tokens": usages[-1]}
+    both = {"index": 0, "delta": {"content": "c", "reasoning": "r"}}
+    stream = ChatStream(frames=frames)
+    for _ in range(3):
+        stream.feed(json.dumps({"choices": [both]}))
+    assert (stream.reasoning.text, stream.content.text) == ("rrr", "ccc")
+
+
+def test_a_watch_hears_of_events_that_come_together_once():
+    watch = Watch()
+    heard = []
+    watch.on_text = lambda text, num_tokens: heard.append((text, num_tokens))
+    ids = {"token_ids": [7]}
+    events = [event("content", text, **ids) for text in ("a", "b</think>", "c", "d")]
+    ChatStream(watch).feed(*events)
+    # What follows the block is told apart: an answer's allowance counts it.
+    assert heard == [("ab</think>", 2), ("cd", 2)]
 
 
 def test_the_short_cut_is_taken_where_it_can_be(monkeypatch):
@@ -55,9 +121,9 @@ def test_the_short_cut_is_taken_where_it_can_be(monkeypatch):
     stream = ChatStream()
     for _ in range(100):
         stream.feed(event("content", " word"))
-    stream.feed(event("content", ' "word"'))
-    assert stream.content.text == " word" * 100 + ' "word"'
-    assert len(parsed) == 2
+    stream.feed(event("content", ' "word"\n'))
+    assert stream.content.text == " word" * 100 + ' "word"\n'
+    assert len(parsed) == 1
 
 
 def test_what_the_watch_hears_is_the_text_and_thinking_is_closed_in_it():
@@ -137,6 +203,9 @@ def test_arguments_that_are_no_object_stay_as_they_came():
 def test_a_body_is_the_json_that_json_would_write(text, times, extra):
     message = {"role": "user", "content": text * times, **({"name": "x"} if extra else {})}
     messages = [{"role": "system", "content": "s"}, message, {"role": "user", "content": None}]
+    pieces = Joined.of([text] * times)
+    assert pieces == text * times
+    messages.append({"role": "user", "content": pieces})
     told = json.loads(body_with_messages({"model": "m"} if extra else {}, messages))
     safe = json.loads(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace"))
     assert told == {**({"model": "m"} if extra else {}), "messages": safe}

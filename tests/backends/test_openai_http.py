@@ -447,6 +447,22 @@ def test_events_survive_any_chunking_line_ending_comment_and_split_character(tex
     assert found == [f"{text}\nmore" for text in texts]
 
 
+@given(
+    lines=st.lists(
+        st.sampled_from(["data: a", "data:b", "data: ", "", "", ": c", "id: 7", "data: \u20ac"]),
+        max_size=12,
+    ),
+    end=st.sampled_from(["\n", "\n\n", "\r\n"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_events_that_come_whole_are_those_that_come_byte_by_byte(lines, end):
+    body = "".join(line + end for line in lines).encode()
+    slow = EventReader()
+    assert EventReader().feed(body) == [
+        data for at in range(len(body)) for data in slow.feed(body[at : at + 1])
+    ]
+
+
 @pytest.mark.parametrize("end", [b"", b"\n\ndata: x\n\n"])
 def test_a_line_above_one_mebibyte_is_refused(end):
     def read(size: int):

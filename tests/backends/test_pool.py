@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 from backends.mock_openai import Mock, first_events, serve, status
 
+from openzaya.backends import chat_call
 from openzaya.backends.capabilities import refuse_unsafe
 from openzaya.backends.http_server import HttpConfig
 from openzaya.backends.mock import MockConfig, MockUpstream
 from openzaya.backends.pool import PoolConfig, Upstreams
 from openzaya.backends.run_sampler import RetryBudget
+from openzaya.backends.upstream import Upstream
 from openzaya.core.errors import ConfigError, RequestError, UpstreamError
 from openzaya.core.protocols import WatchedSampler
 from openzaya.core.records import Message, SampleRequest, Watch
@@ -96,6 +98,56 @@ def test_an_odd_but_whole_reply_is_kept_with_its_reason(fault):
     assert records.calls == 1
     assert (completion.text == "") == (fault == "empty")
     assert figures["alarms"] == (fault == "wrong_count")
+
+
+def test_a_first_token_may_take_longer_than_the_ones_after_it():
+    async def main(**waits):
+        mock = replace(FAST, ttft_s=0.4)
+        async with pool_of(mock, max_attempts=1, between_tokens_s=0.1, **waits) as (pool, _):
+            return await pool.sampler().sample(ASK)
+
+    assert run(main(first_token_s=5.0)).finish_reason == "stop"
+    with pytest.raises(UpstreamError, match="no token in"):
+        run(main(first_token_s=0.2))
+
+
+def test_a_connection_whose_response_ended_late_serves_the_next_call(monkeypatch):
+    monkeypatch.setattr(chat_call, "CLOSING_S", 0.1)
+    told = {"model": "m", "choices": [{"index": 0, "delta": {"content": "x"}}]}
+    told["choices"][0]["finish_reason"] = "stop"
+    body = f"data: {json.dumps(told)}\n\ndata: [DONE]\n\n".encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+    connections = []
+
+    async def talk(reader, writer):
+        connections.append(writer)
+        for waits_s in (0.0, 0.3):
+            asked = await reader.readuntil(b"\r\n\r\n")
+            size = int(asked.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(size)
+            await asyncio.sleep(waits_s)
+            writer.write(head + b"\r\n" + b"%x\r\n%s\r\n" % (len(body), body))
+            await asyncio.sleep(0.02)
+            writer.write(b"0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def main():
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            config = HttpConfig(url=f"http://127.0.0.1:{port}", model="m", **QUICK)
+            upstream = Upstream(config)
+            calls = []
+            for _ in range(2):
+                calls.append(await upstream.complete(ASK, None, lambda _: None))
+                await asyncio.sleep(0.05)
+            await upstream.server.close()
+        await asyncio.sleep(0.05)
+        return calls
+
+    assert [call.stream.text for call in run(main())] == ["x", "x"]
+    assert len(connections) == 1
 
 
 def test_a_reply_of_another_model_and_choices_that_nobody_asked_for_are_refused():

@@ -1,6 +1,7 @@
 """Replies come apart as they were put together; tails are bounded and cannot close a turn."""
 
 import hashlib
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -10,10 +11,15 @@ from text.tiny_tokenizers import BARE
 from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 from openzaya.text.chat import ChatTemplate
-from openzaya.text.jinja import pinned_source
+from openzaya.text.jinja import compile_template, pinned_source
 from openzaya.text.markers import ALL_MARKERS, strip_markers
-from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256, aggregation_messages, tail_of
-from openzaya.text.think import Thought, split_thinking
+from openzaya.text.tails import (
+    AGGREGATION_TEMPLATE_SHA256,
+    aggregation_messages,
+    selection_messages,
+    tail_of,
+)
+from openzaya.text.think import Thought, _parts, split_thinking
 
 plain = st.text(st.characters(exclude_characters="\n<>\ufffd"), min_size=1, max_size=8)
 
@@ -93,6 +99,12 @@ def test_no_marker_survives_in_a_tail_or_an_aggregation_prompt(reasoning, count)
     assert not any(marker in message.content for marker in ALL_MARKERS)
 
 
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", "a", ""])))
+def test_a_reply_is_taken_apart_at_its_markers(pieces):
+    text = "".join(pieces)
+    assert _parts(text) == re.split("(<think>|</think>)", text)
+
+
 def test_a_short_trace_passes_whole_and_a_cut_character_is_dropped():
     assert tail_of(Thought("abc", "", False), BARE.last_tokens, 50) == "abc"
     assert tail_of(Thought("\u20ac\u20ac", "", False), BARE.last_tokens, 4) == "\u20ac"
@@ -116,6 +128,22 @@ def test_the_aggregation_prompt_has_the_wording_that_models_are_trained_on():
         "Q\n\nEarlier reasoning:\na\n\nThe reasoning above may be wrong or unfinished. Check it, "
         "continue from it and answer the question."
     )
+
+
+def test_a_prompt_is_what_the_template_renders_and_knows_its_pieces():
+    for name, make in (
+        ("aggregation.jinja", lambda q, c, h: aggregation_messages([Message("user", q)], c, h)),
+        ("selection.jinja", lambda q, c, _: selection_messages([Message("user", q)], c)),
+    ):
+        template = compile_template(pinned_source(name))
+        for candidates in (["a"], ["0"], ["a", "b"], ["x\n"] * 11):
+            for hint in ("", "Box it."):
+                (made,) = make("Q\0" + "1\0", candidates, hint)
+                shown = [one.strip() for one in candidates]
+                expected = template.render(question="Q\0" + "1\0", candidates=shown, hint=hint)
+                assert made.content == expected
+                assert "".join(made.content.pieces) == expected
+                assert set(shown) <= set(made.content.pieces)
 
 
 def test_an_aggregation_prompt_needs_candidates_and_a_question_at_the_end():

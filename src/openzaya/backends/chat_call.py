@@ -29,7 +29,7 @@ class ChatCall(Exchange):
 
     def __init__(self, server: Server, config: HttpConfig, max_tokens: int, watch: Watch | None):
         """Prepare for one reply of at most `max_tokens`."""
-        self.stream = ChatStream(watch, server.chars_per_token)
+        self.stream = ChatStream(watch, server.chars_per_token, server.frames)
         self.is_cut = False
         """The caller wished to end it."""
         self.has_overrun = False
@@ -49,7 +49,10 @@ class ChatCall(Exchange):
         self._has_ended = False
         self._connection: Connection | None = None
         self._begun = self._heard = self._clock()
-        self._timer = loop.call_later(config.first_token_s, self._on_timer)
+        # One timer, which looks at the times when it goes off: renewing it for every token would
+        # cost a third of the whole reading.
+        first_look_s = min(config.first_token_s, config.between_tokens_s)
+        self._timer = loop.call_later(first_look_s, self._on_timer)
 
     async def run(self, path: str, body: bytes) -> None:
         """Send the request and wait for its end; leaving early closes the connection."""
@@ -91,8 +94,7 @@ class ChatCall(Exchange):
                 self._refuse()
             return
         try:
-            for event in self._events.feed(data):
-                self.stream.feed(event)
+            self.stream.feed(*self._events.feed(data))
         except StreamError as error:
             self._fail(CallFault("garbage", self._server.clean(f"{_named(error)}")))
         else:
@@ -138,11 +140,7 @@ class ChatCall(Exchange):
         elif stream.is_complete:
             self._restart_timer(CLOSING_S)
         elif stream.num_chunks:
-            # The timer looks at the time of the last token when it goes off: renewing it for every
-            # token would cost a third of the whole reading.
             self._heard = self._clock()
-            if self.first_token_at is None:
-                self._restart_timer(self._config.between_tokens_s)
         if stream.num_chunks and self.first_token_at is None:
             self.first_token_at = self._clock()
 
@@ -158,7 +156,11 @@ class ChatCall(Exchange):
             self._finish()
             return
         if self.first_token_at is None:
-            self._fail(CallFault("silent", f"no token in {now - self._begun:.1f} s"))
+            left = self._begun + self._config.first_token_s - now
+            if left > 0:
+                self._restart_timer(left)
+            else:
+                self._fail(CallFault("silent", f"no token in {now - self._begun:.1f} s"))
             return
         left = self._heard + self._config.between_tokens_s - now
         if left <= 0:
@@ -230,7 +232,7 @@ class ChatCall(Exchange):
             return
         if self.stream.is_done and not self.is_cut:
             # After [DONE] the last chunk comes in a packet of its own; then it can be used again.
-            asyncio.get_running_loop().call_later(CLOSING_S, connection.abort_if, self)
+            connection.abort_after(CLOSING_S)
         else:
             connection.abort()
 

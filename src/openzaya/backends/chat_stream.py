@@ -4,18 +4,21 @@ import json
 from array import array
 from typing import Any
 
+from openzaya.backends.event_frame import Frames, head_of
 from openzaya.backends.sse import StreamError, clip
+from openzaya.backends.token_ids import TokenIds
 from openzaya.backends.tool_text import ToolCalls
 from openzaya.core.records import Watch
+from openzaya.text.markers import THINK_CLOSE
 
 MAX_PIECES = 256
 """Pieces of text are joined at this many: one string a token would cost 60 bytes each."""
 RING_TOKENS = 8192
 """Pieces whose boundaries are kept: the longest tail of the paper's settings."""
 THINK_CLOSED = "\n</think>\n\n"
-
-TEMPLATE_CHARS = 32
-"""Longest text of an event after which the next is expected to look the same."""
+TEXT_FIELDS = ("reasoning_content", "reasoning", "content")
+"""Fields of a delta that hold what the model wrote; servers name the first by either name."""
+MAX_ID = (1 << 32) - 1
 
 _scan = json.JSONDecoder().raw_decode
 
@@ -41,13 +44,13 @@ class Part:
 
     def add(self, text: str, num_ids: int, keeps_bounds: bool) -> None:
         """Take in a piece; only the last `RING_TOKENS` boundaries stay."""
-        pieces = self._pieces
+        pieces, size = self._pieces, len(text)
         pieces.append(text)
-        self.size += len(text)
+        self.size += size
         if len(pieces) >= MAX_PIECES:
             pieces[:] = ["".join(pieces)]
         if keeps_bounds:
-            self.chars.append(len(text))
+            self.chars.append(size)
             self.ids.append(num_ids)
             if len(self.ids) >= 2 * RING_TOKENS:
                 del self.chars[:-RING_TOKENS], self.ids[:-RING_TOKENS]
@@ -55,7 +58,9 @@ class Part:
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._pieces)
+        if len(self._pieces) > 1:
+            self._pieces[:] = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
 
 
 class ChatStream:
@@ -64,7 +69,10 @@ class ChatStream:
     __slots__ = (
         "_calls",
         "_chars_per_token",
-        "_template",
+        "_frames",
+        "_head",
+        "_pending",
+        "_pending_tokens",
         "_told",
         "_watch",
         "cached_tokens",
@@ -80,11 +88,16 @@ class ChatStream:
         "usage",
     )
 
-    def __init__(self, watch: Watch | None = None, chars_per_token: float = 0.0) -> None:
+    def __init__(
+        self,
+        watch: Watch | None = None,
+        chars_per_token: float = 0.0,
+        frames: Frames | None = None,
+    ) -> None:
         """Start before the first event; the ratio counts where a server sends no ids (0: unknown).
 
         Under load servers put several tokens into an event, so events alone would let a run
-        exceed its cap.
+        exceed its cap. `frames` are the forms of events that the server sent before.
         """
         self._chars_per_token = chars_per_token
         self._told = 0
@@ -92,7 +105,7 @@ class ChatStream:
         """Characters of everything generated."""
         self.reasoning = Part()
         self.content = Part()
-        self.token_ids = array("I")
+        self.token_ids = TokenIds()
         """Ids of everything generated, when the server sends them."""
         self.finish_reason: str | None = None
         self.is_done = False
@@ -108,7 +121,12 @@ class ChatStream:
         """The field in which reasoning came; None while there was none."""
         self._watch = watch
         self._calls = ToolCalls()
-        self._template: tuple[Part, str, str] | None = None
+        self._frames = frames or Frames()
+        self._head = ""
+        """How the events of this stream begin, up to their choices."""
+        self._pending: list[str] = []
+        """What the watch has not heard yet."""
+        self._pending_tokens = 0
 
     @property
     def num_seen(self) -> int:
@@ -127,10 +145,20 @@ class ChatStream:
         is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
         return f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content
 
-    def feed(self, data: str) -> None:
-        """Take in one event. Raises StreamError for anything that is no chat chunk."""
-        if self._template is not None and self._take_like_the_last(data, *self._template):
-            return
+    def feed(self, *events: str) -> None:
+        """Take in events that came together; the watch is told of them at once.
+
+        Raises StreamError for anything that is no chat chunk.
+        """
+        try:
+            for data in events:
+                if not (self._head and data.startswith(self._head) and self._take_known(data)):
+                    self._take(data)
+        finally:
+            self._tell_pending()
+
+    def _take(self, data: str) -> None:
+        """Take in one event of any form."""
         data = data.strip()
         if data == "[DONE]":
             self.is_done = True
@@ -152,6 +180,8 @@ class ChatStream:
             raise StreamError(f"a chat chunk has no choices: {clip(data)!r}")
         for choice in choices:
             self._take_choice(choice, data)
+        if len(choices) == 1 and not event.get("usage"):
+            self._learn(choices[0], data)
 
     def _take_choice(self, choice: Any, data: str) -> None:
         delta = choice.get("delta") if isinstance(choice, dict) else None
@@ -178,49 +208,65 @@ class ChatStream:
                 self._add(self.content, self._calls.text(bool(self.content)), 0)
             if finish == "stop" and self.reasoning and not self.content:
                 self._tell(THINK_CLOSED, 0)
-        elif not num_ids and 0 < len(reasoning) + len(content) <= TEMPLATE_CHARS:
-            part = self.reasoning if reasoning else self.content
-            self._template = _template(data, reasoning or content, part)
+
+    def _learn(self, choice: Any, data: str) -> None:
+        """Expect further events that look like this one, should it hold nothing but text."""
+        delta = choice["delta"]
+        texts = [name for name in TEXT_FIELDS if delta.get(name)]
+        if len(texts) != 1 or delta.get("tool_calls") or choice.get("finish_reason"):
+            return
+        self._head = head_of(data)
+        if self._head:
+            has_ids = bool(choice.get("token_ids") or choice.get("response_token_ids"))
+            self._frames.learn(data, len(self._head), texts[0], delta[texts[0]], has_ids)
 
     def _take_ids(self, ids: Any, data: str) -> int:
-        # Types as a set and the range left to the array: a tenth of a look at every id.
-        try:
-            if not isinstance(ids, list) or not set(map(type, ids)) <= {int}:
-                raise TypeError
-            self.token_ids.extend(ids)
-        except (TypeError, OverflowError):
-            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}") from None
+        # Types as a set: a tenth of a look at every id.
+        is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
+        if not is_list or min(ids) < 0 or max(ids) > MAX_ID:
+            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
+        self.token_ids.add(",".join(map(str, ids)), len(ids))
         return len(ids)
 
-    def _take_like_the_last(self, data: str, part: Part, prefix: str, suffix: str) -> bool:
-        """Take in an event that differs from the last one only in its text, without JSON.
-
-        Anything else, escapes included, is left to the parser: the result is the same.
-        """
-        end = len(data) - len(suffix)
-        if end <= len(prefix) or not data.startswith(prefix) or not data.endswith(suffix):
+    def _take_known(self, data: str) -> bool:
+        """Take in an event of a form that was met before, without json."""
+        found = self._frames.read(data, len(self._head))
+        if found is None:
             return False
-        text = data[len(prefix) : end]
-        if '"' in text or "\\" in text or not text.isprintable():
-            return False
-        self._add(part, text, 0)
+        field, text, ids, num_ids = found
+        part = self.content
+        if field != "content":
+            self.reasoning_field, part = field, self.reasoning
+        if num_ids:
+            self.token_ids.add(ids, num_ids)
+        self._add(part, text, num_ids)
         return True
 
     def _add(self, part: Part, text: str, num_ids: int) -> None:
-        if part is self.content and not part and self.reasoning:
+        if part is self.content and not part.size and self.reasoning.size:
             self._tell(THINK_CLOSED, 0)
         part.add(text, num_ids, bool(self.token_ids))
         self.num_chunks += 1
         self.num_chars += len(text)
-        if num_ids or self.token_ids:
-            self._tell(text, num_ids)
-            return
-        estimate = self.num_chars / self._chars_per_token if self._chars_per_token else 0.0
-        seen = max(self.num_chunks, int(estimate), self._told)
-        self._tell(text, seen - self._told)
-        self._told = seen
+        self._tell(text, num_ids)
 
-    def _tell(self, text: str, num_tokens: int) -> None:
+    def _tell(self, text: str, num_ids: int) -> None:
+        self._pending.append(text)
+        self._pending_tokens += num_ids
+        if THINK_CLOSE in text:
+            self._tell_pending()  # what follows the block counts apart from it
+
+    def _tell_pending(self) -> None:
+        if not self._pending:
+            return
+        num_tokens = self._pending_tokens
+        if not self.token_ids:
+            estimate = self.num_chars / self._chars_per_token if self._chars_per_token else 0.0
+            seen = max(self.num_chunks, int(estimate), self._told)
+            num_tokens, self._told = seen - self._told, seen
+        text = "".join(self._pending)
+        self._pending.clear()
+        self._pending_tokens = 0
         if self._watch is not None:
             self._watch.add(text, num_tokens)
 
@@ -232,9 +278,3 @@ class ChatStream:
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         if type(cached) is int and cached >= 0:
             self.cached_tokens = cached
-
-
-def _template(data: str, text: str, part: Part) -> tuple[Part, str, str] | None:
-    """Return what stands before and after the text of an event; None when that is not clear."""
-    prefix, found, suffix = data.partition(f'"{text}"')
-    return (part, prefix + '"', '"' + suffix) if found and f'"{text}"' not in suffix else None

@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._parser: ResponseParser | None = None
         self._is_reused = False
         self._has_answered = False
+        self._closing: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
 
     def start(self, request: bytes, exchange: Exchange) -> None:
@@ -69,10 +70,9 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def abort_if(self, exchange: Exchange) -> None:
-        """Close, should this exchange still be under way."""
-        if self._exchange is exchange:
-            self.abort()
+    def abort_after(self, seconds: float) -> None:
+        """Close, should the exchange of this moment not end in time."""
+        self._closing = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def pause(self) -> None:
         """Stop reading: whoever takes the body is slow."""
@@ -132,8 +132,11 @@ class Connection(asyncio.Protocol):
                 exchange.on_end()
 
     def _end(self, exchange: Exchange, can_stay: bool) -> None:
-        self._exchange = None
+        self._exchange = self._parser = None  # a kept connection holds no answer
         self._is_reused = True
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         if can_stay and self.is_usable:
             self._client.keep(self)
         else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openzaya.backends.client import Client, Exchange, StaleConnectionError
+from openzaya.backends.event_frame import Frames
 from openzaya.backends.faults import NoUpstreamError
 from openzaya.backends.sse import clip
 from openzaya.backends.wire import Head, WireError
@@ -88,6 +89,8 @@ class Server:
         self.model = config.model
         self.context_tokens: int | None = None
         self.chars_per_token = ASSUMED_CHARS_PER_TOKEN
+        self.frames = Frames()
+        """The forms of the events that it sends."""
         self.owner = ""
         """Who owns the model by the list of models; some servers give their own name."""
         self._key = os.environ.get(config.api_key_env, "").strip()

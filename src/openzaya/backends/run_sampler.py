@@ -123,13 +123,11 @@ class RunSampler:
     async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
         """Return one completion, or what there is of it once `watch.cut` is set."""
         attempt = _Attempt(request, watch)
-        cutter = asyncio.ensure_future(watch.cut.wait())
-        cutter.add_done_callback(attempt.on_cut)
+        watch.cut.on_set = attempt.on_cut
         try:
             return await self._complete(attempt)
         finally:
-            cutter.remove_done_callback(attempt.on_cut)
-            cutter.cancel()
+            watch.cut.on_set = None
 
     @property
     def can_continue(self) -> bool:
@@ -220,7 +218,7 @@ class RunSampler:
             num_tokens=num_tokens,
             finish_reason="abort" if call.is_cut else _finish_reason(state.finish_reason),
             num_prompt_tokens=state.usage.get("prompt_tokens", 0),
-            token_ids=tuple(state.token_ids) or None,
+            token_ids=state.token_ids or None,
             started_in_think=bool(state.reasoning),
             served=Served(
                 upstream=upstream.server.base,
@@ -252,7 +250,7 @@ class _Attempt:
         self._call: ChatCall | None = None
         self._nap: asyncio.Task[None] | None = None
 
-    def on_cut(self, _done: object) -> None:
+    def on_cut(self) -> None:
         """End whatever is waited for."""
         self._is_cut = True
         if self._call is not None:

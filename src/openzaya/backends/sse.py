@@ -38,9 +38,15 @@ class EventReader:
         self._pending[:] = stretch[end + 1 :]
         self._check_length(len(self._pending))
         try:
-            lines = whole.decode("utf-8").split("\n")
+            text = whole.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StreamError(f"the stream is not UTF-8 ({error.reason})") from error
+        found = None if self._data or len(whole) > MAX_LINE_BYTES else _plain_events(text)
+        if found is not None:
+            return found
+        lines = text.split("\n")
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
         if len(whole) > MAX_LINE_BYTES:
             self._check_length(max(len(line.encode()) for line in lines))
         return self._events(lines)
@@ -48,8 +54,7 @@ class EventReader:
     def _events(self, lines: list[str]) -> list[str]:
         found: list[str] = []
         data = self._data
-        for raw in lines:
-            line = raw.removesuffix("\r")
+        for line in lines:
             if line.startswith("data:"):
                 data.append(line[6:] if line.startswith(" ", 5) else line[5:])
             elif not line and data:
@@ -61,6 +66,18 @@ class EventReader:
     def _check_length(length: int) -> None:
         if length > MAX_LINE_BYTES:
             raise StreamError(f"the stream has a line above {MAX_LINE_BYTES} bytes")
+
+
+def _plain_events(text: str) -> list[str] | None:
+    """Return the data of whole events of one line each, as servers send them; None for others."""
+    if not text.endswith("\n") or "\r" in text:
+        return None
+    found = []
+    for block in text[:-1].split("\n\n"):
+        if not block.startswith("data: ") or "\n" in block:
+            return None
+        found.append(block[6:])
+    return found
 
 
 def clip(text: str) -> str:

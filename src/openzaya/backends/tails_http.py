@@ -6,7 +6,6 @@ The rungs, best first: token ids that came with the text, the server's own /toke
 Deviation: D-057.
 """
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +30,9 @@ class Ruler:
 
     @staticmethod
     def of(part: Part) -> "Ruler":
-        """Measure the end of a part of a stream, as far as its boundaries are known."""
-        chars = array("I", part.chars)
-        known = sum(chars)
-        return Ruler(
-            text=part.text[-known:] if known else "", chars=chars, ids=array("I", part.ids)
-        )
+        """Measure the end of a complete part, as far as its boundaries are known."""
+        known = sum(part.chars)
+        return Ruler(text=part.text[-known:] if known else "", chars=part.chars, ids=part.ids)
 
     def cut(self, text: str, count: int) -> str | None:
         """Return at most the last `count` tokens of `text`; None when the pieces cannot tell.
@@ -72,7 +68,7 @@ class TailCutter:
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         """Take a local tokenizer of the served model, if there is one."""
         self._tokenizer = tokenizer
-        self._rulers: dict[str, Ruler] = {}
+        self._parts: dict[str, Part] = {}
         self._characters = 0
         self._tokens = 0
         self.method = "exact (no tail was cut yet)"
@@ -88,20 +84,19 @@ class TailCutter:
         self._tokens += num_tokens
 
     def remember(self, part: Part) -> None:
-        """Keep the token boundaries of a text that came with ids."""
+        """Keep a complete text that came with ids, for its token boundaries."""
         if not part.ids:
             return
-        ruler = Ruler.of(part)
-        key = _key(ruler.text)
-        self._rulers.pop(key, None)  # the newest is the last to go
-        self._rulers[key] = ruler
-        if len(self._rulers) > REMEMBERED_TEXTS:
-            del self._rulers[next(iter(self._rulers))]
+        key = _key(part.text)
+        self._parts.pop(key, None)  # the newest is the last to go
+        self._parts[key] = part
+        if len(self._parts) > REMEMBERED_TEXTS:
+            del self._parts[next(iter(self._parts))]
 
     def by_ids(self, text: str, count: int) -> str | None:
         """Return the tail by remembered boundaries; None for a text that came without."""
-        ruler = self._rulers.get(_key(text)) if self._rulers and count > 0 else None
-        tail = None if ruler is None else ruler.cut(text, count)
+        part = self._parts.get(_key(text)) if self._parts and count > 0 else None
+        tail = None if part is None else Ruler.of(part).cut(text, count)
         if tail is not None:
             self.method = "exact (token ids of the server)"
         return tail

@@ -9,10 +9,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 MAX_HEAD_BYTES = 32 * 1024
 """Longest status line and header block, and longest trailer."""
 MAX_CHUNK_LINE_BYTES = 256
+KEPT_HEADS = 64
+"""Heads that are kept: those of a server differ once a second, by their date."""
 MAX_INTERIM_RESPONSES = 8
 """Most 1xx responses before the real one."""
 
@@ -166,15 +169,12 @@ class ResponseParser:
             if not b"HTTP/1.".startswith(data[position : position + 7]):
                 raise WireError(f"{data[position : position + 40]!r} is no HTTP/1.1 response")
             return position
-        line = _STATUS.match(data, position, end + 2)
-        if line is None:
-            raise WireError(f"{data[position : position + 40]!r} is no HTTP/1.1 status line")
-        status, is_new = int(line[2]), line[1] == b"1"
-        fields = _read_fields(data, line.end(), end + 2)
-        if status < 200:
-            self._skip_interim(status)
+        start = _start_of(data[position : end + 2])
+        if start.head.status < 200:
+            self._skip_interim(start.head.status)
             return end + 4
-        self._begin_body(status, is_new, fields)
+        self._state, self._left, self._head = start.state, start.body_bytes, start.head
+        self._on_head(self._head)
         return end + 4
 
     def _skip_interim(self, status: int) -> None:
@@ -182,32 +182,49 @@ class ResponseParser:
         if status == 101 or self._interim > MAX_INTERIM_RESPONSES:
             raise WireError(f"the server sends interim responses that nobody asked for ({status})")
 
-    def _begin_body(self, status: int, is_new: bool, fields: Mapping[str, str]) -> None:
-        """Find out where the body ends."""
-        coding, length = fields.get("transfer-encoding"), fields.get("content-length")
-        options = {option.strip().lower() for option in fields.get("connection", "").split(",")}
-        can_stay = is_new and "close" not in options
-        if coding is not None:
-            if coding.lower() != "chunked" or length is not None or not is_new:
-                raise WireError(
-                    f"the body's framing is unclear (transfer-encoding {coding[:40]!r})"
-                )
-            self._state = _State.CHUNK_LINE
-        elif length is not None:
-            lengths = {part.strip() for part in length.split(",")}
-            told = lengths.pop()
-            if lengths or not _LENGTH.fullmatch(told):
-                raise WireError(f"the content-length is {length[:40]!r}, not one number")
-            self._left = int(told)
-            self._state = _State.COUNTED
-        else:
-            can_stay = False
-            self._state = _State.TO_THE_END
-        if status in (204, 304) or (self._state is _State.COUNTED and not self._left):
-            self._state = _State.OVER
-            can_stay = can_stay and (length is None or not self._left)
-        self._head = Head(status, fields, can_stay)
-        self._on_head(self._head)
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a status line and the fields below it say."""
+
+    head: Head
+    state: _State
+    """How the body goes on."""
+    body_bytes: int
+
+
+@lru_cache(maxsize=KEPT_HEADS)
+def _start_of(block: bytes) -> _Start:
+    """Read a status line and its fields. Raises WireError."""
+    line = _STATUS.match(block)
+    if line is None:
+        raise WireError(f"{block[:40]!r} is no HTTP/1.1 status line")
+    status, is_new = int(line[2]), line[1] == b"1"
+    fields = _read_fields(block, line.end(), len(block))
+    if status < 200:
+        return _Start(Head(status, fields, False), _State.HEAD, 0)
+    coding, length = fields.get("transfer-encoding"), fields.get("content-length")
+    options = {option.strip().lower() for option in fields.get("connection", "").split(",")}
+    can_stay = is_new and "close" not in options
+    body_bytes = 0
+    if coding is not None:
+        if coding.lower() != "chunked" or length is not None or not is_new:
+            raise WireError(f"the body's framing is unclear (transfer-encoding {coding[:40]!r})")
+        state = _State.CHUNK_LINE
+    elif length is not None:
+        lengths = {part.strip() for part in length.split(",")}
+        told = lengths.pop()
+        if lengths or not _LENGTH.fullmatch(told):
+            raise WireError(f"the content-length is {length[:40]!r}, not one number")
+        body_bytes = int(told)
+        state = _State.COUNTED
+    else:
+        can_stay = False
+        state = _State.TO_THE_END
+    if status in (204, 304) or (state is _State.COUNTED and not body_bytes):
+        state = _State.OVER
+        can_stay = can_stay and (length is None or not body_bytes)
+    return _Start(Head(status, fields, can_stay), state, body_bytes)
 
 
 def _read_fields(data: bytes, position: int, end: int) -> dict[str, str]:

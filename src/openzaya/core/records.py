@@ -1,7 +1,7 @@
 """The records that packages hand to each other."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -107,13 +107,29 @@ class Completion:
     """Newly generated tokens."""
     finish_reason: FinishReason
     num_prompt_tokens: int = 0
-    token_ids: tuple[int, ...] | None = None
+    token_ids: Sequence[int] | None = None
     """Ids of `text`, when the sampler can tell them."""
     started_in_think: bool = True
     """True when the prompt already opened the think block, so `text` begins inside it."""
     logprobs: tuple[float, ...] = field(default=(), repr=False)
     served: Served | None = None
     """Where it comes from, when a server elsewhere completed it."""
+
+
+class Cut(asyncio.Event):
+    """The wish to end a completion: an event that can also call back, which costs no task."""
+
+    def __init__(self) -> None:
+        """Start without the wish."""
+        super().__init__()
+        self.on_set: Callable[[], object] | None = None
+        """Called by the event loop, soon after the wish was made."""
+
+    def set(self) -> None:
+        """Make the wish known; a second time changes nothing."""
+        if self.on_set is not None and not self.is_set():
+            asyncio.get_running_loop().call_soon(self.on_set)
+        super().set()
 
 
 @dataclass(slots=True)
@@ -126,7 +142,7 @@ class Watch:
     """What was generated so far, as the model wrote it."""
     num_tokens: int = 0
     """How long that is, in tokens."""
-    cut: asyncio.Event = field(default_factory=asyncio.Event)
+    cut: Cut = field(default_factory=Cut)
     """Set it to end the generation; the completion then holds what there is."""
 
     def add(self, text: str, num_tokens: int) -> None:

@@ -31,6 +31,8 @@ def strip_markers(text: str) -> str:
     Removing one marker can join the halves of another, so it repeats until nothing is left. Text
     that nests markers deeper than `MAX_PASSES` was made to waste time: it loses every "<".
     """
+    if "<" not in text:
+        return text  # every marker begins so, and looking for one character costs next to nothing
     for _ in range(MAX_PASSES):
         stripped = _CONTROL.sub("", text)
         if stripped == text:

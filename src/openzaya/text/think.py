@@ -1,11 +1,8 @@
 """Taking a reply apart into what was thought and what was answered."""
 
-import re
 from dataclasses import dataclass
 
 from openzaya.text.markers import IM_END, THINK_CLOSE, THINK_OPEN
-
-_MARKER = re.compile(f"({re.escape(THINK_OPEN)}|{re.escape(THINK_CLOSE)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ def split_thinking(text: str, started_in_think: bool = True) -> Thought:
     token.
     """
     text = text.partition(IM_END)[0]
-    parts = _MARKER.split(text)
+    parts = _parts(text)
     inside = started_in_think or (len(parts) > 1 and parts[1] == THINK_CLOSE)
     reasoning: list[str] = []
     answer: list[str] = []
@@ -44,3 +41,13 @@ def split_thinking(text: str, started_in_think: bool = True) -> Thought:
         answer="" if inside else "\n\n".join(answer),
         closed=not inside,
     )
+
+
+def _parts(text: str) -> list[str]:
+    """Return what stands between markers and the markers, in turns; a regex takes longer."""
+    parts: list[str] = []
+    for closed in text.split(THINK_CLOSE):
+        for opened in closed.split(THINK_OPEN):
+            parts += (opened, THINK_OPEN)
+        parts[-1] = THINK_CLOSE
+    return parts[:-1]

@@ -16,6 +16,9 @@ from openzaya.ttc.selection import Extract
 
 LOOP_WINDOW_CHARS = 8_192
 """How much of a tail's end is judged for repetition."""
+LOOP_WINDOW_BITS = 13
+LOOP_MEMORY_LEVEL = 6
+"""Deflate remembers as much as the window holds."""
 LOOP_MIN_CHARS = 512
 """Shorter tails are never called looping."""
 LOOP_RATIO = 0.05
@@ -134,4 +137,12 @@ def is_looping(text: str) -> bool:
     window = text[-LOOP_WINDOW_CHARS:].encode("utf-8", errors="replace")
     if len(window) < LOOP_MIN_CHARS:
         return False
-    return len(zlib.compress(window, 6)) < LOOP_RATIO * len(window)
+    least = LOOP_RATIO * len(window)
+    # What deflates to that much in its first quarter does not get smaller by the rest.
+    return _deflated(window[: len(window) // 4]) < least and _deflated(window) < least
+
+
+def _deflated(window: bytes) -> int:
+    """Return the size after deflate; most of its usual cost is a memory for much longer texts."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, LOOP_WINDOW_BITS, LOOP_MEMORY_LEVEL)
+    return len(packer.compress(window)) + len(packer.flush())

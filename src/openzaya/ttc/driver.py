@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from random import Random
 
 from openzaya.core.errors import EngineError, OpenZayaError, RequestError, UpstreamError
 from openzaya.core.protocols import Sampler, WatchedSampler
@@ -156,7 +157,7 @@ class Driver:
     async def _try(self, call: Call) -> Candidate:
         place, most = call.plan.place, call.max_tokens
         attempts = 1 if getattr(self.sampler, "retries_itself", False) else self.config.max_attempts
-        waits = stream(self.settings.seed, "ttc", "retry", place.stage, place.slot)
+        waits: Random | None = None
         for attempt in range(1, attempts + 1):
             try:
                 return await self._sample_once(call, most, attempt)
@@ -166,6 +167,7 @@ class Driver:
                 if isinstance(error, RequestError) or self._is_cut(call):
                     break  # the same request would be refused again
             if attempt < attempts:
+                waits = waits or stream(self.settings.seed, "ttc", "retry", place.stage, place.slot)
                 mean_s = self.config.retry_base_s * 2 ** (attempt - 1)
                 wait_s = min(MAX_RETRY_WAIT_S, mean_s * waits.uniform(0.5, 1.5))
                 await self.settings.sleep(wait_s)

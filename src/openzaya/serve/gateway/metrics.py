@@ -1,6 +1,7 @@
 """What the gateway counts, for Prometheus; no label holds anything that a client sent."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -38,6 +39,9 @@ class GatewayMetrics:
             "openzaya_run_calls", "Candidates that ended", ("outcome",), registry=registry
         )
         self.tokens = Counter("openzaya_run_tokens", "Tokens of runs", ("kind",), registry=registry)
+        # Looking up a label takes longer than counting: it is done once.
+        self._calls_by = cache(self.calls.labels)
+        self._tokens_by = cache(self.tokens.labels)
         self.run_seconds = Histogram(
             "openzaya_run_seconds", "From a request to its answer", registry=registry,
             buckets=RUN_SECONDS,
@@ -72,10 +76,12 @@ class GatewayMetrics:
         """Count what happened in a run."""
         if isinstance(event, CandidateDone):
             candidate = event.candidate
-            self.calls.labels("failed" if candidate.is_failed else candidate.finish_reason).inc()
-            self.tokens.labels("generated").inc(candidate.num_tokens)
-            self.tokens.labels("prefill").inc(candidate.num_prompt_tokens)
-            self.tokens.labels("cached").inc(getattr(candidate, "num_cached_tokens", None) or 0)
+            self._calls_by("failed" if candidate.is_failed else candidate.finish_reason).inc()
+            self._tokens_by("generated").inc(candidate.num_tokens)
+            self._tokens_by("prefill").inc(candidate.num_prompt_tokens)
+            num_cached = getattr(candidate, "num_cached_tokens", None)
+            if num_cached:
+                self._tokens_by("cached").inc(num_cached)
 
     def ended(self, state: str, preset: str, seconds: float) -> None:
         """Count a run that ended."""

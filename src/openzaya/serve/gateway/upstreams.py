@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -183,6 +183,7 @@ class UpstreamSampler:
     wish: Wish
     live: LiveText | None
     retries_itself: bool = True
+    turns: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def has_begun(self) -> bool:
@@ -247,15 +248,24 @@ class UpstreamSampler:
 
     def _fields(self, request: SampleRequest, is_final: bool) -> dict[str, Any]:
         """Return what the body of a call holds beside ours."""
-        told = self.wish.conversation.contents_with(request.messages[-1].content)
-        # A continuation ends with an assistant turn of the machine's own.
-        asked = len(request.messages) - len(self.wish.conversation.question)
-        extra = [{"role": m.role, "content": m.content} for m in request.messages[-asked:]]
+        conversation = self.wish.conversation
+        told = conversation.contents_with(request.messages[-1].content)
         messages = [
-            {**turn.model_dump(exclude_none=True), "content": content} for turn, content in told
+            {**turn, "content": content}
+            for turn, (_, content) in zip(self._turns(), told, strict=True)
         ]
-        fields = {**self.wish.fields, "messages": messages + (extra if asked > 0 else [])}
+        # A continuation ends with an assistant turn of the machine's own.
+        own = request.messages[conversation.asks_at + 1 :]
+        messages += [{"role": m.role, "content": m.content} for m in own]
+        fields = {**self.wish.fields, "messages": messages}
         return {**fields, **self.wish.final_fields} if is_final else fields
+
+    def _turns(self) -> list[dict[str, Any]]:
+        """Return the client's turns as JSON values, the same for every call."""
+        if not self.turns:
+            turns = self.wish.conversation.turns
+            self.turns = [turn.model_dump(exclude_none=True) for turn in turns]
+        return self.turns
 
 
 class _Overheard(Watch):

@@ -1,0 +1,66 @@
+"""Token ids as a server wrote them: counted when they come, read when somebody asks for them."""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+MAX_TEXTS = 256
+"""Texts are joined at this many: one string a token would cost 60 bytes each."""
+
+_DIGITS = b"0123456789"
+
+
+def count_ids(text: str) -> int:
+    """Return how many ids stand in the inside of a JSON list of ids; 0 for anything else."""
+    if text.isdecimal():
+        return int(text.isascii())
+    if not text.isascii() or not (text[:1].isdigit() and text[-1:].isdigit()):
+        return 0
+    separators = text.encode().translate(None, _DIGITS)
+    mark = ", " if b" " in separators else ","
+    count = text.count(mark)
+    is_list = separators == mark.encode() * count and f"{mark}," not in text
+    return count + 1 if is_list else 0
+
+
+class TokenIds(Sequence[int]):
+    """The ids of everything that a call generated.
+
+    A run only counts them; reading 640 of them costs as much as the rest of their call.
+    """
+
+    __slots__ = ("_count", "_texts")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._texts: list[str] = []
+        self._count = 0
+
+    def add(self, text: str, count: int) -> None:
+        """Take in a text that holds `count` ids."""
+        texts = self._texts
+        texts.append(text)
+        self._count += count
+        if len(texts) >= MAX_TEXTS:
+            texts[:] = [",".join(texts)]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        """Read them."""
+        return (int(one) for text in self._texts for one in text.split(","))
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, at: int | slice) -> int | tuple[int, ...]:
+        """Read them and return some."""
+        return tuple(self)[at]
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with any sequence."""
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
