@@ -10,7 +10,7 @@ Paper: VI-A. Source: arXiv:2509.26626, arXiv:2510.06557.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openzaya.core.records import Message
 from openzaya.ttc.allowance import Allowance, Slot, counts_of
@@ -228,6 +228,10 @@ class Machine:
     def _take(self, candidate: Candidate, *, recorded: bool = False) -> None:
         stage = self.stages[candidate.stage]
         stage.done[candidate.slot] = candidate
+        if candidate.num_prompt_tokens:
+            # Nobody asks for its prompt any more; those of a run are the most that it would hold.
+            plan = stage.plans[candidate.slot]
+            stage.plans[candidate.slot] = replace(plan, messages=())
         self.total_tokens += candidate.num_tokens
         self.lost_tokens += self.allowance.end(
             (candidate.stage, candidate.slot), candidate.num_tokens

@@ -105,12 +105,13 @@ def gatewaying(
     keys: Keys | None = None,
     *,
     places: int = 64,
+    patience_s: float = 30.0,
     **settings: Any,
 ) -> Iterator[Running]:
     """Run a gateway before a mock with so many places while the block runs."""
     config = GatewayConfig(port=0, **settings)
     server = HttpConfig(url=mock.url, retry_base_s=0.01, max_in_flight=places)
-    pool = Upstreams([server], PoolConfig(queue_s=config.queue_s))
+    pool = Upstreams([server], PoolConfig(queue_s=config.queue_s, patience_s=patience_s))
     kept = Journal.open(str(journal))
     app, gateway = upstream_gateway(pool, pool, config, keys or Keys(), kept)
     with listening(app, config) as port:

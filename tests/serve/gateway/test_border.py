@@ -245,7 +245,7 @@ def test_an_upstream_that_is_gone_is_a_502_with_the_run_in_it(mock, tmp_path, ca
     caplog.set_level(logging.INFO, "openzaya.gateway")
     with (
         upstream(MockConfig(ttft_s=0.001, length="fixed:8")) as broken,
-        gatewaying(broken, tmp_path / "j.sqlite") as gateway,
+        gatewaying(broken, tmp_path / "j.sqlite", patience_s=0.5) as gateway,
     ):
         broken.set_faults(["500"])
         body = {"model": "mock", "messages": QUESTION, "ttc": {**SMALL, "rounds": 0}}
