@@ -53,11 +53,11 @@ def test_the_sdk_chats_and_learns_the_model(client):
 
 
 def test_a_stream_says_what_the_whole_answer_says(client):
-    whole = ask(client, seed=7, n=3, temperature=1.5)
+    whole = ask(client, seed=7, n=3, temperature=2.0)
     texts = {(i, kind): "" for i in range(3) for kind in ("reasoning_content", "content")}
     reasons, usage = {}, None
     stream = ask(
-        client, seed=7, n=3, temperature=1.5, stream=True, stream_options={"include_usage": True}
+        client, seed=7, n=3, temperature=2.0, stream=True, stream_options={"include_usage": True}
     )
     for chunk in stream:
         usage = chunk.usage or usage
@@ -76,7 +76,7 @@ def test_a_stream_says_what_the_whole_answer_says(client):
 
 
 def test_seeds_give_equal_answers_alone_and_in_a_crowd(server, client):
-    fields = {"temperature": 1.2, "logprobs": True, "extra_body": {"return_token_ids": True}}
+    fields = {"temperature": 2.0, "logprobs": True, "extra_body": {"return_token_ids": True}}
 
     def ids(seed: int) -> list[int]:
         return ask(client, seed=seed, **fields).choices[0].token_ids
@@ -92,11 +92,11 @@ def test_seeds_give_equal_answers_alone_and_in_a_crowd(server, client):
 
 def test_n_choices_share_one_prefill_and_keep_their_seeds(server, client):
     before = server.engine.stats.tokens_prefilled
-    answer = ask(client, n=5, seed=3, temperature=1.5, extra_body={"return_token_ids": True})
+    answer = ask(client, n=5, seed=3, temperature=2.0, extra_body={"return_token_ids": True})
     assert server.engine.stats.tokens_prefilled - before == answer.usage.prompt_tokens
     assert [choice.index for choice in answer.choices] == list(range(5))
     assert len({tuple(choice.token_ids) for choice in answer.choices}) > 1
-    single = ask(client, seed=3, temperature=1.5, extra_body={"return_token_ids": True})
+    single = ask(client, seed=3, temperature=2.0, extra_body={"return_token_ids": True})
     assert single.choices[0].token_ids == answer.choices[0].token_ids
 
 
