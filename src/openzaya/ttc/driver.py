@@ -116,7 +116,9 @@ class Driver:
 
     def _ended(self, key: Slot, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(key, None)
-        self._watches.pop(key, None)
+        watch = self._watches.pop(key, None)
+        if watch is not None:
+            watch.on_text = None  # it holds the watch: a circle, which would keep the whole text
         self._note_bug(task)
 
     def _note_bug(self, task: "asyncio.Task[None]") -> None:
