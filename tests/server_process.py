@@ -40,10 +40,15 @@ def server_child(
     ready: str = "/health",
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run a command as `server_process` does; yield the process with its address."""
+    own = {
+        "PYTHONPATH": str(SRC),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_STATE_HOME": str(log.parent / "state"),  # not the user's journal
+    }
     with log.open("w") as out:
         child = subprocess.Popen(
             words,
-            env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**os.environ, **own, **(env or {})},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
