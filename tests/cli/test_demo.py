@@ -35,6 +35,15 @@ def test_the_demo_compares_three_methods_at_the_same_budget(capsys):
     assert rows["single rollout"]["score"] > 0.3
 
 
+def test_the_demo_ends_with_one_question_in_full(capsys):
+    assert main(["demo", "--problems", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "one question in full" in shown
+    last = shown[shown.index("one question in full") :]
+    assert "round 1" in last.lower() or "stage 1" in last.lower()
+    assert "generated" in last
+
+
 @pytest.mark.parametrize("count", ["0", "41"])
 def test_more_problems_than_are_held_out_are_refused(capsys, count):
     assert main(["demo", "--problems", count]) == 2

@@ -108,12 +108,13 @@ def show_comparison(report: dict[str, Any]) -> None:
 def show_question(args: argparse.Namespace) -> int:
     """Answer one question with its rounds shown."""
     from openzaya.cli import solve
+    from openzaya.cli.journals import OFF
     from openzaya.cli.progress import show_result
     from openzaya.ttc.strategies import preset
 
     print(f"and one question in full: {QUESTION} (two letters whose digits sum to 5, modulo 10)")
     sys.stdout.flush()
-    args.upstream_model = ""
+    args.upstream_model, args.journal = "", OFF
     result = asyncio.run(solve.solve(QUESTION, preset("nano"), args))
     show_result(result, "rounds")
     return 0
