@@ -116,9 +116,7 @@ class Driver:
 
     def _ended(self, key: Slot, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(key, None)
-        watch = self._watches.pop(key, None)
-        if watch is not None:
-            watch.on_text = None  # it holds the watch: a circle, which would keep the whole text
+        self._watches.pop(key, None)
         self._note_bug(task)
 
     def _note_bug(self, task: "asyncio.Task[None]") -> None:
@@ -234,6 +232,7 @@ class Driver:
 
     def _listener(self, key: Slot, watch: Watch) -> Callable[[str, int], None]:
         stage, slot = key
+        wish = watch.cut  # not the watch, which will hold the listener: a circle keeps its text
         allowed = self.config.answer_allowance_tokens
         answer = None
         if allowed is not None and stage < self.config.rounds:
@@ -246,7 +245,7 @@ class Driver:
             for cut in self.machine.wrote(stage, slot, num_tokens):
                 self._cut((cut.stage, cut.slot))
             if answer is not None and answer.is_used_up(text, num_tokens):
-                watch.cut.set()
+                wish.set()
             if self.settings.with_progress:
                 at = self.settings.clock()
                 self.settings.listen(CandidateProgress(stage, slot, text, written, at))
