@@ -1,8 +1,10 @@
 """When rounds begin and end: the machine alone, its driver, and the simulation in bench/."""
 
 import asyncio
+import gc
 import importlib.util
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +167,25 @@ def test_a_sampler_that_does_not_obey_a_cut_loses_the_call_but_not_its_words(mon
     lame = result.rounds[0].candidates[2]
     assert (lame.text, lame.num_tokens, lame.finish_reason) == ("half a thought ", 3, "abort")
     assert lame.tail.strip() == "half a thought"
+
+
+def test_what_watched_a_call_is_freed_with_it_and_waits_for_no_collection():
+    """A thousand problems at once would else hold their texts until Python looks for circles."""
+    watched = []
+
+    class Noting(StreamingSampler):
+        async def sample_watched(self, request, watch):
+            watched.append(weakref.ref(watch.cut))
+            return await super().sample_watched(request, watch)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(replace(SMALL, answer_allowance_tokens=3), Noting())
+        assert len(watched) == 24
+        assert [ref for ref in watched if ref() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_a_call_that_waits_for_its_retry_when_it_is_cut_does_not_hold_the_round_up(monkeypatch):
