@@ -294,6 +294,7 @@ def test_asking_previews_sends_and_follows_the_run(open_page, player):
     until(page, "document.querySelector('.cost').textContent.includes('917,504')")
     page.get_by_text("Advanced").click()
     page.fill("#field-num_candidates", "8")
+    page.fill("#field-answer_reserve_tokens", "2048")
     page.fill("#price-output", "2")
     until(page, "document.querySelector('.cost').textContent.includes('458,752')")
     assert "$0.918" in page.locator(".cost").inner_text()
@@ -301,7 +302,11 @@ def test_asking_previews_sends_and_follows_the_run(open_page, player):
     page.keyboard.press("Control+Enter")
     page.wait_for_url(f"**/#/runs/{made.id}")
     (asked,) = player.asked
-    assert asked["ttc"] == {"preset": "light", "num_candidates": 8}
+    assert asked["ttc"] == {
+        "preset": "light",
+        "num_candidates": 8,
+        "answer_reserve_tokens": 2048,
+    }
     assert asked["messages"] == [{"role": "user", "content": "What is 6 times 14?"}]
     player.tell(made.id)
     page.wait_for_selector(".answer")

@@ -7,6 +7,7 @@ const ADVANCED = [
   ["budget_tokens", "Budget of a trace (\u03b2)", 1, 16777216],
   ["tail_tokens", "Tail (\u03c4)", 1, 16777216],
   ["final_budget_tokens", "Final budget (F)", 1, 16777216],
+  ["answer_reserve_tokens", "Answer reserve", 16, 16777216],
 ];
 const PREVIEW_WAIT_MS = 250;
 
