@@ -7,9 +7,10 @@ Each peer lives in a virtual environment of its own below --venvs. OptiLLM is in
 dependencies and then with the few that its server imports: as declared it brings torch, spacy and
 a browser driver. A peer that is not there is left out, and said to be.
 
-One request of each server is the nearest thing it has to a run: ours Markovian RSA of 48 calls,
-its_hub self-consistency over 48 samples, OptiLLM self_consistency (5 samples, its default). CPU
-for each upstream call is therefore the figure to compare.
+One request of each server is the nearest thing it has to a run: ours Markovian RSA of 48 calls and
+a vote of 48, its_hub self-consistency over 48 samples, OptiLLM self_consistency (5 samples, its
+default). CPU for each upstream call is therefore the figure to compare. The others neither stream
+their calls, nor count tokens, nor keep a journal.
 """
 
 import argparse
@@ -136,6 +137,9 @@ def servers(venvs: Path, up: Process, where: Path) -> Iterator[list[Server]]:
         ours = stack.enter_context(gateway(where, up.url, max_runs=1000))
         ttc = run_body("", budget_tokens=4096, tail_tokens=100)["ttc"]
         found = [Server("openzaya", ours, {"ttc": ttc}, {"ttc": False}, 48)]
+        alike = stack.enter_context(gateway(where, up.url, name="alike", max_runs=1000))
+        vote = {"strategy": "self_consistency", "num_candidates": 48, "budget_tokens": 4096}
+        found.append(Server("openzaya, a vote", alike, {"ttc": vote}, {"ttc": False}, 48))
         try:
             found.append(stack.enter_context(_its_hub(venvs / "its_hub" / "bin", up, where)))
         except (OSError, RuntimeError) as error:
@@ -212,7 +216,7 @@ async def whole_runs(server: Server, up: Process, problems: int) -> None:
         wall, cpu = time.monotonic() - began, server.process.cpu_s() - cpu
         after = await wait_until_idle(session, up.url)
     calls = max(1, after["calls"] - before["calls"])
-    rounds = 5 if server.calls_of_run == 5 else (3 if server.name == "openzaya" else 1)
+    rounds = {"openzaya": 3, "OptiLLM": 5}.get(server.name, 1)
     server.figures["runs answered"] = f"{sum(ok for _, _, ok in got)}/{problems}"
     server.figures["upstream calls"] = str(calls)
     server.figures["wall / ideal"] = f"{wall:.2f} / {rounds * 0.1:.1f} s"

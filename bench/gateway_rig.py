@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ class Process:
         The scheduler's nanoseconds of the threads that live, or the ticks of the whole process if
         they are more: ticks miss a server that works in short bursts, and threads end.
         """
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        living = sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) / 1e9
+        living = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError):  # a thread that just ended
+                living += int((task / "schedstat").read_text().split()[0])
         stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return max(living, (int(stat[11]) + int(stat[12])) / TICKS)
+        return max(living / 1e9, (int(stat[11]) + int(stat[12])) / TICKS)
 
     def rss_mb(self, kind: str = "VmHWM") -> float:
         """Peak resident memory (VmHWM), or the present one (VmRSS)."""
