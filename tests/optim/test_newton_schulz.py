@@ -7,12 +7,23 @@ from hypothesis import strategies as st
 
 from openzaya.optim import newton_schulz
 from openzaya.optim.newton_schulz import (
+    COEFFICIENTS,
     CPU_CHUNK_ELEMENTS,
     STEPS,
     SYMMETRIC_MIN,
     iterate,
     unit_norm,
 )
+
+
+def exact(matrices: torch.Tensor) -> torch.Tensor:
+    """Return what the iteration makes of the singular values, in fp64."""
+    a, b, c = COEFFICIENTS
+    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
+    s = s / torch.linalg.vector_norm(s, dim=-1, keepdim=True)
+    for _ in range(STEPS):
+        s = a * s + b * s**3 + c * s**5
+    return (u * s.unsqueeze(-2)) @ vh
 
 
 def stack(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -89,3 +100,22 @@ def test_computing_half_of_symmetric_products_changes_nothing(shape):
     expected = iterate(unit_norm(wide), STEPS)
     expected = expected.mT if shape[1] > shape[2] else expected
     torch.testing.assert_close(newton_schulz(matrices), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(256, 512), (520, 900), (96, 80)])
+@pytest.mark.parametrize("kind", ["one large value", "few values", "values from 1 to 1e-8"])
+def test_small_singular_values_beside_large_ones_keep_the_accuracy_of_fp32(shape, kind):
+    """Iterating on X X' squares them; done for all five steps it is wrong by up to a hundredth."""
+    rows, columns = shape
+    matrix = stack(1, rows, columns)[0]
+    if kind == "one large value":
+        matrix += 300 * stack(1, 1, columns, seed=1)[0]
+    elif kind == "few values":
+        matrix = matrix[:, :20] @ stack(1, 20, columns, seed=1)[0]
+    else:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        matrix = (u * torch.logspace(0, -8, len(s))) @ vh
+    for wanted in (matrix, matrix.mT):
+        expected = exact(wanted)
+        error = newton_schulz(wanted.unsqueeze(0))[0].double() - expected
+        assert float(error.norm() / expected.norm()) < 3e-4

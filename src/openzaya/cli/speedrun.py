@@ -8,7 +8,6 @@ from pathlib import Path
 NAME = "speedrun"
 SUMMARY = "Train the nano model through every stage of the recipe and print its report card."
 JSON = True
-THREADS_FILE = "threads"
 
 EXAMPLES = """
 examples:
@@ -46,13 +45,12 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.backends.machine import choose_threads
     from openzaya.core.config import resolve
     from openzaya.recipes.nano.speedrun import SpeedrunConfig, speedrun
+    from openzaya.train.threads import threads_of_run
 
     config = resolve(SpeedrunConfig(), args.config, args.set)
     folder = Path(args.run_dir)
-    threads = args.threads or threads_of(folder) or choose_threads()
+    threads = threads_of_run(folder, args.threads, choose_threads)
     torch.set_num_threads(threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / THREADS_FILE).write_text(f"{threads}\n", encoding="utf-8")
     begun = time.monotonic()
 
     def echo(line: str) -> None:
@@ -67,13 +65,3 @@ def run(args: argparse.Namespace) -> int:
         print((folder / "REPORT.md").read_text(encoding="utf-8"))
         print(f"{time.monotonic() - begun:.0f} s in all; the model is in {folder / 'model'}")
     return 0
-
-
-def threads_of(folder: Path) -> int:
-    """Return the threads that a run in this folder began with, 0 when there is none.
-
-    The number of threads decides the order of sums, hence the last bits: a resumed run keeps it.
-    """
-    path = folder / THREADS_FILE
-    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    return int(text) if text.isdigit() else 0

@@ -1,10 +1,11 @@
-"""Muon for stacks: one batched Newton-Schulz call for all matrices of one shape.
+"""Muon for stacks: matrices of one shape are updated together, as many as fit the cache on a CPU.
 
 Letters: N matrices of one shape, I rows, O columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,16 +13,17 @@ from torch import Tensor
 
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.core.seeding import stream_seed
+from openzaya.optim.cores import one_core_each
 from openzaya.optim.groups import Claim, Rule
-from openzaya.optim.newton_schulz import STEPS, newton_schulz
+from openzaya.optim.newton_schulz import CPU_CHUNK_ELEMENTS, STEPS, newton_schulz
 
 UpdateScale = Literal["match_rms_adamw", "none"]
 MomentumDtype = Literal["float32", "bfloat16"]
 
 PART_ELEMENTS = 1 << 27
 """Elements that are updated together on an accelerator: half a GiB in fp32."""
-PART_ELEMENTS_CPU = 1 << 24
-"""The same on a CPU."""
+PART_ELEMENTS_CPU = CPU_CHUNK_ELEMENTS
+"""The same on a CPU: from gradient to weight everything stays in a core's cache."""
 ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW update in units of the learning rate (arXiv:2502.16982)."""
 
@@ -83,59 +85,76 @@ class MuonConfig:
         return ADAMW_RMS * float(max(rows, columns)) ** 0.5 if self.scale != "none" else 1.0
 
 
-Draw = Callable[[torch.device], torch.Generator]
-"""The generator of the step's rounding on a device."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrices:
+    """Some matrices of one parameter."""
+
+    claim: Claim
+    first: int
+    stop: int
+    """One after the last."""
+    momentum: Tensor | None
+    """The parameter's gradient average, all matrices of it."""
+
+    @property
+    def weight(self) -> Tensor:
+        """A view of the weights, [n, I, O]."""
+        return self._of(self.claim.parameter.detach())
+
+    @property
+    def average(self) -> Tensor | None:
+        """A view of the gradient average, [n, I, O]."""
+        return None if self.momentum is None else self._of(self.momentum)
+
+    def gradient(self) -> Tensor:
+        """Return the gradient in fp32, [n, I, O]; a missing one is zero."""
+        if self.claim.grad is None:
+            return torch.zeros_like(self.weight, dtype=torch.float32)
+        return self._of(self.claim.grad.contiguous()).float()
+
+    def _of(self, tensor: Tensor) -> Tensor:
+        return self.claim.matrices(tensor)[self.first : self.stop]
 
 
-class ShapeGroup:
-    """Some matrices of one shape on one device, which are updated together."""
+class Part:
+    """Matrices of one shape on one device, which are updated together."""
 
-    def __init__(self, claims: list[Claim], momentum_dtype: torch.dtype | None) -> None:
-        self.claims = claims
-        first = claims[0].matrices(claims[0].parameter)
-        self.counts = [claim.matrices(claim.parameter).shape[0] for claim in claims]
-        self.rows, self.columns = first.shape[1], first.shape[2]
-        self.rule = claims[0].rule
-        self.momentum: list[Tensor] = []
-        """Per claim [n, I, O]; empty without momentum."""
-        if momentum_dtype is not None:
-            self.momentum = [
-                claim.matrices(torch.zeros_like(claim.parameter.detach(), dtype=momentum_dtype))
-                for claim in claims
-            ]
-
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients in fp32, [n, I, O] each; a missing gradient is zero."""
-        parts = []
-        for claim in self.claims:
-            grad = torch.zeros_like(claim.parameter) if claim.grad is None else claim.grad
-            parts.append(claim.matrices(grad.contiguous()).float())
-        return parts
+    def __init__(self, members: list[Matrices]) -> None:
+        self.members = members
+        self.rule = members[0].claim.rule
+        self.rows, self.columns = members[0].weight.shape[1:]
 
     def averaged(self, momentum: float, *, nesterov: bool) -> list[Tensor]:
-        """Take the gradients into the momentum; return what is to be orthogonalized."""
-        gradients = self.gradients()
-        if not self.momentum:
+        """Take the gradients into the averages; return what is to be orthogonalized."""
+        gradients = [matrices.gradient() for matrices in self.members]
+        averages = [x for matrices in self.members if (x := matrices.average) is not None]
+        if not averages:
             return gradients
-        wide = [m.float() for m in self.momentum]
+        wide = [average.float() for average in averages]
         torch._foreach_lerp_(wide, gradients, 1.0 - momentum)
-        if self.momentum[0].dtype != torch.float32:
-            torch._foreach_copy_(self.momentum, wide)
+        if averages[0].dtype != torch.float32:
+            torch._foreach_copy_(averages, wide)
         return list(torch._foreach_lerp(gradients, wide, momentum)) if nesterov else wide
 
-    def move(self, updates: list[Tensor], keep: float, factor: float, draw: Draw) -> None:
-        """Set every weight to weight * keep + update * factor, rounded at random below fp32."""
-        weights = [claim.matrices(claim.parameter.detach()) for claim in self.claims]
+    def move(self, direction_NIO: Tensor, keep: float, factor: float, seed: int) -> None:
+        """Set every weight to weight * keep + direction * factor.
+
+        Below fp32 it is rounded at random, by the generator that `seed` begins.
+        """
+        weights = [matrices.weight for matrices in self.members]
         wide = [weight.float() for weight in weights]
         if keep != 1.0:
             torch._foreach_mul_(wide, keep)
-        torch._foreach_add_(wide, updates, alpha=factor)
+        directions = torch.split(direction_NIO, [len(weight) for weight in weights])
+        torch._foreach_add_(wide, directions, alpha=factor)
+        if weights[0].dtype == torch.float32:
+            return
+        generator = torch.Generator(weights[0].device).manual_seed(seed)
         for weight, exact in zip(weights, wide, strict=True):
-            if weight.dtype != torch.float32:
-                weight.copy_(round_at_random(exact, weight.dtype, draw))
+            weight.copy_(round_at_random(exact, weight.dtype, generator))
 
 
-def round_at_random(exact: Tensor, dtype: torch.dtype, draw: Draw) -> Tensor:
+def round_at_random(exact: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Return fp32 values in bf16, up or down with the chances that keep the mean.
 
     An update far below what bf16 resolves would vanish by rounding to the nearest.
@@ -146,7 +165,7 @@ def round_at_random(exact: Tensor, dtype: torch.dtype, draw: Draw) -> Tensor:
     if dtype is not torch.bfloat16:
         raise ConfigError(f"weights without masters are {dtype}; expected torch.bfloat16")
     noise = torch.empty(exact.shape, dtype=torch.int32, device=exact.device)
-    noise.random_(0, 1 << 16, generator=draw(exact.device))
+    noise.random_(0, 1 << 16, generator=generator)
     bits = exact.contiguous().view(torch.int32).add(noise).bitwise_and_(-(1 << 16))
     return bits.view(torch.float32).to(dtype)
 
@@ -165,48 +184,53 @@ class Muon:
     def __init__(self, claims: list[Claim], config: MuonConfig) -> None:
         self.config = config
         self.num_steps = 0
+        self.averages: dict[str, Tensor] = {}
+        """The gradient average of every parameter; empty without momentum."""
+        if config.momentum is not None:
+            dtype = getattr(torch, config.momentum_dtype)
+            self.averages = {
+                claim.name: torch.zeros_like(claim.parameter.detach(), dtype=dtype)
+                for claim in claims
+            }
         by_shape: dict[tuple[object, ...], list[Claim]] = {}
         for claim in claims:
             shape = claim.matrices(claim.parameter).shape[1:]
             kind = (claim.rule.decay, claim.rule.is_router)
             key = (*shape, claim.parameter.device, claim.parameter.dtype, *kind)
             by_shape.setdefault(key, []).append(claim)
-        dtype = None if config.momentum is None else getattr(torch, config.momentum_dtype)
-        self.groups = [
-            ShapeGroup(part, dtype) for members in by_shape.values() for part in parts_of(members)
+        self.parts = [
+            part for members in by_shape.values() for part in parts_of(members, self.averages)
         ]
 
     @torch.no_grad()
     def step(self, lr_scale: float = 1.0) -> None:
         """Update every matrix once at learning rate lr * lr_scale."""
-        momentum = self.config.momentum_at(self.num_steps)
-        generators: dict[torch.device, torch.Generator] = {}
-
-        def draw(device: torch.device) -> torch.Generator:
-            if device not in generators:
-                seed = stream_seed(0, "muon", "rounding", self.num_steps)
-                generators[device] = torch.Generator(device).manual_seed(seed)
-            return generators[device]
-
-        for group in self.groups:
-            averaged = group.averaged(momentum, nesterov=self.config.nesterov)
-            stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
-            del averaged
-            direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps)
-            lr = self.config.lr_of(group.rule) * lr_scale
-            keep = 1.0 - lr * self.config.weight_decay if group.rule.decay else 1.0
-            factor = -lr * self.config.factor(group.rows, group.columns)
-            updates = list(torch.split(direction_NIO, group.counts))
-            group.move(updates, keep, factor, draw)
+        works = [
+            partial(self._update, part, lr_scale, index) for index, part in enumerate(self.parts)
+        ]
+        if self.parts and self.parts[0].members[0].weight.device.type == "cpu":
+            one_core_each(works)
+        else:
+            for work in works:
+                work()
         self.num_steps += 1
 
+    def _update(self, part: Part, lr_scale: float, index: int) -> None:
+        momentum = self.config.momentum_at(self.num_steps)
+        averaged = part.averaged(momentum, nesterov=self.config.nesterov)
+        stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
+        del averaged
+        direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps)
+        lr = self.config.lr_of(part.rule) * lr_scale
+        keep = 1.0 - lr * self.config.weight_decay if part.rule.decay else 1.0
+        factor = -lr * self.config.factor(part.rows, part.columns)
+        seed = stream_seed(0, "muon", "rounding", self.num_steps, index)
+        part.move(direction_NIO, keep, factor, seed)
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Return {"step": ..., "<parameter>/momentum": ...}; the tensors are views, not copies."""
+        """Return {"step": ..., "<parameter>/momentum": ...}; the tensors are no copies."""
         state = {"step": torch.tensor(self.num_steps)}
-        for group in self.groups:
-            for claim, part in zip(group.claims, group.momentum, strict=bool(group.momentum)):
-                state[f"{claim.name}/momentum"] = part.view(claim.parameter.shape)
-        return state
+        return state | {f"{name}/momentum": average for name, average in self.averages.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -223,20 +247,25 @@ class Muon:
         self.num_steps = int(state["step"])
 
 
-def parts_of(members: list[Claim]) -> list[list[Claim]]:
-    """Return the claims of one shape in parts whose working copies fit a bounded memory."""
+def parts_of(members: list[Claim], averages: dict[str, Tensor]) -> Iterator[Part]:
+    """Yield the matrices of one shape in parts whose working copies fit a bounded memory."""
     on_cpu = members[0].parameter.device.type == "cpu"
     most = PART_ELEMENTS_CPU if on_cpu else PART_ELEMENTS
-    parts: list[list[Claim]] = []
-    filled = 0
-    for claim in members:
-        size = claim.parameter.numel()
-        if not parts or filled + size > most:
-            parts.append([])
-            filled = 0
-        parts[-1].append(claim)
-        filled += size
-    return parts
+    stacks = [claim.matrices(claim.parameter) for claim in members]
+    room = size = max(1, most // max(1, stacks[0][0].numel()))
+    part: list[Matrices] = []
+    for claim, stack in zip(members, stacks, strict=True):
+        first = 0
+        while first < len(stack):
+            stop = min(len(stack), first + room)
+            part.append(Matrices(claim, first, stop, averages.get(claim.name)))
+            room -= stop - first
+            first = stop
+            if not room:
+                yield Part(part)
+                part, room = [], size
+    if part:
+        yield Part(part)
 
 
 def check_same_names(what: str, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

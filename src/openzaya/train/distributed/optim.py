@@ -128,7 +128,7 @@ class DividedMuon(Muon):
     def __init__(self, held: list[Held], config: MuonConfig) -> None:
         self.config = config
         self.num_steps = 0
-        self.groups = []
+        self.parts = []
         self.held = held
         dtype = getattr(torch, config.momentum_dtype)
         self.averages: dict[str, Tensor] = {}
