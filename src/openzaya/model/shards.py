@@ -24,8 +24,13 @@ CHECKSUMS = "checksums.json"
 MAX_SHARD_BYTES = 5_000_000_000
 FILE_MODE = 0o644
 ALIGNMENT_BYTES = 8
+HEADER_BYTES = 64
+"""Headers are padded to a multiple of this, so that large tensors begin with a cache line."""
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 """What is fetched of a hub repository: no code, no pickles."""
+
+READ_BYTES = 64 << 10
+"""Tensors up to this size are read: touching one in a mapped file reads megabytes around it."""
 
 _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
@@ -36,6 +41,7 @@ _DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
+_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
 
 def resolve_folder(path: str | Path) -> Path:
@@ -109,14 +115,28 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     return flat.numpy().data
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a tensor lies in its shard."""
+
+    dtype: str
+    """Dtype in the header, such as BF16."""
+    shape: tuple[int, ...]
+    """Shape in the file."""
+    start: int
+    """First byte in the file."""
+    num_bytes: int
+    """Bytes in the file."""
+
+
 class Shards:
-    """The tensors of a folder by name, read from memory-mapped files when asked for."""
+    """The tensors of a folder by name, from memory-mapped files when asked for."""
 
     def __init__(self, folder: Path) -> None:
         """Find the shards; raises CheckpointError for a missing, unreadable or truncated one."""
         self.folder = folder
-        self._files: dict[str, Any] = {}
-        self._headers: dict[str, Any] = {}
+        self._places: dict[str, dict[str, Place]] = {}
+        self._mapped: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}
         if (folder / INDEX).exists():
             index = read_json(folder / INDEX).get("weight_map")
@@ -126,24 +146,26 @@ class Shards:
                 )
             self._shard_of = {str(name): str(shard) for name, shard in index.items()}
         elif (folder / SINGLE).exists():
-            self._shard_of = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
+            self._shard_of = dict.fromkeys(self._open(SINGLE), SINGLE)
         else:
             raise CheckpointError(
                 f"{folder} has neither {INDEX} nor {SINGLE}; expected the weights of a model there"
             )
-        held = {shard: set(self._open(shard).keys()) for shard in set(self._shard_of.values())}
         for name, shard in self._shard_of.items():
-            if name not in held[shard]:
+            if name not in self._open(shard):
                 raise CheckpointError(
                     f"{folder / INDEX} says that {shard} holds {name!r}, but it does not; index "
                     "and shards are of different saves, fetch or save the folder again"
                 )
 
-    def _open(self, shard: str) -> Any:
-        if shard not in self._files:
+    def _open(self, shard: str) -> dict[str, Place]:
+        """Return where the tensors of a shard lie."""
+        if shard not in self._places:
             path = self.folder / shard
             try:
-                self._files[shard] = safe_open(path, framework="pt", device="cpu")
+                with safe_open(path, framework="pt", device="cpu"):
+                    pass  # compares the header with the file
+                self._places[shard] = _places(path)
             except FileNotFoundError:
                 raise CheckpointError(
                     f"shard {path} is missing, but the index names it; fetch it again"
@@ -154,7 +176,7 @@ class Shards:
                     f"shard {path} ({size:,} bytes) cannot be read: {error}; it is truncated or "
                     "not safetensors, fetch it again"
                 ) from error
-        return self._files[shard]
+        return self._places[shard]
 
     @property
     def names(self) -> set[str]:
@@ -164,36 +186,53 @@ class Shards:
     @property
     def num_bytes(self) -> int:
         """Size of all shard files together."""
-        return sum((self.folder / shard).stat().st_size for shard in self._files)
+        return sum((self.folder / shard).stat().st_size for shard in self._places)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor from the header alone."""
-        return tuple(self._open(self._shard_of[name]).get_slice(name).get_shape())
+        return self._open(self._shard_of[name])[name].shape
 
     def read(self, name: str) -> Tensor:
         """Return a copy of a tensor in memory; the file is not mapped for it."""
         shard = self._shard_of[name]
+        place = self._open(shard)[name]
+        tensor = torch.empty(place.shape, dtype=self._dtype(name))
         with (self.folder / shard).open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if shard not in self._headers:
-                self._headers[shard] = json.loads(file.read(size))
-            file.seek(8 + size + self._headers[shard][name]["data_offsets"][0])
-            tensor = torch.empty(self.shape(name), dtype=self.get(name).dtype)
+            file.seek(place.start)
             file.readinto(tensor_bytes(tensor))
         return tensor
 
     def get(self, name: str) -> Tensor:
-        """Return a tensor whose memory is the file.
+        """Return a tensor whose memory is the file, or a copy of a small or unaligned one.
 
-        Raises CheckpointError when no shard has it.
+        Raises CheckpointError when no shard has it, or when it is of a dtype that we do not know.
         """
         if name not in self._shard_of:
             raise CheckpointError(
                 f"{self.folder} has no tensor {name!r}; the folder is incomplete or of another "
                 "kind of model"
             )
-        tensor: Tensor = self._open(self._shard_of[name]).get_tensor(name)
-        return tensor
+        shard = self._shard_of[name]
+        place, dtype = self._open(shard)[name], self._dtype(name)
+        if place.num_bytes <= READ_BYTES or place.start % dtype.itemsize:
+            return self.read(name)
+        if shard not in self._mapped:
+            path = self.folder / shard
+            self._mapped[shard] = torch.UntypedStorage.from_file(
+                str(path), shared=False, nbytes=path.stat().st_size
+            )
+        # safetensors' own get_tensor looks at the first element, and so reads megabytes around it.
+        begin, count = place.start // dtype.itemsize, place.num_bytes // dtype.itemsize
+        flat = torch.empty(0, dtype=dtype, device="cpu")
+        return flat.set_(self._mapped[shard], begin, (count,), (1,)).view(place.shape)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        dtype = self._open(self._shard_of[name])[name].dtype
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"tensor {name!r} in {self.folder} is {dtype}; expected {', '.join(_DTYPES)}"
+            )
+        return _DTYPES[dtype]
 
     def has_checksums(self) -> bool:
         """Tell whether the folder was written with checksums."""
@@ -217,6 +256,24 @@ class Shards:
                     f"tensor {name!r} in {self.folder / self._shard_of[name]} has CRC-32 {found}, "
                     f"expected {expected}: the file is damaged; fetch or save it again"
                 )
+
+
+def _places(path: Path) -> dict[str, Place]:
+    """Return where the tensors of a shard lie, by name; the header must have been checked."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    places = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        places[name] = Place(
+            dtype=entry["dtype"],
+            shape=tuple(entry["shape"]),
+            start=8 + size + start,
+            num_bytes=end - start,
+        )
+    return places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -301,7 +358,7 @@ def _write(path: Path, specs: list[TensorSpec], checksums: dict[str, str]) -> No
         }
         offset += spec.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % HEADER_BYTES)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)

@@ -3,6 +3,7 @@
 // Blocks are visited in order of position and masked by position alone, so a query's result does
 // not depend on which other queries are computed with it, nor on how its prompt was cut.
 #pragma once
+#include <algorithm>
 #include <cmath>
 
 #include "vec.h"
@@ -11,8 +12,9 @@ namespace zaya {
 
 constexpr int BLOCK = 64;      // tokens in a block of the cache
 constexpr int MAX_HEAD = 256;  // channels of a head
-constexpr int GROUP = 4;       // queries that share one pass over the keys at least,
+constexpr int GROUP = 4;       // queries whose sums are in registers at once at least,
 constexpr int WIDE_GROUP = 8;  // and at most
+constexpr int MAX_QUERIES = 64;  // that meet a block while it is in the first-level cache
 
 // One query: its scaled channels, where its output goes, and the positions [from, to) it sees.
 struct Query {
@@ -22,112 +24,148 @@ struct Query {
   int64_t to;
 };
 
-template <int GROUP>
+// What a group of queries has seen: lane r is query r's, whose `out` holds its sum of values.
 struct Running {
-  float best[GROUP];
-  float total[GROUP];
-  alignas(64) float out[GROUP][MAX_HEAD];
+  v16 best = splat(-1e30f);  // finite, for a query that sees nothing of the first blocks
+  v16 total = {};
 };
 
-// keys [P][BLOCK], values [BLOCK][P] of one head in one block that starts at position `start`.
+// Positions [first, last) of a block are seen by a query of a group, and all by every one if `whole`.
+struct Seen {
+  int first = BLOCK, last = 0;
+  bool whole = true;
+};
+
+template <int GROUP>
+INLINE Seen seen_by(const Query* queries, int64_t start) {
+  Seen seen;
+  for (int r = 0; r < GROUP; ++r) {
+    int from = int(std::clamp<int64_t>(queries[r].from - start, 0, BLOCK));
+    int to = int(std::clamp<int64_t>(queries[r].to - start, 0, BLOCK));
+    seen.whole &= from == 0 && to == BLOCK;
+    if (from >= to) continue;
+    seen.first = std::min(seen.first, from);
+    seen.last = std::max(seen.last, to);
+  }
+  return seen;
+}
+
+// Scores of a group against the keys [P][BLOCK] of a block.
 template <int GROUP, class KV>
-INLINE void attend_block(const Query* queries, int count, const KV* keys, const KV* values,
-                         int64_t start, int width, Running<GROUP>& run) {
-  alignas(64) float weight[GROUP][BLOCK];
-  v16 scores[GROUP][4];
-  constexpr int SPAN = GROUP > 4 ? 2 : 4;  // vectors of keys whose sums fit the registers
-  for (int from = 0; from < 4; from += SPAN) {
-    v16 sums[GROUP][SPAN] = {};
+INLINE void score(const Query* queries, const KV* keys, int width, float (*scores)[BLOCK]) {
+  constexpr int SPAN = (GROUP > 4 ? 2 : 4) * LANES;  // keys whose sums fit the registers
+  for (int from = 0; from < BLOCK; from += SPAN) {
+    v16 sums[GROUP][SPAN / LANES] = {};
     for (int p = 0; p < width; ++p) {
-      v16 k[SPAN];
-      for (int i = 0; i < SPAN; ++i) k[i] = load(keys + p * BLOCK + (from + i) * LANES);
+      v16 k[SPAN / LANES];
+      for (int i = 0; i < SPAN / LANES; ++i) k[i] = load(keys + p * BLOCK + from + i * LANES);
       for (int r = 0; r < GROUP; ++r) {
         v16 q = splat(queries[r].q[p]);
-        for (int i = 0; i < SPAN; ++i) sums[r][i] += q * k[i];
+        for (int i = 0; i < SPAN / LANES; ++i) sums[r][i] += q * k[i];
       }
     }
     for (int r = 0; r < GROUP; ++r)
-      for (int i = 0; i < SPAN; ++i) scores[r][from + i] = sums[r][i];
+      for (int i = 0; i < SPAN / LANES; ++i) store(scores[r] + from + i * LANES, sums[r][i]);
   }
+}
+
+// What a query does not see gets the score -infinity.
+template <int GROUP>
+INLINE void mask(const Query* queries, int64_t start, float (*scores)[BLOCK]) {
   const i16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  int first = BLOCK, last = 0;
   for (int r = 0; r < GROUP; ++r) {
-    int from = int(std::max<int64_t>(queries[r].from - start, 0));
-    int to = int(std::min<int64_t>(queries[r].to - start, BLOCK));
-    if (r >= count || from >= to) {
-      for (int i = 0; i < 4; ++i) store(weight[r] + i * LANES, v16{});
-      continue;
+    i16 from = lane + int(start - queries[r].from), to = lane + int(start - queries[r].to);
+    for (int i = 0; i < BLOCK; i += LANES) {
+      i16 seen = (from + i >= 0) & (to + i < 0);
+      store(scores[r] + i, seen ? load(scores[r] + i) : splat(-INFINITY));
     }
-    first = std::min(first, from);
-    last = std::max(last, to);
-    const v16 never = splat(-INFINITY);
-    bool whole = from == 0 && to == BLOCK;
-    v16 top = never;
-    for (int i = 0; i < 4; ++i) {
-      i16 at = lane + i * LANES;
-      if (!whole) scores[r][i] = (at >= from) & (at < to) ? scores[r][i] : never;
-      top = maximum(top, scores[r][i]);
-    }
-    float best = std::max(run.best[r], largest(top));
-    float kept = exp(splat(run.best[r] - best))[0];
-    v16 total = {};
-    for (int i = 0; i < 4; ++i) {
-      i16 at = lane + i * LANES;
-      v16 e = exp(scores[r][i] - best);
-      if (!whole) e = (at >= from) & (at < to) ? e : v16{};
-      store(weight[r] + i * LANES, e);
-      total += e;
-    }
-    run.best[r] = best;
-    run.total[r] = run.total[r] * kept + sum(total);
-    for (int p = 0; p < width; p += LANES)
-      store(run.out[r] + p, load(run.out[r] + p) * kept);
   }
+}
+
+// Scores become weights relative to the best score so far, and so does what was summed before.
+template <int GROUP>
+INLINE void weigh(const Query* queries, int width, bool whole, float (*scores)[BLOCK],
+                  Running& run) {
+  v16 tops[GROUP], totals[GROUP] = {};
+  for (int r = 0; r < GROUP; ++r) {
+    tops[r] = load(scores[r]);
+    for (int i = LANES; i < BLOCK; i += LANES) tops[r] = maximum(tops[r], load(scores[r] + i));
+  }
+  v16 best = maximum(run.best, across<GROUP, Max>(tops)), kept = exp(run.best - best);
+  float bests[LANES], shares[LANES];
+  store(bests, best);
+  for (int r = 0; r < GROUP; ++r)
+    for (int i = 0; i < BLOCK; i += LANES) {
+      v16 s = load(scores[r] + i), e = exp(s - bests[r]);
+      if (!whole) e = s == splat(-INFINITY) ? v16{} : e;
+      store(scores[r] + i, e);
+      totals[r] += e;
+    }
+  run.total = run.total * kept + across<GROUP>(totals);
+  if (same(run.best, best)) return;
+  run.best = best;
+  store(shares, kept);
+  for (int r = 0; r < GROUP; ++r)
+    for (int p = 0; p < width; p += LANES)
+      store(queries[r].out + p, load(queries[r].out + p) * shares[r]);
+}
+
+// Add the weighted values [BLOCK][P] of positions [first, last) to the outputs of a group.
+template <int GROUP, class KV>
+INLINE void add_values(const Query* queries, const KV* values, int width, const Seen& seen,
+                       const float (*weights)[BLOCK]) {
   for (int p = 0; p < width; p += 2 * LANES) {
     v16 low[GROUP], high[GROUP];
     for (int r = 0; r < GROUP; ++r) {
-      low[r] = load(run.out[r] + p);
-      high[r] = load(run.out[r] + p + LANES);
+      low[r] = load(queries[r].out + p);
+      high[r] = load(queries[r].out + p + LANES);
     }
-    for (int s = first; s < last; ++s) {
+    for (int s = seen.first; s < seen.last; ++s) {
       v16 a = load(values + s * width + p), b = load(values + s * width + p + LANES);
       for (int r = 0; r < GROUP; ++r) {
-        v16 w = splat(weight[r][s]);
+        v16 w = splat(weights[r][s]);
         low[r] += w * a;
         high[r] += w * b;
       }
     }
     for (int r = 0; r < GROUP; ++r) {
-      store(run.out[r] + p, low[r]);
-      store(run.out[r] + p + LANES, high[r]);
+      store(queries[r].out + p, low[r]);
+      store(queries[r].out + p + LANES, high[r]);
     }
   }
 }
 
-// Up to GROUP queries of one sequence that share a key head. `keys` and `values` start the pool of
-// blocks, `stride` is a block's size in numbers, `offset` that of the head inside it.
+// Up to MAX_QUERIES of one sequence that share a key head; `queries` has room for whole groups. `keys`
+// and `values` start the pool of blocks, `stride` is a block's size in numbers, `offset` that of the
+// head inside it.
 template <int GROUP, class KV>
-void attend(const Query* given, int count, const KV* keys, const KV* values, const int32_t* table,
+void attend(Query* queries, int count, const KV* keys, const KV* values, const int32_t* table,
             int64_t stride, int64_t offset, int width) {
-  Query queries[GROUP];
-  for (int r = 0; r < GROUP; ++r) queries[r] = given[r < count ? r : 0];
-  Running<GROUP> run;
+  Running runs[MAX_QUERIES / GROUP];
+  alignas(64) float scores[GROUP][BLOCK], spare[MAX_HEAD];
   int64_t from = queries[0].from, to = queries[0].to;
-  for (int r = 0; r < GROUP; ++r) {
-    run.best[r] = -INFINITY;
-    run.total[r] = 0;
+  for (int r = 0; r < count; ++r) {
     from = std::min(from, queries[r].from);
     to = std::max(to, queries[r].to);
-    for (int p = 0; p < width; p += LANES) store(run.out[r] + p, v16{});
   }
+  for (; count % GROUP; ++count) queries[count] = {queries[0].q, spare, 0, 0};
+  for (int r = 0; r < count; ++r)
+    for (int p = 0; p < width; p += LANES) store(queries[r].out + p, v16{});
   for (int64_t block = from / BLOCK; block * BLOCK < to; ++block) {
-    int64_t at = int64_t(table[block]) * stride + offset;
-    attend_block<GROUP>(queries, count, keys + at, values + at, block * BLOCK, width, run);
+    int64_t at = int64_t(table[block]) * stride + offset, start = block * BLOCK;
+    for (int r = 0; r < count; r += GROUP) {
+      Seen seen = seen_by<GROUP>(queries + r, start);
+      if (seen.first >= seen.last) continue;
+      score<GROUP>(queries + r, keys + at, width, scores);
+      if (!seen.whole) mask<GROUP>(queries + r, start, scores);
+      weigh<GROUP>(queries + r, width, seen.whole, scores, runs[r / GROUP]);
+      add_values<GROUP>(queries + r, values + at, width, seen, scores);
+    }
   }
   for (int r = 0; r < count; ++r) {
-    float share = 1.0f / run.total[r];
+    float share = 1.0f / runs[r / GROUP].total[r % GROUP];
     for (int p = 0; p < width; p += LANES)
-      store(queries[r].out + p, load(run.out[r] + p) * share);
+      store(queries[r].out + p, load(queries[r].out + p) * share);
   }
 }
 

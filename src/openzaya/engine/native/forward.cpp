@@ -309,7 +309,7 @@ class Pass {
     int64_t group = m_.heads / m_.key_heads;
     int64_t rows = tokens_ * group;  // per key head, query heads of a token side by side
     // A piece is a run of queries of one token or of neighbours; longer ones for prompts.
-    int64_t piece = tokens_ >= 64 ? 8 * WIDE_GROUP : (group + GROUP - 1) / GROUP * GROUP;
+    int64_t piece = tokens_ >= 64 ? MAX_QUERIES : (group + GROUP - 1) / GROUP * GROUP;
     int64_t pieces = (rows + piece - 1) / piece;
     e_.pool.run(pieces * m_.key_heads, [&](int64_t chunk, int) {
       int64_t head = chunk / pieces, first = chunk % pieces * piece;
@@ -329,11 +329,11 @@ class Pass {
                    float* out) {
     int64_t group = m_.heads / m_.key_heads, width = m_.head_dim;
     const CacheLayer& place = cache_.layers[index];
-    Query queries[WIDE_GROUP];
+    Query queries[MAX_QUERIES];
     for (int64_t row = first; row < last;) {
       int32_t sequence = sequence_[row / group];
       int count = 0;
-      for (; count < WIDE_GROUP && row < last && sequence_[row / group] == sequence; ++count, ++row) {
+      for (; row < last && sequence_[row / group] == sequence; ++count, ++row) {
         int64_t t = row / group, head = key_head * group + row % group, to = position_[t] + 1;
         queries[count] = {s_.mixed.take(0) + t * channels_ + head * width,
                           out + (t * m_.heads + head) * width,
@@ -350,18 +350,16 @@ class Pass {
   void rejoin(const Scaling& scaling, float* x, const float* branch, const float* norm) {
     float* h = s_.normed.take(tokens_ * m_.width);
     each_token(m_.width * 2, [&](int64_t t) {
-      rejoin_row(scaling, x, branch, t);
+      rejoin_row(scaling, x + t * m_.width, branch + t * m_.width, 1.0f);
       rms_norm(x + t * m_.width, norm, m_.width, m_.eps, h + t * m_.width);
     });
   }
 
-  INLINE void rejoin_row(const Scaling& scaling, float* x, const float* branch, int64_t t) {
-    float* row = x + t * m_.width;
-    const float* add = branch + t * m_.width;
+  INLINE void rejoin_row(const Scaling& scaling, float* x, const float* branch, float weight) {
     for (int64_t i = 0; i < m_.width; i += LANES) {
-      v16 kept = (load(row + i) + load(scaling.stream_bias + i)) * load(scaling.stream_scale + i);
-      v16 joined = (load(add + i) + load(scaling.branch_bias + i)) * load(scaling.branch_scale + i);
-      store(row + i, joined + kept);
+      v16 kept = (load(x + i) + load(scaling.stream_bias + i)) * load(scaling.stream_scale + i);
+      v16 joined = load(branch + i) * weight + load(scaling.branch_bias + i);
+      store(x + i, joined * load(scaling.branch_scale + i) + kept);
     }
   }
 
@@ -451,14 +449,11 @@ class Pass {
     experts_product(layer.down, width, hidden, inner, outer);
     const Layer* next = &layer + 1 < m_.layers + m_.num_layers ? &layer + 1 : nullptr;
     const float* gate = s_.gate.take(0);
-    float* branch = s_.branch.take(tokens_ * width);
     each_token(width * 3, [&](int64_t t) {
-      float* y = branch + t * width;
       bool skipped = expert_[t] == m_.experts;
       const float* from = skipped ? h + t * width : outer + row_[t] * width;
       float weight = skipped && !m_.identity_skip ? 0.0f : gate[t];
-      for (int64_t i = 0; i < width; i += LANES) store(y + i, load(from + i) * weight);
-      rejoin_row(layer.after_experts, x, branch, t);
+      rejoin_row(layer.after_experts, x + t * width, from, weight);
       rms_norm(x + t * width, next ? next->norm_in : m_.norm, width, m_.eps, h + t * width);
     });
   }

@@ -52,8 +52,7 @@ INLINE void put_sums(const v16 (&sums)[M * N], const Rows& rows, const float* sc
   constexpr int WHOLE = COUNT / LANES * LANES;
   for (int i = 0; i < WHOLE; i += LANES) store(all + i, sum16(sums + i));
   if constexpr (COUNT % LANES == 8) {
-    v16 pairs = sum8(sums + WHOLE);
-    store(all + WHOLE, EVENS(pairs, pairs));
+    store(all + WHOLE, across<8>(sums + WHOLE));
   } else if constexpr (COUNT % LANES >= 4) {
     v16 rest[LANES] = {};
     for (int i = WHOLE; i < COUNT; ++i) rest[i - WHOLE] = sums[i];

@@ -115,33 +115,49 @@ INLINE uint16_t narrow(float x) {  // round to nearest, ties to even; NaN stays 
 INLINE void put(float* p, float x) { *p = x; }
 INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
 
+// The second where one is no number, as the instructions have it; compilers do not always see them.
+#if defined(__AVX512F__)
+INLINE v16 maximum(v16 a, v16 b) { return (v16)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE v16 minimum(v16 a, v16 b) { return (v16)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
+INLINE v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
+INLINE v16 minimum(v16 a, v16 b) { return a < b ? a : b; }
+#endif
+
 INLINE float sum(v16 x) {
   v8 a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
          __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
   v4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
   return (b[0] + b[2]) + (b[1] + b[3]);
 }
+struct Add {
+  INLINE v16 operator()(v16 a, v16 b) const { return a + b; }
+};
+struct Max {
+  INLINE v16 operator()(v16 a, v16 b) const { return maximum(a, b); }
+};
 // Join two vectors and fold them by half at one level of that tree: of every WIDTH lanes the lower
-// half keeps sums of `a`, the upper half sums of `b`. One shuffle and one blend, as only one of the
-// processor's ports shuffles.
+// half keeps sums (or largest) of `a`, the upper half those of `b`. One shuffle and one blend, as only
+// one of the processor's ports shuffles.
 #if defined(__AVX512F__)
-template <int WIDTH> INLINE v16 fold(v16 a, v16 b) {
+template <int WIDTH, class Join = Add> INLINE v16 fold(v16 a, v16 b) {
   constexpr __mmask16 upper = WIDTH == 16 ? 0xff00 : WIDTH == 8 ? 0xf0f0 : WIDTH == 4 ? 0xcccc : 0xaaaa;
   constexpr int H = WIDTH / 2;
   constexpr auto at = [](int i) { return i % WIDTH < H ? i + H : 16 + i - H; };
   const i16 across = {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7),
                       at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15)};
   v16 kept = (v16)_mm512_mask_blend_ps(upper, (__m512)a, (__m512)b);
-  return kept + (v16)_mm512_permutex2var_ps((__m512)a, (__m512i)across, (__m512)b);
+  return Join()(kept, (v16)_mm512_permutex2var_ps((__m512)a, (__m512i)across, (__m512)b));
 }
 #else
-template <int WIDTH> INLINE v16 fold(v16 a, v16 b) {
-  v16 y;
+template <int WIDTH, class Join = Add> INLINE v16 fold(v16 a, v16 b) {
+  v16 kept, across;
   for (int i = 0; i < 16; ++i) {
     int half = WIDTH / 2;
-    y[i] = i % WIDTH < half ? a[i] + a[i + half] : b[i] + b[i - half];
+    kept[i] = i % WIDTH < half ? a[i] : b[i];
+    across[i] = i % WIDTH < half ? a[i + half] : b[i - half];
   }
-  return y;
+  return Join()(kept, across);
 }
 #endif
 // Lane i holds the sum of vector i: each level takes one bit of i, the first level the highest.
@@ -151,14 +167,22 @@ INLINE v16 sum16(const v16* x) {
   for (int i = 0; i < 4; ++i) b[i] = fold<8>(a[i], a[i + 4]);
   return fold<2>(fold<4>(b[0], b[2]), fold<4>(b[1], b[3]));
 }
-// The same for eight: two lanes for each.
-INLINE v16 sum8(const v16* x) {
-  v16 a[4];
-  for (int i = 0; i < 4; ++i) a[i] = fold<16>(x[i], x[i + 4]);
-  v16 b = fold<4>(fold<8>(a[0], a[2]), fold<8>(a[1], a[3]));
-  return fold<2>(b, b);
+// The same for four or eight vectors, sums or largest: the last levels make copies, then dropped.
+template <int N, class Join = Add> INLINE v16 across(const v16* x) {
+  static_assert(N == 4 || N == 8);
+  v16 a[4], b;
+  if constexpr (N == 8) {
+    for (int i = 0; i < 4; ++i) a[i] = fold<16, Join>(x[i], x[i + 4]);
+    b = fold<4, Join>(fold<8, Join>(a[0], a[2]), fold<8, Join>(a[1], a[3]));
+  } else {
+    for (int i = 0; i < 2; ++i) a[i] = fold<16, Join>(x[i], x[i + 2]);
+    b = fold<8, Join>(a[0], a[1]);
+    b = fold<4, Join>(b, b);
+  }
+  b = fold<2, Join>(b, b);
+  for (int copies = LANES / N; copies > 1; copies /= 2) b = EVENS(b, b);
+  return b;
 }
-INLINE v16 maximum(v16 a, v16 b) { return a > b ? a : b; }
 INLINE float largest(v16 x) {
   v8 a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
   v8 b = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -168,25 +192,24 @@ INLINE float largest(v16 x) {
   float e = c[0] > c[2] ? c[0] : c[2], f = c[1] > c[3] ? c[1] : c[3];
   return e > f ? e : f;
 }
+INLINE bool same(v16 a, v16 b) { return largest(a == b ? v16{} : splat(1.0f)) == 0.0f; }
 
 // e^x to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2].
 INLINE v16 exp(v16 x) {
-  x = maximum(x, splat(-87.0f));
-  x = x < splat(88.0f) ? x : splat(88.0f);
-  const v16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-  v16 n = (x * 1.44269504088896341f + magic) - magic;
+  x = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
+  // Adding 1.5 * 2^23 rounds to a whole number n, which the lowest bits of the sum then hold.
+  const v16 magic = splat(12582912.0f);
+  v16 sum = x * 1.44269504088896341f + magic, n = sum - magic;
   v16 r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  v16 p = splat(1.0f / 5040);
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
+  v16 p = splat(0.00138145f);
+  p = p * r + 0.00836875f;
+  p = p * r + 0.04166839f;
+  p = p * r + 0.1666652f;
+  p = p * r + 0.49999993f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  i16 power = (__builtin_convertvector(n, i16) + 127) << 23;
-  return p * (v16)power;
+  return (v16)((i16)p + ((i16)sum << 23));  // n added to the exponent
 }
 
 // The error function to 4e-7, relative: a quotient of polynomials in x^2, fitted on [0, 3.92].
