@@ -90,7 +90,7 @@ def show_comparison(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report['problems']} held-out problems, same generated-token budget")
+    table = Table(title=f"{report['problems']} held-out problems of the harder level")
     table.add_column("method")
     table.add_column("right (+- standard error)", justify="right")
     table.add_column("generated tokens a problem", justify="right")
@@ -100,7 +100,8 @@ def show_comparison(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"the vote counts {report['rollouts in the vote']:.1f} rollouts a problem; "
+        "the majority vote may generate as many tokens as Markovian RSA did: "
+        f"{report['rollouts in the vote']:.1f} rollouts a problem; "
         f"{report['seconds']:.0f} s\n"
     )
 

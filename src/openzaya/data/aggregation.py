@@ -97,7 +97,8 @@ def draw_candidates(
             return tails
     raise DataError(
         f"problem {pool.key!r} has no attempt with a non-empty tail, expected at least one of its "
-        f"{len(pool.first_round) + len(pool.second_round)}; leave it out or sample it again"
+        f"{len(pool.first_round) + len(pool.second_round)}; leave it out, sample it again, or show "
+        f"another part of the attempts: tail_source is {config.tail_source!r}"
     )
 
 

@@ -260,8 +260,8 @@ def split_data(
         count = min(len(windows) - 1, math.ceil(len(windows) * config.held_out_share))
         if len(windows) < 2:
             raise DataError(
-                f"the data {name!r} fill {len(windows)} windows of {context} tokens; expected at "
-                "least 2, one of which is held out: add data or shorten context_tokens"
+                f"the data {name!r} fill too few windows of {context} tokens: {len(windows)}, "
+                "expected at least 2, one of which is held out; add data or shorten context_tokens"
             )
         held_out += windows[:count]
         kept[name] = windows[count:]
