@@ -16,7 +16,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 
 from openzaya.core.errors import SandboxError
 
@@ -140,12 +139,6 @@ def policy() -> bytes:
     actions |= {rule.number: rule for rule in ARGUMENT_RULES.values()}
     actions |= dict.fromkeys(NOT_THERE.values(), ABSENT)
     return assemble(actions, default=DENY)
-
-
-@cache
-def fingerprint() -> str:
-    """Return a short hash of the policy."""
-    return sha256(policy()).hexdigest()[:16]
 
 
 def refusing(numbers: Sequence[int]) -> bytes:
