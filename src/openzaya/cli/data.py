@@ -12,8 +12,8 @@ from openzaya.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from openzaya.data.documents import Document
     from openzaya.data.prepare import PrepareConfig, Progress
+    from openzaya.text.document import Document
     from openzaya.text.tokenizer import TextTokenizer
 
 NAME = "data"

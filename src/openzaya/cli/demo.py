@@ -55,7 +55,7 @@ def compare_methods(args: argparse.Namespace) -> dict[str, Any]:
     from openzaya.recipes.nano.tasks import HELD_OUT_PER_LEVEL
     from openzaya.text.chat import ChatTemplate
     from openzaya.text.tokenizer import TextTokenizer
-    from openzaya.ttc.strategies import preset
+    from openzaya.ttc.presets import preset
 
     if not 1 <= args.problems <= HELD_OUT_PER_LEVEL:
         raise ConfigError(
@@ -111,7 +111,7 @@ def show_question(args: argparse.Namespace) -> int:
     from openzaya.cli import solve
     from openzaya.cli.journals import OFF
     from openzaya.cli.progress import show_result
-    from openzaya.ttc.strategies import preset
+    from openzaya.ttc.presets import preset
 
     print(f"and one question in full: {QUESTION} (two letters whose digits sum to 5, modulo 10)")
     sys.stdout.flush()

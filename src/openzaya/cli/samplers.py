@@ -11,8 +11,8 @@ from openzaya.core.records import Message
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
+    from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.journal import RunSpec
-    from openzaya.ttc.strategies import MarkovianRSAConfig
 
 
 def spec_of(
