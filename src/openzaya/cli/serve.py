@@ -87,20 +87,20 @@ def run(args: argparse.Namespace) -> int:
     start_log(config.log_format)
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
-    listener = listen(config)
-    port = listener.getsockname()[1]
-    open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app
-    app, state, text = open_app(args, config, keys, port)
+    with listen(config) as listener:
+        port = listener.getsockname()[1]
+        open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app
+        app, state, text = open_app(args, config, keys, port)
 
-    def drain() -> None:
-        state.draining = True
+        def drain() -> None:
+            state.draining = True
 
-    server = Server(app, config, lambda: print(text, flush=True), drain)
-    # Little of what a request leaves is garbage in a circle, and looking for it after every 700
-    # objects, as Python does, takes a tenth of a call's CPU.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    asyncio.run(server.serve(sockets=[listener]))
+        server = Server(app, config, lambda: print(text, flush=True), drain)
+        # Little of what a request leaves is garbage in a circle, and looking for it after every 700
+        # objects, as Python does, takes a tenth of a call's CPU.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        asyncio.run(server.serve(sockets=[listener]))
     return 0
 
 
