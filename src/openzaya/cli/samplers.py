@@ -61,7 +61,8 @@ async def open_sampler(
     from openzaya.backends.machine import choose_threads
 
     torch.set_num_threads(choose_threads())
-    with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
+    folder, slots = model_folder(model), config.num_candidates
+    with load_local_sampler(folder, max_slots=slots, dtype="auto") as local:
         yield local
 
 
