@@ -109,13 +109,14 @@ NEEDS_BWRAP = pytest.mark.skipif(
 )
 EXAMINE = """
 import sys
+import filtered
 from openzaya.cli.main import main
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import doctor, seccomp
 if sys.argv[1] == "filtered":  # what the default profile of containers forbids
     clone = seccomp.ARGUMENT_RULES["clone"]
     actions = {272: seccomp.DENY, clone.number: clone, 435: seccomp.ABSENT}
-    seccomp.install(seccomp.assemble(actions, default=seccomp.ALLOW, newer=seccomp.ALLOW))
+    filtered.install(seccomp.assemble(actions, default=seccomp.ALLOW, newer=seccomp.ALLOW))
 try:
     doctor.examine()
 except SandboxError as error:
@@ -126,7 +127,8 @@ except SandboxError as error:
 def examine_in(*words: str, filtered: bool = False) -> str:
     """Call doctor.examine() below a command; return its refusal."""
     command = [*words, sys.executable, "-c", EXAMINE, "filtered" if filtered else "free"]
-    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+    places = f"{Path(__file__).parent}:{Path(doctor.__file__).parents[2]}"
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": places}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return done.stdout
 
