@@ -4,17 +4,22 @@
 
 For every family: so many generated instances over difficulties 0 to 7; the reference and 20 wrong
 replies of each are scored, then the replies of policies that know nothing. Wrong replies are wrong
-by construction (see `openzaya.envs.code.audit`): changed outputs, illegal inputs and legal ones
+by construction (see `tests/envs/code/audit.py`): changed outputs, illegal inputs and legal ones
 that miss, mutants of the reference program.
 """
 
 import argparse
+import sys
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from envs.code import audit
 
 from openzaya.core.records import Judgement
 from openzaya.core.seeding import stream
-from openzaya.envs.code import audit
 from openzaya.envs.code.falsify import Falsify
 from openzaya.envs.code.families import Family, families
 from openzaya.sandbox.executor import Executor

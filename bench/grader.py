@@ -19,10 +19,10 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from envs.math.audit import Pair, pairs
 from math_cases import read_cases
 
 from openzaya.core.records import Judgement
-from openzaya.envs.math.audit import Pair, pairs
 from openzaya.envs.math.gold import Gold
 from openzaya.envs.math.grade import grade
 from openzaya.sandbox.pool import Ended, Pool, PoolLimits

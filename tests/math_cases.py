@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from openzaya.core.config import override
+from openzaya.core.config import resolve
 from openzaya.envs.math.gold import Gold, Rules, parse_gold
 
 PATH = Path(__file__).parent / "envs" / "math" / "cases.tsv"
@@ -31,9 +31,8 @@ class Case:
 
 
 def read_rules(text: str) -> Rules:
-    pairs = [pair.partition("=") for pair in text.split(";") if pair]
-    lists = {name: value.replace("|", ",") for name, _, value in pairs}
-    return override(Rules(), lists)
+    changes = [pair.replace("|", ",") for pair in text.split(";") if pair]
+    return resolve(Rules(), [], changes)
 
 
 def expand(text: str) -> str:

@@ -99,3 +99,20 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, capsys
     words = ["data", "prepare", str(tmp_path / "out"), str(tmp_path / "a.parquet")]
     assert cli.main([*words, "--tokenizer", str(tmp_path / "model")]) == 1
     assert "pip install 'openzaya[data]'" in capsys.readouterr().err
+
+
+def test_the_bundled_models_tokenizer_is_named_nano(tmp_path, capsys):
+    """Attempts become aggregation examples, and those become data, with no folder at hand."""
+    reasoned = [f"<think>\nbecause {i}\n</think>\n\nadkqx" for i in range(3)]
+    lines = [{"question": "sort qdkax", "attempts": reasoned, "target": "adkqx"}]
+    lines.append({"question": "sort cba", "attempts": ["abc"], "target": "abc"})
+    pools, pairs, out = (str(tmp_path / name) for name in ("pools.jsonl", "pairs.jsonl", "out"))
+    (tmp_path / "pools.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert cli.main(["data", "aggregate", pairs, pools, "--tokenizer", "nano"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"examples in {pairs}: 1\n"
+    assert "tail_source is 'thinking'" in shown.err  # the attempt without reasoning shows nothing
+    assert "because" in (tmp_path / "pairs.jsonl").read_text()
+    words = ["data", "prepare", out, pairs, "--tokenizer", "nano", "--loss", "last", "-j", "1"]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 1

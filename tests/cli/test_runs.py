@@ -49,6 +49,15 @@ def test_a_solved_question_is_listed_and_shown_with_its_lineage(capsys):
     assert "--- tail\n" in out
 
 
+def test_a_run_names_its_preset_also_where_nobody_did(capsys):
+    assert recorded(capsys)
+    with serving(Mock(content=r"so \boxed{42}")) as mock:
+        assert cli.main(["solve", "what is it?", "--model", mock.url, *SMALL]) == 0
+    capsys.readouterr()
+    listed = json.loads(run(capsys, "list", "--json")[1])
+    assert [entry["preset"] for entry in listed] == ["16k", "light"]
+
+
 def test_the_page_of_a_run_is_one_file_with_all_of_its_candidates(capsys, tmp_path, monkeypatch):
     run_id = recorded(capsys)
     monkeypatch.chdir(tmp_path)

@@ -260,6 +260,40 @@ def test_a_run_stopped_before_its_first_candidate_still_reports(capsys):
 
 
 @pytest.mark.torch
+def test_a_model_folder_is_run_in_its_own_dtype(tmp_path, monkeypatch):
+    """In fp32 a folder of bf16 would take twice its size."""
+    import torch
+    from tiny_words import tiny_tokenizer
+
+    from openzaya.backends import local
+    from openzaya.cli.samplers import open_sampler
+    from openzaya.model.presets import preset
+    from openzaya.model.zaya import Zaya
+    from openzaya.ttc.presets import NANO
+
+    tokenizer = tiny_tokenizer()
+    model = Zaya(preset("nano", vocab_size=tokenizer.vocab_size, num_hidden_layers=2))
+    model.init_weights(torch.Generator().manual_seed(0))
+    model.to(torch.bfloat16).save(tmp_path)
+    tokenizer.save(tmp_path)
+    loaded = []
+    load = local.load_model
+    monkeypatch.setattr(
+        local, "load_model", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[0]
+    )
+
+    async def opened():
+        async with open_sampler(str(tmp_path), "", NANO):
+            return loaded[0].dtype
+
+    threads = torch.get_num_threads()
+    try:
+        assert asyncio.run(opened()) is torch.bfloat16
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.torch
 def test_a_model_folder_answers_and_refuses_a_question_beyond_its_context(tmp_path, capsys):
     import torch
     from tiny_words import tiny_tokenizer

@@ -115,3 +115,12 @@ def test_data_of_another_tokenizer_are_refused(prepared, tmp_path, capsys):
     code, shown = train(capsys, "sft", "--model", "nano", "--data", other, "--out", tmp_path / "o")
     assert code == 2
     assert "prepare the data again" in shown.err
+
+
+def test_a_run_that_cannot_begin_leaves_its_folder_to_the_next(prepared, tmp_path, capsys):
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, *QUICK]
+    words += ["--set", "steps=1", "--json"]
+    code, shown = train(capsys, *words, "--set", "context_tokens=4000")
+    assert code == 2
+    assert "too few windows of 4000 tokens: 1" in shown.err
+    assert train(capsys, *words)[0] == 0

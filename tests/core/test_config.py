@@ -48,6 +48,11 @@ class Outer:
             raise ConfigError("tail_tokens exceeds budget_tokens; choose a smaller tail")
 
 
+def override(config, changes):
+    """Return `config` with fields by dotted path changed as --set does."""
+    return configs.resolve(config, [], [f"{path}={text}" for path, text in changes.items()])
+
+
 @pytest.mark.parametrize(
     ("path", "text", "expected"),
     [
@@ -71,24 +76,23 @@ class Outer:
     ],
 )
 def test_an_assignment_is_read_by_the_type_of_its_field(path, text, expected):
-    assert configs.override(Outer(), {path: text}) == expected
-    assert configs.resolve(Outer(), [], [f"{path}={text}"]) == expected
+    assert override(Outer(), {path: text}) == expected
 
 
 def test_an_override_keeps_what_it_does_not_name():
     start = Outer(strict=True, inner=Inner(note="kept"))
-    changed = configs.override(start, {"inner.rate": "0.1"})
+    changed = override(start, {"inner.rate": "0.1"})
     assert changed == replace(start, inner=Inner(note="kept", rate=0.1))
 
 
 def test_settings_that_depend_on_each_other_may_change_together():
     """Neither order of single steps would pass the check of tail against budget."""
-    changed = configs.override(Outer(), {"tail_tokens": "50", "budget_tokens": "60"})
+    changed = override(Outer(), {"tail_tokens": "50", "budget_tokens": "60"})
     assert (changed.tail_tokens, changed.budget_tokens) == (50, 60)
-    raised = configs.override(changed, {"tail_tokens": "500", "budget_tokens": "600"})
+    raised = override(changed, {"tail_tokens": "500", "budget_tokens": "600"})
     assert (raised.tail_tokens, raised.budget_tokens) == (500, 600)
     with pytest.raises(ConfigError, match="exceeds budget_tokens"):
-        configs.override(changed, {"tail_tokens": "500"})
+        override(changed, {"tail_tokens": "500"})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_settings_that_depend_on_each_other_may_change_together():
 )
 def test_a_wrong_assignment_says_what_was_found_and_what_would_do(path, text, message):
     with pytest.raises(ConfigError) as caught:
-        configs.override(Outer(), {path: text})
+        override(Outer(), {path: text})
     assert message in str(caught.value)
     assert "--set" in str(caught.value)
 
@@ -177,7 +181,7 @@ def test_an_assignment_without_path_or_value_is_refused(assignment):
 )
 def test_paths_that_cross_are_refused(pair):
     with pytest.raises(ConfigError, match="sets both"):
-        configs.override(Outer(), pair)
+        override(Outer(), pair)
 
 
 def test_an_unreadable_or_broken_file_is_a_config_error(tmp_path):
@@ -227,7 +231,7 @@ def test_hash_and_diff_agree_about_equality(a, b):
 
 
 def test_diff_names_each_path_with_both_values():
-    changed = configs.override(Outer(), {"inner.rate": "0.75", "stages.1.note": "n"})
+    changed = override(Outer(), {"inner.rate": "0.75", "stages.1.note": "n"})
     assert configs.diff(Outer(), changed) == [
         "inner.rate: 0.5 -> 0.75",
         "stages.1.note: None -> n",

@@ -69,19 +69,6 @@ def test_a_name_has_one_meaning():
         log.declare("step", "1", "optimizer steps")
 
 
-@pytest.mark.parametrize(
-    ("value", "healthy"),
-    [(0.0, True), (5.0, True), (5.1, False), (-0.1, False), (math.nan, False)],
-)
-def test_the_healthy_range_is_closed_and_never_holds_nan(value, healthy):
-    assert log.declared()["test/loss"].is_healthy(value) is healthy
-
-
-def test_any_finite_value_is_healthy_without_a_range():
-    assert log.declared()["test/norm"].is_healthy(-1e9)
-    assert not log.declared()["test/norm"].is_healthy(math.inf)
-
-
 def test_spans_count_for_every_collector_that_is_open(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(log, "perf_counter", lambda: float(next(clock)))

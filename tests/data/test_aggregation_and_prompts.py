@@ -13,18 +13,24 @@ from openzaya.data.aggregation import (
     AggregationExample,
     CandidatePool,
     aggregation_document,
-    aggregation_documents,
     draw_candidates,
-    tails_as_thoughts,
 )
 from openzaya.data.loss_mask import TokenCount, colored, count_trained_tokens
 from openzaya.data.rl_prompts import AttemptedProblem, RlPrompt, RlPromptConfig, RlPrompts
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.document import DocumentBuilder
 from openzaya.text.tails import aggregation_messages
+from openzaya.text.think import Thought
 
 CHAT = ChatTemplate.pinned()
 QUESTION = (Message("system", "S"), Message("user", "Q"))
+
+
+def tails_as_thoughts(tails):
+    """Return bare reasoning texts as attempts for a pool."""
+    return tuple(Thought(reasoning=tail, answer="", closed=False) for tail in tails)
+
+
 FIRST = tails_as_thoughts([f"long first {i}" for i in range(6)])
 SECOND = tails_as_thoughts([f"second {i}" for i in range(6)])
 CONFIG = AggregationConfig(tail_tokens=7)
@@ -48,7 +54,7 @@ def test_an_example_is_the_inference_prompt_with_only_the_target_trained():
     assert not document.loss_mask()[: len(prompt)].any()
     assert document.loss_mask()[len(prompt) :].all()
     assert document.source == "aggregation"
-    again = next(aggregation_documents([example], FRAGMENTED, CHAT, CONFIG, seed=4))
+    again = aggregation_document(example, FRAGMENTED, CHAT, CONFIG, seed=4)
     assert again.tokens.tolist() == document.tokens.tolist()
     wrong = AggregationExample(pool=pool(), target=Message("user", "A"))
     with pytest.raises(DataError, match="expected the assistant's"):

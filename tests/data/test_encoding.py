@@ -1,7 +1,7 @@
 """Tokenizing in bulk gives the ids and masks of tokenizing one by one."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from text.tiny_tokenizers import BARE, FRAGMENTED, MARKERS
 
@@ -100,6 +100,7 @@ records = json_values | st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=300)
 @given(value=records)
+@example(value={"messages": [{"role": "assistant", "content": [{"type": []}]}]})
 def test_any_json_value_becomes_a_document_or_a_reason(value):
     documents, encoder = encode([value])
     assert len(documents) + len(encoder.bad) == 1

@@ -7,7 +7,7 @@ import pytest
 from openzaya.core.records import Completion, right, wrong
 from openzaya.core.seeding import stream
 from openzaya.eval.ttc import compare
-from openzaya.ttc.strategies import MarkovianRSAConfig
+from openzaya.ttc.config import MarkovianRSAConfig
 
 CONFIG = MarkovianRSAConfig(
     num_candidates=4, tails_per_prompt=2, rounds=1, budget_tokens=40, tail_tokens=10

@@ -87,5 +87,3 @@ def test_only_groups_with_contrast_are_informative() -> None:
         [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.3, 0.3, 0.3], [0.3, 0.3, 0.31]]
     )
     assert spine.informative_groups(rewards).tolist() == [False, False, True, False, True]
-    counts = spine.contrast_counts(rewards)
-    assert counts == {"seen": 5, "kept": 2, "all_wrong": 1, "all_right": 1}

@@ -52,12 +52,11 @@ def test_random_text_is_never_flagged(seed: int, count: int, vocabulary: int) ->
     assert report.lowest > 0.1
 
 
-def test_a_period_of_more_than_190_tokens_is_beyond_the_window_but_not_the_second_detector() -> (
-    None
-):
+def test_a_period_of_more_than_190_tokens_is_beyond_the_papers_window_not_a_larger_one() -> None:
     ids = np.tile(random_ids(3, 300), 20)
     assert not spine.repetition_canary(ids).is_flagged
-    assert spine.repetition_canary(ids, spine.LONG_PERIOD_DETECTOR).is_flagged
+    wide = spine.CanaryConfig(level=6, window_bits=-15, chunk_tokens=512)
+    assert spine.repetition_canary(ids, wide).is_flagged
 
 
 def test_the_ratio_is_compressed_bytes_less_the_flush_over_raw_bytes() -> None:

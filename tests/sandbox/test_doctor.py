@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from openzaya.cli.main import main
 from openzaya.core.errors import SandboxError
-from openzaya.sandbox import doctor
+from openzaya.sandbox import doctor, probes
 
 
 @pytest.fixture
@@ -106,25 +107,28 @@ def test_a_program_that_cannot_start_is_not_a_crash(bwrap, tmp_path):
 NEEDS_BWRAP = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="bubblewrap is not installed"
 )
-REQUIRE = """
+EXAMINE = """
 import sys
+import filtered
+from openzaya.cli.main import main
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import doctor, seccomp
 if sys.argv[1] == "filtered":  # what the default profile of containers forbids
     clone = seccomp.ARGUMENT_RULES["clone"]
     actions = {272: seccomp.DENY, clone.number: clone, 435: seccomp.ABSENT}
-    seccomp.install(seccomp.assemble(actions, default=seccomp.ALLOW, newer=seccomp.ALLOW))
+    filtered.install(seccomp.assemble(actions, default=seccomp.ALLOW, newer=seccomp.ALLOW))
 try:
-    doctor.require()
+    doctor.examine()
 except SandboxError as error:
     print(error)
 """
 
 
-def require_in(*words: str, filtered: bool = False) -> str:
-    """Call doctor.require() below a command; return its refusal."""
-    command = [*words, sys.executable, "-c", REQUIRE, "filtered" if filtered else "free"]
-    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
+def examine_in(*words: str, filtered: bool = False) -> str:
+    """Call doctor.examine() below a command; return its refusal."""
+    command = [*words, sys.executable, "-c", EXAMINE, "filtered" if filtered else "free"]
+    places = f"{Path(__file__).parent}:{Path(doctor.__file__).parents[2]}"
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": places}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -134,12 +138,12 @@ def test_fourteen_probes_hold_on_this_machine():
     probes = doctor.examine()
     assert len(probes) == 14
     assert [probe for probe in probes if not probe.held] == []
-    assert require_in() == ""
+    assert examine_in() == ""
 
 
 @NEEDS_BWRAP
 def test_where_namespaces_are_filtered_it_refuses_with_the_containers_remedy():
-    refusal = require_in(filtered=True)
+    refusal = examine_in(filtered=True)
     assert "No permissions to creat" in refusal
     assert "seccomp=unconfined" in refusal
 
@@ -149,19 +153,18 @@ NESTED = ("bwrap", "--unshare-user", "--disable-userns", "--ro-bind", "/", "/", 
 
 @NEEDS_BWRAP
 def test_inside_a_sandbox_it_refuses_and_says_so():
-    refusal = require_in(*NESTED, "--proc", "/proc", "--uid", "1000", "--gid", "1000")
+    refusal = examine_in(*NESTED, "--proc", "/proc", "--uid", "1000", "--gid", "1000")
     assert "ENOSPC" in refusal
     assert "outside of it" in refusal
 
 
-@NEEDS_BWRAP
 def test_probes_that_do_not_hold_are_named(monkeypatch):
-    leaky = doctor.Probe("vsock", held=False, found="done")
-    monkeypatch.setattr(doctor, "run_probes", lambda _: [leaky])
-    doctor.require.cache_clear()
-    with pytest.raises(SandboxError, match=r"vsock \(done\)"):
-        doctor.require()
-    doctor.require.cache_clear()
+    found = [probes.Probe("clock", held=True, found="killed")]
+    monkeypatch.setattr(probes, "run_probes", lambda _: found)
+    probes.require(None)
+    found.append(probes.Probe("vsock", held=False, found="done"))
+    with pytest.raises(SandboxError, match=r"does not hold: vsock \(done\);"):
+        probes.require(None)
 
 
 @NEEDS_BWRAP
@@ -169,3 +172,12 @@ def test_the_real_bwrap_is_judged_by_a_real_run():
     report = doctor.probe()
     assert report.works is (report.reason == "")
     assert report.version
+
+
+@NEEDS_BWRAP
+def test_a_sandbox_that_does_not_hold_is_not_served(monkeypatch, capsys):
+    pytest.importorskip("uvicorn")
+    leaky = probes.Probe("vsock", held=False, found="done")
+    monkeypatch.setattr(probes, "run_probes", lambda _: [leaky])
+    assert main(["serve", "--sandbox", "--port", "0"]) != 0
+    assert "does not hold: vsock (done)" in capsys.readouterr().err

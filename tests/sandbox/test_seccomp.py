@@ -1,8 +1,10 @@
 """The system-call filter, by what a small interpreter of BPF and the kernel say it does."""
 
 import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,10 +93,16 @@ def test_other_architectures_and_x32_are_killed():
 @pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
 def test_the_kernel_takes_a_filter_and_keeps_to_it():
     source = (
-        "import os, sys\nfrom openzaya.sandbox import seccomp\n"
-        "seccomp.install(seccomp.refusing([83]))\n"  # mkdir
+        "import os\nfrom filtered import install\nfrom openzaya.sandbox.seccomp import *\n"
+        "install(assemble({83: DENY}, default=ALLOW, newer=ALLOW))\n"  # mkdir
         "try: os.mkdir('/nonexistent/x')\nexcept OSError as error: print(error.errno)\n"
         "try: os.rmdir('/nonexistent/x')\nexcept OSError as error: print(error.errno)"
     )
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
+    places = [str(Path(__file__).parent), str(Path(seccomp.__file__).parents[2])]
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        check=True,
+    )
     assert done.stdout.split() == [str(errno.EPERM).encode(), str(errno.ENOENT).encode()]

@@ -12,8 +12,8 @@ from openzaya.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from openzaya.data.documents import Document
     from openzaya.data.prepare import PrepareConfig, Progress
+    from openzaya.text.document import Document
     from openzaya.text.tokenizer import TextTokenizer
 
 NAME = "data"
@@ -47,7 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prepare = _action(actions, "prepare", "tokenize sources into a folder, once", PREPARE)
     prepare.add_argument("out", metavar="OUT", help="folder to write; may hold an unfinished run")
     prepare.add_argument("sources", metavar="SOURCE", nargs="+", help="[NAME=]file, folder or URL")
-    prepare.add_argument("--tokenizer", required=True, metavar="DIR", help="a model folder")
+    prepare.add_argument(
+        "--tokenizer", required=True, metavar="DIR", help="a model folder, or nano"
+    )
     prepare.add_argument("-j", "--workers", type=int, help="processes [one for every core]")
     prepare.add_argument("--loss", choices=("all", "last"), help="assistant turns to train [all]")
     _context_flag(prepare)
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_prepare(args: argparse.Namespace) -> int:
     """Prepare and print the data card."""
+    from openzaya.cli.samplers import model_folder
     from openzaya.data.card import markdown
     from openzaya.data.prepare import prepare
 
@@ -83,9 +86,9 @@ def run_prepare(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--workers is {workers}, expected at least 1; leave it out for all cores"
         )
-    sources = named_sources(args.sources)
+    sources, folder = named_sources(args.sources), model_folder(args.tokenizer)
     with ProgressBar(quiet=args.quiet) as report:
-        card = prepare(args.out, sources, args.tokenizer, config, workers=workers, report=report)
+        card = prepare(args.out, sources, folder, config, workers=workers, report=report)
     print(json.dumps(card) if args.json else markdown(card), end="\n" if args.json else "")
     return 0
 

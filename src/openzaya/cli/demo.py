@@ -55,7 +55,7 @@ def compare_methods(args: argparse.Namespace) -> dict[str, Any]:
     from openzaya.recipes.nano.tasks import HELD_OUT_PER_LEVEL
     from openzaya.text.chat import ChatTemplate
     from openzaya.text.tokenizer import TextTokenizer
-    from openzaya.ttc.strategies import preset
+    from openzaya.ttc.presets import preset
 
     if not 1 <= args.problems <= HELD_OUT_PER_LEVEL:
         raise ConfigError(
@@ -90,7 +90,7 @@ def show_comparison(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{report['problems']} held-out problems, same generated-token budget")
+    table = Table(title=f"{report['problems']} held-out problems of the harder level")
     table.add_column("method")
     table.add_column("right (+- standard error)", justify="right")
     table.add_column("generated tokens a problem", justify="right")
@@ -100,7 +100,8 @@ def show_comparison(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"the vote counts {report['rollouts in the vote']:.1f} rollouts a problem; "
+        "the majority vote may generate as many tokens as Markovian RSA did: "
+        f"{report['rollouts in the vote']:.1f} rollouts a problem; "
         f"{report['seconds']:.0f} s\n"
     )
 
@@ -110,7 +111,7 @@ def show_question(args: argparse.Namespace) -> int:
     from openzaya.cli import solve
     from openzaya.cli.journals import OFF
     from openzaya.cli.progress import show_result
-    from openzaya.ttc.strategies import preset
+    from openzaya.ttc.presets import preset
 
     print(f"and one question in full: {QUESTION} (two letters whose digits sum to 5, modulo 10)")
     sys.stdout.flush()

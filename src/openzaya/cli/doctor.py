@@ -1,4 +1,4 @@
-"""`openzaya doctor`: what this machine can do, and what openzaya will choose on it."""
+"""`openzaya doctor`: what this machine can do, and what suits it."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 NAME = "doctor"
-SUMMARY = "Say what this machine can do and what openzaya will choose on it."
+SUMMARY = "Say what this machine can do and what suits it; try the sandbox."
 JSON = True
 
 EPILOG = """examples:
@@ -124,7 +124,7 @@ def show(report: dict[str, Any]) -> None:
     for name, text in describe(report):
         found.add_row(name, text)
     console.print(found)
-    choice = Table(title="openzaya will use", title_justify="left", show_header=False)
+    choice = Table(title="what suits it", title_justify="left", show_header=False)
     choice.add_column(style="bold", no_wrap=True)
     choice.add_column(overflow="fold")
     for name, text in explain(report):
@@ -169,7 +169,10 @@ def describe(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def explain(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, text) rows about the choices and their reasons."""
+    """Return (name, text) rows about the choices and their reasons.
+
+    Commands choose threads and sandbox so; device and dtype are advice for `--set` and for Python.
+    """
     choice, cpu = report["choice"], report["cpu"]
     rates = report["gemm_flops"][choice["device"]]
     ratio = rates["bfloat16"] / rates["float32"]

@@ -34,7 +34,7 @@ VERBS: dict[str, str] = {
     "train": "Train a model folder on prepared data: SFT or more pretraining, whole or by LoRA.",
     "data": "Prepare your own data for training: tokenize it once, and see what will be trained.",
     "convert": "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights.",
-    "doctor": "Say what this machine can do and what openzaya will choose on it.",
+    "doctor": "Say what this machine can do and what suits it; try the sandbox.",
 }
 """Every verb and its summary: each module's SUMMARY, copied so that --help imports no module."""
 

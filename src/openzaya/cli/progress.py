@@ -129,9 +129,9 @@ def shown_answers(answers: list[str | None]) -> str:
     return ", ".join(parts) or "no answer yet"
 
 
-def show_result(result: Result, show: str, console: Console | None = None) -> None:
+def show_result(result: Result, show: str) -> None:
     """Print the rounds to stderr if asked for, then the answer alone to stdout."""
-    console = console or Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False)
     if show in ("rounds", "all"):
         for entry in result.rounds:
             console.print(round_table(entry, result))

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openzaya.core.errors import CheckpointError
+from openzaya.core.records import Message
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
+    from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.journal import RunSpec
-    from openzaya.ttc.strategies import MarkovianRSAConfig
 
 
 def spec_of(
     question: str, config: "MarkovianRSAConfig", args: argparse.Namespace, key: str | None = None
 ) -> "RunSpec":
     """Return what the journal keeps of a run, so that it can go on later."""
-    from openzaya.core.records import Message
     from openzaya.ttc.journal import RunSpec
 
     is_remote = args.model.startswith(("http://", "https://"))
@@ -29,10 +29,17 @@ def spec_of(
         config=config,
         seed=args.seed,
         model=args.upstream_model or model,
-        preset=args.preset or "",
+        preset=preset_name(args),
         sampler={"model": model, "upstream_model": args.upstream_model},
         key=key,
     )
+
+
+def preset_name(args: argparse.Namespace) -> str:
+    """Return the preset that was asked for, or the one that fits the model."""
+    from openzaya.ttc.presets import DEFAULT_PRESET
+
+    return str(args.preset or ("nano" if args.model == "nano" else DEFAULT_PRESET))
 
 
 @asynccontextmanager
@@ -54,7 +61,8 @@ async def open_sampler(
     from openzaya.backends.machine import choose_threads
 
     torch.set_num_threads(choose_threads())
-    with load_local_sampler(model_folder(model), max_slots=config.num_candidates) as local:
+    folder, slots = model_folder(model), config.num_candidates
+    with load_local_sampler(folder, max_slots=slots, dtype="auto") as local:
         yield local
 
 

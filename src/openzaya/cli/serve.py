@@ -6,8 +6,6 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from openzaya.core.errors import SandboxError
-
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
@@ -89,20 +87,20 @@ def run(args: argparse.Namespace) -> int:
     start_log(config.log_format)
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
-    listener = listen(config)
-    port = listener.getsockname()[1]
-    open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app
-    app, state, text = open_app(args, config, keys, port)
+    with listen(config) as listener:
+        port = listener.getsockname()[1]
+        open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app
+        app, state, text = open_app(args, config, keys, port)
 
-    def drain() -> None:
-        state.draining = True
+        def drain() -> None:
+            state.draining = True
 
-    server = Server(app, config, lambda: print(text, flush=True), drain)
-    # Little of what a request leaves is garbage in a circle, and looking for it after every 700
-    # objects, as Python does, takes a tenth of a call's CPU.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    asyncio.run(server.serve(sockets=[listener]))
+        server = Server(app, config, lambda: print(text, flush=True), drain)
+        # Little of what a request leaves is garbage in a circle, and looking for it after every 700
+        # objects, as Python does, takes a tenth of a call's CPU.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        asyncio.run(server.serve(sockets=[listener]))
     return 0
 
 
@@ -167,17 +165,15 @@ def sandbox_app(
     Raises SandboxError where boxes do not work or do not hold.
     """
     from openzaya.sandbox.executor import Executor, num_cores
-    from openzaya.sandbox.probes import run_probes
+    from openzaya.sandbox.probes import require
     from openzaya.serve.sandbox_app import SandboxService, create_sandbox_app
 
     executor = Executor.default(args.sandbox)
-    broken = [f"{probe.name} ({probe.found})" for probe in run_probes(executor) if not probe.held]
-    if broken:
+    try:
+        require(executor)
+    except BaseException:
         executor.close()
-        raise SandboxError(
-            f"found a sandbox that does not hold: {', '.join(broken)}; run programs on another "
-            "machine, and please report this with the output of `openzaya doctor --json`"
-        )
+        raise
     slots = min(args.max_slots or num_cores(), num_cores())
     service = SandboxService(config=config, keys=keys, executor=executor, slots=slots)
     url = url_of(config, port)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openzaya.cli.samplers import open_sampler, spec_of
+from openzaya.cli.samplers import open_sampler, preset_name, spec_of
 from openzaya.core.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--file", help="read the question from a file (- = stdin)")
     parser.add_argument("--model", default="nano", help="nano, a model folder or a URL [nano]")
     parser.add_argument("--upstream-model", default="", help="model name on a server")
-    parser.add_argument("--preset", help="nano, 16k, 40k, light, ... [nano, or 16k on a server]")
+    parser.add_argument("--preset", help="16k, 40k, light, ... [nano for nano, else 16k]")
     parser.add_argument(
         "-n", type=int, metavar="N", help="candidates a round; C follows when it is larger"
     )
@@ -119,10 +119,9 @@ def read_question(args: argparse.Namespace) -> str:
 def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
     """Return the preset with the changes asked for."""
     from openzaya.core.config import resolve
-    from openzaya.ttc.strategies import DEFAULT_PRESET, preset
+    from openzaya.ttc.presets import preset
 
-    name = args.preset or ("nano" if args.model == "nano" else DEFAULT_PRESET)
-    base = preset(name)
+    base = preset(preset_name(args))
     changes = []
     if args.n is not None:
         changes.append(f"num_candidates={args.n}")

@@ -11,7 +11,7 @@ JSON = True
 
 EXAMPLES = """
 examples:
-  openzaya speedrun                              about a quarter of an hour on two idle cores
+  openzaya speedrun                              about nine minutes on two idle cores
   openzaya speedrun --run-dir runs/try --set rl.train.steps=20
   openzaya speedrun --run-dir runs/try           again: resumes where it was killed
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"{time.monotonic() - begun:6.0f} s  {line}", flush=True)
 
-    echo(f"{folder} on {config.device} with {threads} threads")
+    echo(f"{folder} on {config.device}, threads: {threads}")
     report = speedrun(folder, config, echo, tuple(args.allow_changed))
     if args.json:
         print(json.dumps(report))

@@ -27,6 +27,9 @@ C = TypeVar("C")
 def resolve(config: C, toml_paths: Sequence[str | Path], assignments: Sequence[str]) -> C:
     """Return `config` with TOML files, then `path=value` assignments, laid over it.
 
+    A value is read by the type of its field; a number in a path is the index in a tuple:
+    `stages.0.steps=1_000`.
+
     Raises ConfigError for unknown keys, wrong types and values that the dataclasses refuse.
     """
     tree: Tree = {}
@@ -40,14 +43,6 @@ def resolve(config: C, toml_paths: Sequence[str | Path], assignments: Sequence[s
         pairs[name.strip()] = text.strip()
     merge(tree, plant_assignments(pairs, "--set"))
     return cast(C, grow(type(config), tree, "", config))
-
-
-def override(config: C, assignments: Mapping[str, str]) -> C:
-    """Return `config` with the fields at dotted paths set to values parsed by the field's type.
-
-    A number in a path is the index in a tuple: `{"stages.0.steps": "1_000"}`.
-    """
-    return cast(C, grow(type(config), plant_assignments(assignments, "--set"), "", config))
 
 
 def from_mapping(cls: type[C], mapping: Mapping[str, Any], source: str) -> C:

@@ -36,12 +36,6 @@ class Metric:
     paper: str = ""
     """Section, figure or table of the paper."""
 
-    def is_healthy(self, value: float) -> bool:
-        """Say whether a value is finite and inside the healthy range."""
-        if not math.isfinite(value):
-            return False
-        return self.healthy is None or self.healthy[0] <= value <= self.healthy[1]
-
 
 _registry: dict[str, Metric] = {}
 

@@ -1,6 +1,5 @@
 """Aggregation examples for SFT: a question with tails of several attempts, and a worked answer."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -97,7 +96,8 @@ def draw_candidates(
             return tails
     raise DataError(
         f"problem {pool.key!r} has no attempt with a non-empty tail, expected at least one of its "
-        f"{len(pool.first_round) + len(pool.second_round)}; leave it out or sample it again"
+        f"{len(pool.first_round) + len(pool.second_round)}; leave it out, sample it again, or show "
+        f"another part of the attempts: tail_source is {config.tail_source!r}"
     )
 
 
@@ -136,20 +136,3 @@ def aggregation_document(
     """Return one example as a document; only the target is trained. See `aggregation_turns`."""
     turns = aggregation_turns(example, tokenizer, config, seed)
     return chat.encode_turns(turns, tokenizer, source=example.source, loss="last")
-
-
-def aggregation_documents(
-    examples: Iterable[AggregationExample],
-    tokenizer: TextTokenizer,
-    chat: ChatTemplate,
-    config: AggregationConfig | None = None,
-    seed: int = 0,
-) -> Iterator[Document]:
-    """Go through the documents of many examples."""
-    for example in examples:
-        yield aggregation_document(example, tokenizer, chat, config, seed)
-
-
-def tails_as_thoughts(tails: Sequence[str]) -> tuple[Thought, ...]:
-    """Return bare reasoning texts, without markers, as attempts for a pool."""
-    return tuple(Thought(reasoning=tail, answer="", closed=False) for tail in tails)

@@ -20,30 +20,8 @@ from openzaya.text.document import (
     KINDS,
     ROLES,
     Document,
-    DocumentBuilder,
-    Kind,
-    Mask,
     Segment,
-    SegmentRole,
-    Tokens,
-    text_document,
 )
-
-__all__ = [
-    "Corpus",
-    "Document",
-    "DocumentBuilder",
-    "Kind",
-    "Mask",
-    "Segment",
-    "SegmentRole",
-    "StoredDocuments",
-    "Tokens",
-    "load_corpus",
-    "save_corpus",
-    "text_document",
-    "token_dtype",
-]
 
 _FORMAT = 1
 _FILES = ("tokens.npy", "segments.npy", "documents.npy")

@@ -81,13 +81,6 @@ class Mixture:
         order = numpy_stream(seed, "mixture", "step", step).permutation(len(chosen))
         return [chosen[i] for i in order.tolist()]
 
-    def epochs_at(self, step: int, tokens_per_step: int) -> dict[str, float]:
-        """Return how many times each source has been gone through when `step` begins."""
-        return {
-            name: weight * tokens_per_step * step / int(self._sizes[name].sum())
-            for name, weight in self._weights.items()
-        }
-
     def _check_step_size(self, tokens_per_step: int) -> None:
         # A source whose stretch is as long as its longest window gives one in every step.
         needed = min(

@@ -145,8 +145,8 @@ def _content(value: object) -> tuple[str, str | None]:
     thoughts: list[str] = []
     for part in _list(value, "content"):
         kind = part.get("type", "text")
-        text = part.get(kind)
-        if kind not in ("text", "thinking") or not isinstance(text, str):
+        text = part.get(kind) if kind in ("text", "thinking") else None
+        if not isinstance(text, str):
             raise DataError("content that is not text: leave images and other media out")
         (texts if kind == "text" else thoughts).append(text)
     return "".join(texts), "\n\n".join(thoughts) or None

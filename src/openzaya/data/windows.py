@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
 from openzaya.core.seeding import numpy_stream
@@ -31,19 +30,6 @@ class Window:
     def __len__(self) -> int:
         """Return the tokens in the window."""
         return len(self.tokens)
-
-    def source_index(self, names: Sequence[str]) -> NDArray[np.int32]:
-        """Return int32[T]: for every token the position of its source in `names`."""
-        places = {name: i for i, name in enumerate(names)}
-        missing = [name for name in self.sources if name not in places]
-        if missing:
-            raise DataError(
-                f"the window holds documents of {missing[0]!r}, expected only "
-                f"{', '.join(names)}; name every source"
-            )
-        return np.repeat(
-            np.array([places[name] for name in self.sources], dtype=np.int32), self.lengths
-        )
 
 
 def build_windows(

@@ -7,19 +7,21 @@ whoever aggregates, and one right candidate among many wrong ones is enough.
 from collections.abc import Callable, Iterable
 from random import Random
 
-from openzaya.envs.base import Solution, Teacher
+from openzaya.envs.base import Problem, Solution, Teacher
 
 Attempt = Callable[[str, Random, Teacher], tuple[str, int]]
 """Write one try out: its working, and the value that it comes to as the teacher sees it."""
 
 
 def search(
-    tries: Iterable[str], attempt: Attempt, target: int, rng: Random, teacher: Teacher
+    problem: Problem, tries: Iterable[str], attempt: Attempt, rng: Random, teacher: Teacher
 ) -> Solution:
-    """Go through `tries` until a hit or until patience ends; the last one tried is the answer.
+    """Go through `tries` until one comes to the problem's target or patience ends.
 
-    Every try ends by putting its value beside the target: `0?4n` or `4?4y`.
+    The last one tried is the answer. Every try ends by putting its value beside the target:
+    `0?4n` or `4?4y`.
     """
+    target = problem.data["target"]
     written: list[str] = []
     answer = ""
     for answer in tries:

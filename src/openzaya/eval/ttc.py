@@ -14,9 +14,9 @@ from openzaya.core.seeding import stream_seed
 from openzaya.eval.protocol import Score, score_of
 from openzaya.text.think import split_thinking
 from openzaya.ttc import MarkovianRSA
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.result import Result
 from openzaya.ttc.selection import extract_answer, majority
-from openzaya.ttc.strategies import MarkovianRSAConfig
 
 Judge = Callable[[int, str], Verdict]
 """Judges a reply (thinking included) to the question with that index."""

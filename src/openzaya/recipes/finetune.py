@@ -115,7 +115,6 @@ def finetune(
     """
     tokenizer = TextTokenizer.load(model_folder)
     prepared = {name: open_data(folder, tokenizer) for name, folder in data.items()}
-    claim(run_dir, kind, model_folder, prepared, config)
     model = load(model_folder, config.dtype, config.device, precision="paper")
     # A large folder is mapped read-only; training writes.
     for parameter in model.parameters():
@@ -123,6 +122,7 @@ def finetune(
     lora = adapt(model, config)
     mixture, held_out = split_data(kind, prepared, model, config)
     stage = stage_of(kind, model, mixture, config)
+    claim(run_dir, kind, model_folder, prepared, config)  # only what can begin takes the folder
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
     watch = Watch(model, stage, held_out, echo)
@@ -260,8 +260,8 @@ def split_data(
         count = min(len(windows) - 1, math.ceil(len(windows) * config.held_out_share))
         if len(windows) < 2:
             raise DataError(
-                f"the data {name!r} fill {len(windows)} windows of {context} tokens; expected at "
-                "least 2, one of which is held out: add data or shorten context_tokens"
+                f"the data {name!r} fill too few windows of {context} tokens: {len(windows)}, "
+                "expected at least 2, one of which is held out; add data or shorten context_tokens"
             )
         held_out += windows[:count]
         kept[name] = windows[count:]

@@ -39,16 +39,16 @@ class BwrapExecutor(Executor):
 
     name = "bwrap"
 
-    def __init__(self, *, uid: int = BOX_ID, slots: int | None = None):
+    def __init__(self, *, uid: int = BOX_ID):
         """Find what boxes need; raises SandboxError if this machine lacks it.
 
-        Root runs boxes as user and group `uid`. At most `slots` boxes run at once (default:
-        one more than cores); further callers wait.
+        Root runs boxes as user and group `uid`. One box more than cores runs at once; further
+        callers wait.
         """
         self.bwrap = box.find_bwrap()
         self.identity: Identity = identity(uid)
         self.interpreter: Interpreter = find_interpreter(self.identity)
-        self.slots = threading.BoundedSemaphore(slots or num_slots())
+        self.slots = threading.BoundedSemaphore(num_slots())
         self.compiler = Compiler(self.run_command, ("-I", headers.INSIDE))
         self.headers: dict[tuple[str, ...], headers.Headers] = {}
         """By compiler and flags."""

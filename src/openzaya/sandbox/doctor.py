@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from openzaya.core.errors import SandboxError
@@ -88,21 +87,6 @@ def examine() -> list[Probe]:
         raise SandboxError(f"found no working sandbox: {report.reason}; {report.remedy}")
     with Executor.default() as executor:
         return run_probes(executor)
-
-
-@cache
-def require() -> None:
-    """Raise SandboxError unless boxes start here and every probe holds; once for each process.
-
-    For everything that will run model-written programs in bulk: it should not start where it
-    could only fail, or where a program could do harm.
-    """
-    broken = [f"{found.name} ({found.found})" for found in examine() if not found.held]
-    if broken:
-        raise SandboxError(
-            f"found a sandbox that does not hold: {', '.join(broken)}; run programs on another "
-            "machine, and please report this with the output of `openzaya doctor --json`"
-        )
 
 
 def blocking_switches(proc_sys: Path) -> list[tuple[str, str]]:

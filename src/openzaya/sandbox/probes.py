@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from openzaya.core.errors import SandboxError
 from openzaya.sandbox.executor import MIB, Executor, Limits, Request, Result, Status
 
 
@@ -92,6 +93,20 @@ else:
     os.wait()
     print(os.stat("/proc/self/ns/pid").st_ino)
 """
+
+
+def require(executor: Executor) -> None:
+    """Raise SandboxError unless boxes start and every attempt fails to break one.
+
+    For what will run model-written programs in bulk: it should not start where it could only fail,
+    or where a program could do harm.
+    """
+    broken = [f"{probe.name} ({probe.found})" for probe in run_probes(executor) if not probe.held]
+    if broken:
+        raise SandboxError(
+            f"found a sandbox that does not hold: {', '.join(broken)}; run programs on another "
+            "machine, and please report this with the output of `openzaya doctor --json`"
+        )
 
 
 def run_probes(executor: Executor) -> list[Probe]:

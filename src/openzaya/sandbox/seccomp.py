@@ -8,15 +8,12 @@ older ones. Another architecture and the x32 calls end the process with SIGSYS.
 A filter sees numbers, never what a pointer points to; rules about arguments look at one of them.
 """
 
-import ctypes
 import errno
-import os
 import platform
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 
 from openzaya.core.errors import SandboxError
 
@@ -35,8 +32,6 @@ NEWEST = 450
 
 LOAD, AND, JUMP, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x54, 0x05, 0x15, 0x35, 0x06
 OFFSET_NUMBER, OFFSET_ARCH, OFFSET_ARGUMENTS = 0, 4, 16
-
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
 # fmt: off
 FILES = {
@@ -142,20 +137,6 @@ def policy() -> bytes:
     return assemble(actions, default=DENY)
 
 
-@cache
-def fingerprint() -> str:
-    """Return a short hash of the policy."""
-    return sha256(policy()).hexdigest()[:16]
-
-
-def refusing(numbers: Sequence[int]) -> bytes:
-    """Return a filter that allows everything but some calls, which fail with EPERM.
-
-    For tests of machines that forbid one thing, such as unshare.
-    """
-    return assemble(dict.fromkeys(numbers, DENY), default=ALLOW, newer=ALLOW)
-
-
 def assemble(actions: Mapping[int, Action], *, default: int, newer: int = ABSENT) -> bytes:
     """Return a filter that does `actions` by call number, and `default` for all other numbers.
 
@@ -217,26 +198,3 @@ def leaf(action: Action) -> list[Instruction]:
         (RETURN, 0, 0, DENY),
         (RETURN, 0, 0, ALLOW),
     ]
-
-
-class SockFprog(ctypes.Structure):
-    """The kernel's `struct sock_fprog`."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def install(program: bytes) -> None:
-    """Put this thread and all that it will start under a filter, for ever.
-
-    Raises OSError when the kernel refuses.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    array = ctypes.create_string_buffer(program, len(program))
-    fprog = SockFprog(len(program) // 8, ctypes.cast(array, ctypes.c_void_p))
-    for arguments in (
-        (PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), ctypes.c_ulong(0)),
-        (PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(fprog)),
-    ):
-        if libc.prctl(*arguments, ctypes.c_ulong(0), ctypes.c_ulong(0)):
-            code = ctypes.get_errno()
-            raise OSError(code, f"seccomp: {os.strerror(code)}")

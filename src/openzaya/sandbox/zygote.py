@@ -41,9 +41,9 @@ class ZygoteExecutor(BwrapExecutor):
 
     name = "zygote"
 
-    def __init__(self, *, uid: int = BOX_ID, slots: int | None = None):
+    def __init__(self, *, uid: int = BOX_ID):
         """Start the launcher; raises SandboxError if this machine cannot run one."""
-        super().__init__(uid=uid, slots=slots)
+        super().__init__(uid=uid)
         try:
             self.launcher_of(self.name, make_zygote)
         except SandboxError:

@@ -4,27 +4,19 @@ import json
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from openzaya.core.errors import CheckpointError, DataError
 
 
-class Template(Protocol):
-    """A compiled template."""
-
-    def render(self, **variables: object) -> str:
-        """Return the text for these variables; DataError when the template cannot take them."""
-        ...
-
-
-class _Sandboxed:
+class Template:
     """A compiled jinja template whose failures are ours to explain."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
 
     def render(self, **variables: object) -> str:
-        """Return the text for these variables."""
+        """Return the text for these variables; DataError when the template cannot take them."""
         from jinja2 import TemplateError
 
         try:
@@ -56,7 +48,7 @@ def compile_template(source: str) -> Template:
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     try:
-        return _Sandboxed(environment.from_string(source))
+        return Template(environment.from_string(source))
     except TemplateSyntaxError as error:
         raise CheckpointError(
             f"line {error.lineno} of the template is not jinja ({error.message}); expected a "

@@ -146,11 +146,6 @@ class TextTokenizer:
         return None if found is None else int(found)
 
     @property
-    def special_tokens(self) -> tuple[str, ...]:
-        """Return the texts of all special tokens, in the order of their ids."""
-        return tuple(sorted(self._special, key=self._special.__getitem__))
-
-    @property
     def special_ids(self) -> frozenset[int]:
         """Return the ids of all special tokens."""
         return frozenset(self._special.values())

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from random import Random
 
 import pytest
+from envs.code import audit
 
 from openzaya.core.errors import EnvError
 from openzaya.core.records import Judgement
 from openzaya.envs.base import Problem
-from openzaya.envs.code import audit, code_io
+from openzaya.envs.code import code_io
 from openzaya.envs.code.bank import Bank, Banks, Kept
 from openzaya.envs.code.code_arc import build, examples, killers
 from openzaya.envs.code.falsify import TIME_ONLY, Falsify

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openzaya.envs.code.extract import Several, extract_program, program_of
+from openzaya.envs.code.extract import extract_program, program_of
 
 A = "print(1)\n"
 B = "print(2)\n"
@@ -60,11 +60,8 @@ def test_only_the_text_after_the_closing_marker_counts():
     assert extract_program(fenced(A), started_in_think=False).source == A
 
 
-def test_different_programs_can_be_refused():
-    answer = f"{fenced(A)}\n{fenced(B)}"
-    assert program_of(answer).source == B
-    assert "several" in program_of(answer, several=Several.REFUSE).reason
-    assert program_of(f"{fenced(A)}\n{fenced(A)}", several=Several.REFUSE).source == A
+def test_the_last_of_several_programs_counts():
+    assert program_of(f"{fenced(A)}\n{fenced(B)}").source == B
 
 
 def test_the_language_follows_the_tag():

@@ -4,9 +4,9 @@ from collections import Counter
 from random import Random
 
 import pytest
+from envs.math.audit import WRAPPINGS, pairs, problems
 
 from openzaya.core.records import Judgement
-from openzaya.envs.math.audit import WRAPPINGS, pairs, problems
 from openzaya.envs.math.grade import grade
 
 

@@ -11,7 +11,7 @@ from openzaya.core.errors import EnvError
 from openzaya.core.records import Verdict, wrong
 from openzaya.envs.base import Problem as Prompted
 from openzaya.envs.base import check_difficulty
-from openzaya.envs.code.extract import Several, extract_program
+from openzaya.envs.code.extract import extract_program
 from openzaya.envs.code.judge import CodeVerdict, Judge
 from openzaya.envs.code.problem import Mode, Problem, Test
 
@@ -31,14 +31,7 @@ class Contest:
     name = "contest"
     family = "code"
 
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        judge: Judge,
-        *,
-        num_levels: int = 10,
-        several: Several = Several.LAST,
-    ) -> None:
+    def __init__(self, problems: Sequence[Problem], judge: Judge, *, num_levels: int = 10) -> None:
         if not problems:
             raise EnvError("a contest needs problems; the loader's report says why it kept none")
         ordered = sorted(problems, key=lambda problem: (problem.difficulty or 0.0, problem.id))
@@ -48,7 +41,6 @@ class Contest:
         self.ordered = ordered
         self.judge = judge
         self.num_levels = min(num_levels, len(ordered))
-        self.several = several
 
     def make(self, rng: Random, difficulty: int) -> Prompted:
         """Draw a problem of that level and write its prompt."""
@@ -74,7 +66,6 @@ class Contest:
         found = extract_program(
             reply,
             languages=languages_of(full),
-            several=self.several,
             started_in_think=started_in_think,
         )
         if found.reason:

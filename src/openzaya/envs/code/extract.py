@@ -6,14 +6,12 @@ Policy:
   a reply that is cut inside a block has no program
 - blocks tagged with a language the problem takes come first; where there are none, untagged blocks
   count as the problem's first language; blocks tagged otherwise (text, json, bash) never count
-- the last such block is the program. With Several.REFUSE, blocks that differ are refused instead:
-  for tasks where naming several answers must not be possible
+- the last such block is the program
 - blanks before a fence are cut from its lines, so a block inside a list works
 """
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
 from openzaya.text.think import split_thinking
 
@@ -32,15 +30,6 @@ TAGS = {
     "cc": "cpp",
 }
 """What follows a fence, in lower case, and the sandbox's name for it."""
-
-
-class Several(StrEnum):
-    """What different programs in one reply mean."""
-
-    LAST = "last"
-    """The last one is the answer."""
-    REFUSE = "refuse"
-    """There is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +52,16 @@ class Block:
 
 
 def extract_program(
-    reply: str,
-    *,
-    languages: tuple[str, ...] = ("python",),
-    several: Several = Several.LAST,
-    started_in_think: bool = True,
+    reply: str, *, languages: tuple[str, ...] = ("python",), started_in_think: bool = True
 ) -> Extraction:
     """Return the program of a whole reply, thinking included."""
     thought = split_thinking(reply, started_in_think=started_in_think)
     if not thought.closed:
         return Extraction(reason="the reasoning was never closed, so there is no final answer")
-    return program_of(thought.answer, languages=languages, several=several)
+    return program_of(thought.answer, languages=languages)
 
 
-def program_of(
-    answer: str, *, languages: tuple[str, ...] = ("python",), several: Several = Several.LAST
-) -> Extraction:
+def program_of(answer: str, *, languages: tuple[str, ...] = ("python",)) -> Extraction:
     """Return the program of a final answer."""
     blocks, is_cut = blocks_of(answer)
     if is_cut:
@@ -88,8 +71,6 @@ def program_of(
     if not found:
         return Extraction(reason=f"there is no code block in {' or '.join(languages)}")
     block = found[-1]
-    if several is Several.REFUSE and any(other.text != block.text for other in found):
-        return Extraction(reason="there are several different programs")
     if not block.text.strip():
         return Extraction(reason="the code block is empty")
     if len(block.text) > MAX_CHARS:

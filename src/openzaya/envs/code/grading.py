@@ -33,13 +33,7 @@ class Grader:
         self.runner = runner
 
     def run_tests(
-        self,
-        problem: Problem,
-        program: Program,
-        tests: Sequence[Test],
-        *,
-        isolation: Isolation = Isolation.BOX,
-        fresh: bool = False,
+        self, problem: Problem, program: Program, tests: Sequence[Test], *, fresh: bool = False
     ) -> list[Grade]:
         """Run a program on tests and grade what comes back; no stop at failures."""
         outcomes = self.runner.run(
@@ -47,7 +41,6 @@ class Grader:
             [test.input for test in tests],
             limits=with_room(problem.limits, tests),
             prelude=problem.prelude,
-            isolation=isolation,
             fresh=fresh,
         )
         return self.grade(problem, tests, outcomes)

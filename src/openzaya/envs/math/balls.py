@@ -137,10 +137,6 @@ class BallArithmetic:
         """Return a short number a little below a positive `value`."""
         return self.up.multiply(value, Decimal("0.999999"))
 
-    def div(self, a: Ball, b: Ball) -> Ball:
-        """Return a / b."""
-        return self.mul(a, self.inverse(b))
-
     def sqrt(self, a: Ball) -> Ball:
         """Return the root of a ball that is not negative. Raises Undefined."""
         if a == ZERO:

@@ -58,20 +58,7 @@ class Tiers:
         with self.lock:
             self.counts[found] += 1
             if self.log is not None and found != "agree":
-                record = {
-                    "found": found,
-                    "gold": gold.text,
-                    "kind": str(gold.kind),
-                    "rules": asdict(gold.rules),
-                    "answer": reading.candidate.text,
-                    "first": {
-                        "rule": reading.rule,
-                        "parsed": reading.parsed,
-                        "fault": reading.fault,
-                    },
-                    "second": told,
-                }
-                self.log.write(record)
+                self.log.write({"found": found, **described(gold, reading), "second": told})
 
     def metrics(self) -> dict[str, float]:
         """Return what a MetricWriter takes."""

@@ -12,7 +12,7 @@ from openzaya.eval.rollouts import Codec, EvalConfig, Outcome, pass_at_1, sample
 from openzaya.eval.ttc import Comparison, compare
 from openzaya.model.zaya import Zaya
 from openzaya.recipes.nano.tasks import LEVELS, Item, held_out
-from openzaya.ttc.strategies import MarkovianRSAConfig
+from openzaya.ttc.config import MarkovianRSAConfig
 
 EVAL_SLOTS = 256
 """Sequences decoded at once."""

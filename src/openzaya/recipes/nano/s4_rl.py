@@ -1,4 +1,4 @@
-"""RL on the harder level and on self-aggregation prompts.
+"""RL, the first stage of the cascade in small: the harder level and self-aggregation prompts.
 
 Paper: IV-B (MaxRL, DPPO, SMTSN, canary), IV-C(a) (router replay), IV-E (momentum-free Muon),
 VI-B(b) (self-aggregation prompts).

@@ -38,7 +38,8 @@ from openzaya.train.loop import run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.state import TrainState
 from openzaya.train.step import StepReport
-from openzaya.ttc.strategies import NANO, MarkovianRSAConfig
+from openzaya.ttc.config import MarkovianRSAConfig
+from openzaya.ttc.presets import NANO
 
 Echo = Callable[[str], None]
 

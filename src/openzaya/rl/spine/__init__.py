@@ -8,26 +8,23 @@ Paper: IV-B1.
 from openzaya.rl.spine.advantage import grpo_advantages, maxrl_advantages
 from openzaya.rl.spine.aggregate import smtsn
 from openzaya.rl.spine.canary import (
-    LONG_PERIOD_DETECTOR,
     CanaryConfig,
     CanaryReport,
     rare_token_share,
     repetition_canary,
 )
-from openzaya.rl.spine.filters import contrast_counts, informative_groups
+from openzaya.rl.spine.filters import informative_groups
 from openzaya.rl.spine.length_reward import LengthRewardConfig, SolveRateRecord, length_reward
 from openzaya.rl.spine.objective import Objective, policy_objective
 from openzaya.rl.spine.trust_region import DppoConfig, dppo_keep_mask, dppo_token_losses
 
 __all__ = [
-    "LONG_PERIOD_DETECTOR",
     "CanaryConfig",
     "CanaryReport",
     "DppoConfig",
     "LengthRewardConfig",
     "Objective",
     "SolveRateRecord",
-    "contrast_counts",
     "dppo_keep_mask",
     "dppo_token_losses",
     "grpo_advantages",

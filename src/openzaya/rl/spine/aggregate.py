@@ -1,4 +1,4 @@
-"""Dr-GRPO's aggregation of token losses: sequence-mean of token-sums over a constant."""
+"""SMTSN, Dr-GRPO's aggregation of token losses: sequence-mean of token-sums over a constant."""
 
 import torch
 from torch import Tensor

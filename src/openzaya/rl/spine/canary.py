@@ -46,10 +46,6 @@ class CanaryConfig:
             )
 
 
-LONG_PERIOD_DETECTOR = CanaryConfig(level=6, window_bits=-15, chunk_tokens=512)
-"""A second detector for loops of long period. For metrics only, it never gates a reward."""
-
-
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
     """Compression ratio of every chunk of one rollout."""

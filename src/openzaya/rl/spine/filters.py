@@ -15,13 +15,3 @@ def informative_groups(rewards_QG: Tensor, tolerance: float = 1e-6) -> Tensor:
     Source: arXiv:2503.14476, section 3.2.
     """
     return rewards_QG.std(dim=1, correction=0) > tolerance
-
-
-def contrast_counts(rewards_QG: Tensor) -> dict[str, int]:
-    """Return how many groups were seen, kept, all at reward 0, and all at reward 1."""
-    return {
-        "seen": rewards_QG.shape[0],
-        "kept": int(informative_groups(rewards_QG).sum()),
-        "all_wrong": int((rewards_QG == 0).all(dim=1).sum()),
-        "all_right": int((rewards_QG == 1).all(dim=1).sum()),
-    }

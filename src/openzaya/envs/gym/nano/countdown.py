@@ -64,12 +64,6 @@ def _tries(problem: Problem, rng: Random) -> list[str]:
     return every[start:] + every[:start]
 
 
-def _target(problem: Problem) -> int:
-    target = problem.data["target"]
-    assert isinstance(target, int)
-    return target
-
-
 def _attempt(answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write `3+7=0*5=0` with running values."""
     value = int(answer[0])
@@ -82,7 +76,7 @@ def _attempt(answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try operators in order, from a random place on, until the target is met."""
-    return search(_tries(problem, rng), _attempt, _target(problem), rng, teacher)
+    return search(problem, _tries(problem, rng), _attempt, rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
@@ -90,4 +84,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     claimed = [re.sub(r"[=?][0-9]", "", claim) for claim in claims(tails)]
     known = [claim for claim in claimed if _read(problem, claim) is not None]
     order = known + [attempt for attempt in _tries(problem, rng) if attempt not in known]
-    return search(order, _attempt, _target(problem), rng, teacher)
+    return search(problem, order, _attempt, rng, teacher)

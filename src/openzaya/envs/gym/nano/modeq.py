@@ -45,12 +45,6 @@ def _tries(rng: Random) -> list[str]:
     return [str((start + i) % 10) for i in range(10)]
 
 
-def _target(problem: Problem) -> int:
-    target = problem.data["target"]
-    assert isinstance(target, int)
-    return target
-
-
 def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write Horner's rule with running values, `x3:5*3=5+2=7`."""
     coefficients = problem.data["coefficients"]
@@ -67,7 +61,7 @@ def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tu
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try the ten digits, from a random one upwards, until one solves the equation."""
-    return search(_tries(rng), partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(problem, _tries(rng), partial(_attempt, problem), rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
@@ -75,4 +69,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     claimed = [match for claim in claims(tails) for match in re.findall(r"x([0-9]):", claim)[-1:]]
     known = list(dict.fromkeys(claimed))
     order = known + [digit for digit in _tries(rng) if digit not in known]
-    return search(order, partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(problem, order, partial(_attempt, problem), rng, teacher)

@@ -63,12 +63,6 @@ def _tries(problem: Problem, rng: Random) -> list[str]:
     return every[start:] + every[:start]
 
 
-def _target(problem: Problem) -> int:
-    target = problem.data["target"]
-    assert isinstance(target, int)
-    return target
-
-
 def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tuple[str, int]:
     """Write `a3+c5=8+e2=0` with running sums."""
     numbers = problem.data["numbers"]
@@ -84,7 +78,7 @@ def _attempt(problem: Problem, answer: str, rng: Random, teacher: Teacher) -> tu
 
 def teach(problem: Problem, rng: Random, teacher: Teacher) -> Solution:
     """Try subsets of the wanted size in order, from a random one on, until one fits."""
-    return search(_tries(problem, rng), partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(problem, _tries(problem, rng), partial(_attempt, problem), rng, teacher)
 
 
 def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> Solution:
@@ -92,4 +86,4 @@ def merge(problem: Problem, tails: list[str], rng: Random, teacher: Teacher) -> 
     claimed = [re.sub(r"[^a-z]", "", claim) for claim in claims(tails)]
     known = [claim for claim in claimed if _read(problem, claim) is not None]
     order = known + [attempt for attempt in _tries(problem, rng) if attempt not in known]
-    return search(order, partial(_attempt, problem), _target(problem), rng, teacher)
+    return search(problem, order, partial(_attempt, problem), rng, teacher)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from openzaya.envs.math.audit_forms import FORMS
-from openzaya.envs.math.audit_more import MORE_FORMS
+from envs.math.audit_forms import FORMS
+from envs.math.audit_more import MORE_FORMS
+
 from openzaya.envs.math.gold import Gold, Rules, parse_gold
 
 Written = tuple[str, str]

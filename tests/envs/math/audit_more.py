@@ -3,7 +3,8 @@ r"""More makers of problems for `audit`: intervals, matrices, words, formulas, u
 from fractions import Fraction
 from random import Random
 
-from openzaya.envs.math.audit_forms import PLAIN, Made, Written, distinct, frac
+from envs.math.audit_forms import PLAIN, Made, Written, distinct, frac
+
 from openzaya.envs.math.gold import Rules
 
 
