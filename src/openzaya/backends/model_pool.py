@@ -60,9 +60,9 @@ class ModelPool:
     def count(self, upstream: Upstream, call: ChatCall, most: int) -> int:
         """Return the tokens to bill: own ids, else a plausible usage, else an estimate."""
         state = call.stream
-        num_characters = state.reasoning.size + state.content.size
+        num_characters = state.num_chars
         told = state.usage.get("completion_tokens")
-        own = len(state.token_ids)
+        own = state.token_ids.count
         if own:
             if told is not None and abs(told - own) > TOLERATED_MISCOUNT * own:
                 self.alarm(upstream, f"its usage says {told} tokens, its ids are {own}")
