@@ -132,7 +132,7 @@ class ChatStream:
     @property
     def num_seen(self) -> int:
         """Own count: ids where the server sends them, else deltas, a lower bound."""
-        return self.token_ids.count or self.num_chunks
+        return self.token_ids.size or self.num_chunks
 
     @property
     def is_complete(self) -> bool:
@@ -191,20 +191,7 @@ class ChatStream:
         delta = choice.get("delta") if isinstance(choice, dict) else None
         if not isinstance(delta, dict) or choice.get("index", 0) != 0:
             raise StreamError(f"a chat chunk is not of the form asked for: {clip(data)!r}")
-        name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
-        reasoning, content = delta.get(name) or "", delta.get("content") or ""
-        if not isinstance(reasoning, str) or not isinstance(content, str):
-            raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
-        ids = choice.get("token_ids") or choice.get("response_token_ids")
-        told_ids, num_ids = _read_ids(ids, data) if ids else ("", 0)
-        if content:
-            if reasoning:
-                self._add(name, reasoning)
-            self._add("content", content, told_ids, num_ids)
-        elif reasoning:
-            self._add(name, reasoning, told_ids, num_ids)
-        elif num_ids:
-            self.token_ids.add(told_ids, num_ids)
+        self._take_text(delta, choice.get("token_ids") or choice.get("response_token_ids"), data)
         if delta.get("tool_calls"):
             self._calls.add(delta["tool_calls"], data)
             self.num_chunks += 1
@@ -215,6 +202,21 @@ class ChatStream:
                 self._add("content", self._calls.text(bool(self.content)))
             if finish == "stop" and self.reasoning and not self.content:
                 self._tell(THINK_CLOSED)
+
+    def _take_text(self, delta: dict[str, Any], ids: Any, data: str) -> None:
+        name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
+        reasoning, content = delta.get(name) or "", delta.get("content") or ""
+        if not isinstance(reasoning, str) or not isinstance(content, str):
+            raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
+        told_ids, num_ids = _read_ids(ids, data) if ids else ("", 0)
+        if content:
+            if reasoning:
+                self._add(name, reasoning)
+            self._add("content", content, told_ids, num_ids)
+        elif reasoning:
+            self._add(name, reasoning, told_ids, num_ids)
+        elif num_ids:
+            self.token_ids.add(told_ids, num_ids)
 
     def _learn(self, choice: Any, data: str) -> None:
         """Expect further events that look like this one, should it hold nothing but text."""
@@ -242,7 +244,7 @@ class ChatStream:
             part, self.reasoning_field = self.reasoning, field
         if num_ids:
             self.token_ids.add(ids, num_ids)
-        part.add(text, num_ids, self.token_ids.count > 0)
+        part.add(text, num_ids, self.token_ids.size > 0)
         self.num_chunks += 1
         self._tell(text)
 
@@ -254,7 +256,7 @@ class ChatStream:
     def _tell_pending(self) -> None:
         if not self._pending:
             return
-        seen = self.token_ids.count
+        seen = self.token_ids.size
         if not seen:
             estimate = self.num_chars / self._chars_per_token if self._chars_per_token else 0.0
             seen = max(self.num_chunks, int(estimate))

@@ -62,7 +62,7 @@ class ModelPool:
         state = call.stream
         num_characters = state.num_chars
         told = state.usage.get("completion_tokens")
-        own = state.token_ids.count
+        own = state.token_ids.size
         if own:
             if told is not None and abs(told - own) > TOLERATED_MISCOUNT * own:
                 self.alarm(upstream, f"its usage says {told} tokens, its ids are {own}")

@@ -31,25 +31,25 @@ class TokenIds(Sequence[int]):
     A run only counts them; reading 640 of them costs as much as the rest of their call.
     """
 
-    __slots__ = ("_texts", "count")
+    __slots__ = ("_texts", "size")
 
     def __init__(self) -> None:
         """Start empty."""
         self._texts: list[str] = []
-        self.count = 0
+        self.size = 0
         """How many there are; `len` costs a call."""
 
     def add(self, text: str, count: int) -> None:
         """Take in a text that holds `count` ids."""
         texts = self._texts
         texts.append(text)
-        self.count += count
+        self.size += count
         if len(texts) >= MAX_TEXTS:
             texts[:] = [",".join(texts)]
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return self.count
+        return self.size
 
     def __iter__(self) -> Iterator[int]:
         """Read them."""
