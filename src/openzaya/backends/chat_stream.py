@@ -153,7 +153,9 @@ class ChatStream:
         """
         try:
             for data in events:
-                found = self._known(data)
+                found: Found | None = None
+                if self._head and data.startswith(self._head):
+                    found = self._frames.read(data, len(self._head))
                 if found is None:
                     self._take(data)
                 else:
@@ -201,7 +203,7 @@ class ChatStream:
             if self._calls:
                 self._add("content", self._calls.text(bool(self.content)))
             if finish == "stop" and self.reasoning and not self.content:
-                self._tell(THINK_CLOSED)
+                self._pending.append(THINK_CLOSED)
 
     def _take_text(self, delta: dict[str, Any], ids: Any, data: str) -> None:
         name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
@@ -229,26 +231,19 @@ class ChatStream:
             has_ids = bool(choice.get("token_ids") or choice.get("response_token_ids"))
             self._frames.learn(data, len(self._head), texts[0], delta[texts[0]], has_ids)
 
-    def _known(self, data: str) -> Found | None:
-        """Read an event of a form that was met before, without json; None for any other."""
-        head = self._head
-        return self._frames.read(data, len(head)) if head and data.startswith(head) else None
-
     def _add(self, field: str, text: str, ids: str = "", num_ids: int = 0) -> None:
         """Take in what a delta says in one field, and the ids that came with it."""
         if field == "content":
             part = self.content
             if not part.size and self.reasoning.size:
-                self._tell(THINK_CLOSED)
+                self._pending.append(THINK_CLOSED)
+                self._tell_pending()
         else:
             part, self.reasoning_field = self.reasoning, field
         if num_ids:
             self.token_ids.add(ids, num_ids)
         part.add(text, num_ids, self.token_ids.size > 0)
         self.num_chunks += 1
-        self._tell(text)
-
-    def _tell(self, text: str) -> None:
         self._pending.append(text)
         if THINK_CLOSE in text:
             self._tell_pending()  # what follows the block counts apart from it

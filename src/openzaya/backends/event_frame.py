@@ -40,8 +40,10 @@ class Frame:
     def read(self, data: str, at: int) -> Found | None:
         """Return what an event says, None for one of another form.
 
-        At `at` the list of choices begins, with `before`.
+        At `at` the list of choices begins.
         """
+        if not data.startswith(self.before, at):
+            return None
         try:
             text, end = scanstring(data, at + len(self.before))
         except ValueError:
@@ -91,7 +93,7 @@ class Frames:
     def read(self, data: str, at: int) -> Found | None:
         """Return what an event says, None for one of a form that is not known."""
         for number, frame in enumerate(self._frames):
-            found = frame.read(data, at) if data.startswith(frame.before, at) else None
+            found = frame.read(data, at)
             if found is not None:
                 if number:
                     self._frames.insert(0, self._frames.pop(number))

@@ -91,20 +91,24 @@ class RunSampler:
         tails = self._models[0].tails
         return sum(tails.count(m.content) + TOKENS_PER_MESSAGE for m in messages)
 
-    def last_tokens(self, text: str, count: int) -> str:
-        """Return the last `count` tokens of `text`, by the best means without a call."""
+    def tail_at_hand(self, text: str, count: int) -> str | None:
+        """Return the last `count` tokens of `text` by the ids that came with it; None without."""
         for model in self._models:
             exact = model.tails.by_ids(text, count)
             if exact is not None:
                 return exact
-        return self._models[0].tails.last_tokens(text, count)
+        return None
+
+    def last_tokens(self, text: str, count: int) -> str:
+        """Return the last `count` tokens of `text`, by the best means without a call."""
+        exact = self.tail_at_hand(text, count)
+        return self._models[0].tails.last_tokens(text, count) if exact is None else exact
 
     async def cut_tail(self, text: str, count: int) -> str:
         """Return the last `count` tokens of `text`; asks the server when no ids came with it."""
-        for model in self._models:
-            exact = model.tails.by_ids(text, count)
-            if exact is not None:
-                return exact
+        exact = self.tail_at_hand(text, count)
+        if exact is not None:
+            return exact
         if text:
             for model in self._models:
                 asked = await model.ask_tail(text, count)
