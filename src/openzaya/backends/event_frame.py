@@ -40,10 +40,8 @@ class Frame:
     def read(self, data: str, at: int) -> Found | None:
         """Return what an event says, None for one of another form.
 
-        At `at` the list of choices begins.
+        At `at` the list of choices begins, with `before`.
         """
-        if not data.startswith(self.before, at):
-            return None
         try:
             text, end = scanstring(data, at + len(self.before))
         except ValueError:
@@ -93,6 +91,8 @@ class Frames:
     def read(self, data: str, at: int) -> Found | None:
         """Return what an event says, None for one of a form that is not known."""
         for number, frame in enumerate(self._frames):
+            if not data.startswith(frame.before, at):
+                continue
             found = frame.read(data, at)
             if found is not None:
                 if number:

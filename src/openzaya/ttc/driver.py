@@ -11,7 +11,6 @@ from openzaya.core.records import Completion, SampleRequest, Watch
 from openzaya.core.seeding import stream
 from openzaya.ttc.allowance import AnswerAllowance, Slot
 from openzaya.ttc.compaction import compact, failed
-from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.continuing import answered, continuing
 from openzaya.ttc.events import CandidateProgress, OnEvent
 from openzaya.ttc.machine import Call, Cut, Machine, Order
@@ -47,6 +46,7 @@ class Driver:
     def __init__(self, machine: Machine, sampler: Sampler, settings: Settings) -> None:
         """The machine is at its start; nothing is called yet."""
         self.machine = machine
+        self.config = machine.config
         self.sampler = sampler
         self.watched = sampler if isinstance(sampler, WatchedSampler) else None
         self.continuing = continuing(sampler)
@@ -62,11 +62,6 @@ class Driver:
         self._given_up: set[Slot] = set()
         self._over = asyncio.Event()
         self._bug: BaseException | None = None
-
-    @property
-    def config(self) -> MarkovianRSAConfig:
-        """The settings of the run."""
-        return self.machine.config
 
     async def run(self) -> None:
         """Work until the machine is over; cancelling cancels every outstanding call."""
