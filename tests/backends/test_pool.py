@@ -140,7 +140,8 @@ def test_a_connection_whose_response_ended_late_serves_the_next_call(monkeypatch
             upstream = Upstream(config)
             calls = []
             for _ in range(2):
-                calls.append(await upstream.complete(ASK, None, lambda _: None))
+                calls.append(upstream.call(ASK, None))
+                await upstream.complete(calls[-1], ASK)
                 await asyncio.sleep(0.05)
             await upstream.server.close()
         await asyncio.sleep(0.05)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.chat_stream import ChatStream
-from openzaya.backends.client import StaleConnectionError
 from openzaya.backends.faults import CallFault
 from openzaya.backends.http_server import PROBE_S, HttpConfig, Server
 from openzaya.backends.wire import WireError
@@ -221,8 +220,6 @@ class _Asking:
             except CallFault as error:
                 fault = error
                 await asyncio.sleep(min(error.wait_s, PROBE_S))
-            except StaleConnectionError:
-                self._server.client.drop_idle()
             except (OpenZayaError, TimeoutError):
                 return None
         if fault is not None and fault.kind == "unreachable":

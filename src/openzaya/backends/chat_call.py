@@ -35,9 +35,9 @@ class ChatCall(Exchange):
         self.has_overrun = False
         """The server sent more than it was asked for."""
         self.first_token_at: float | None = None
-        loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = loop.create_future()
-        self._clock = loop.time
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
+        self._clock = self._loop.time
         self._server = server
         self._config = config
         self._max_tokens = max_tokens
@@ -49,24 +49,27 @@ class ChatCall(Exchange):
         self._has_ended = False
         self._connection: Connection | None = None
         self._begun = self._heard = self._clock()
-        # One timer, which looks at the times when it goes off: renewing it for every token would
-        # cost a third of the whole reading.
-        first_look_s = min(config.first_token_s, config.between_tokens_s)
-        self._timer = loop.call_later(first_look_s, self._on_timer)
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self, path: str, body: bytes) -> None:
         """Send the request and wait for its end; leaving early closes the connection."""
+        client, config = self._server.client, self._config
+        # One timer, which looks at the times when it goes off: renewing it for every token would
+        # cost a third of the whole reading.
+        self._restart_timer(min(config.first_token_s, config.between_tokens_s))
         try:
-            connection = await self._server.client.start("POST", path, body, self)
-            if self._has_ended:
-                self._connection = None
-            else:
-                self._connection = connection
-            await self.done
+            while True:
+                connection = await client.start("POST", path, body, self)
+                self._connection = None if self._has_ended else connection
+                try:
+                    return await self.done
+                except StaleConnectionError:
+                    client.drop_idle()
+                    self.done, self._has_ended = self._loop.create_future(), False
         except (OSError, TimeoutError) as error:
             raise CallFault("unreachable", self._server.clean(f"{_named(error)}")) from error
         finally:
-            self._timer.cancel()
+            self._stop_timer()
             self._part()
 
     def cut(self) -> None:
@@ -98,7 +101,6 @@ class ChatCall(Exchange):
         except StreamError as error:
             self._fail(CallFault("garbage", self._server.clean(f"{_named(error)}")))
         else:
-            self._check_length()
             self._progress()
 
     def on_end(self) -> None:
@@ -125,14 +127,12 @@ class ChatCall(Exchange):
             kind = "cut" if isinstance(error, OSError) or self._head is not None else "garbage"
             self._fail(CallFault(kind, self._server.clean(_named(error))))
 
-    def _check_length(self) -> None:
-        if self.stream.num_seen > self._max_tokens + OVERRUN_TOKENS:
-            self.has_overrun = True
-            self.stream.finish_reason = "length"
-
     def _progress(self) -> None:
-        """Renew the timers after new events."""
+        """Look at what new events say of the end, and renew the timers."""
         stream = self.stream
+        if stream.num_seen > self._max_tokens + OVERRUN_TOKENS:
+            self.has_overrun = True
+            stream.finish_reason = "length"
         if stream.is_done or self.has_overrun:
             self._finish()
         elif self._watch is not None and self._watch.cut.is_set():
@@ -145,8 +145,12 @@ class ChatCall(Exchange):
             self.first_token_at = self._clock()
 
     def _restart_timer(self, seconds: float) -> None:
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
+        self._stop_timer()
+        self._timer = self._loop.call_later(seconds, self._on_timer)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_timer(self) -> None:
         now = self._clock()

@@ -4,7 +4,7 @@ import json
 from array import array
 from typing import Any
 
-from openzaya.backends.event_frame import Frames, head_of
+from openzaya.backends.event_frame import Found, Frames, head_of
 from openzaya.backends.sse import StreamError, clip
 from openzaya.backends.token_ids import TokenIds
 from openzaya.backends.tool_text import ToolCalls
@@ -72,7 +72,6 @@ class ChatStream:
         "_frames",
         "_head",
         "_pending",
-        "_pending_tokens",
         "_told",
         "_watch",
         "cached_tokens",
@@ -80,7 +79,6 @@ class ChatStream:
         "finish_reason",
         "is_done",
         "model",
-        "num_chars",
         "num_chunks",
         "reasoning",
         "reasoning_field",
@@ -101,8 +99,7 @@ class ChatStream:
         """
         self._chars_per_token = chars_per_token
         self._told = 0
-        self.num_chars = 0
-        """Characters of everything generated."""
+        """Tokens that the watch has heard of."""
         self.reasoning = Part()
         self.content = Part()
         self.token_ids = TokenIds()
@@ -126,12 +123,16 @@ class ChatStream:
         """How the events of this stream begin, up to their choices."""
         self._pending: list[str] = []
         """What the watch has not heard yet."""
-        self._pending_tokens = 0
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of everything generated."""
+        return self.reasoning.size + self.content.size
 
     @property
     def num_seen(self) -> int:
         """Own count: ids where the server sends them, else deltas, a lower bound."""
-        return len(self.token_ids) or self.num_chunks
+        return self.token_ids.size or self.num_chunks
 
     @property
     def is_complete(self) -> bool:
@@ -152,8 +153,13 @@ class ChatStream:
         """
         try:
             for data in events:
-                if not (self._head and data.startswith(self._head) and self._take_known(data)):
+                found: Found | None = None
+                if self._head and data.startswith(self._head):
+                    found = self._frames.read(data, len(self._head))
+                if found is None:
                     self._take(data)
+                else:
+                    self._add(*found)
         finally:
             self._tell_pending()
 
@@ -187,17 +193,7 @@ class ChatStream:
         delta = choice.get("delta") if isinstance(choice, dict) else None
         if not isinstance(delta, dict) or choice.get("index", 0) != 0:
             raise StreamError(f"a chat chunk is not of the form asked for: {clip(data)!r}")
-        name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
-        reasoning, content = delta.get(name) or "", delta.get("content") or ""
-        if not isinstance(reasoning, str) or not isinstance(content, str):
-            raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
-        ids = choice.get("token_ids") or choice.get("response_token_ids")
-        num_ids = self._take_ids(ids, data) if ids else 0
-        if reasoning:
-            self.reasoning_field = name
-            self._add(self.reasoning, reasoning, 0 if content else num_ids)
-        if content:
-            self._add(self.content, content, num_ids)
+        self._take_text(delta, choice.get("token_ids") or choice.get("response_token_ids"), data)
         if delta.get("tool_calls"):
             self._calls.add(delta["tool_calls"], data)
             self.num_chunks += 1
@@ -205,9 +201,24 @@ class ChatStream:
         if finish:
             self.finish_reason = str(finish)
             if self._calls:
-                self._add(self.content, self._calls.text(bool(self.content)), 0)
+                self._add("content", self._calls.text(bool(self.content)))
             if finish == "stop" and self.reasoning and not self.content:
-                self._tell(THINK_CLOSED, 0)
+                self._pending.append(THINK_CLOSED)
+
+    def _take_text(self, delta: dict[str, Any], ids: Any, data: str) -> None:
+        name = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
+        reasoning, content = delta.get(name) or "", delta.get("content") or ""
+        if not isinstance(reasoning, str) or not isinstance(content, str):
+            raise StreamError(f"a delta holds something else than text: {clip(data)!r}")
+        told_ids, num_ids = _read_ids(ids, data) if ids else ("", 0)
+        if content:
+            if reasoning:
+                self._add(name, reasoning)
+            self._add("content", content, told_ids, num_ids)
+        elif reasoning:
+            self._add(name, reasoning, told_ids, num_ids)
+        elif num_ids:
+            self.token_ids.add(told_ids, num_ids)
 
     def _learn(self, choice: Any, data: str) -> None:
         """Expect further events that look like this one, should it hold nothing but text."""
@@ -220,53 +231,34 @@ class ChatStream:
             has_ids = bool(choice.get("token_ids") or choice.get("response_token_ids"))
             self._frames.learn(data, len(self._head), texts[0], delta[texts[0]], has_ids)
 
-    def _take_ids(self, ids: Any, data: str) -> int:
-        # Types as a set: a tenth of a look at every id.
-        is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
-        if not is_list or min(ids) < 0 or max(ids) > MAX_ID:
-            raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
-        self.token_ids.add(",".join(map(str, ids)), len(ids))
-        return len(ids)
-
-    def _take_known(self, data: str) -> bool:
-        """Take in an event of a form that was met before, without json."""
-        found = self._frames.read(data, len(self._head))
-        if found is None:
-            return False
-        field, text, ids, num_ids = found
-        part = self.content
-        if field != "content":
-            self.reasoning_field, part = field, self.reasoning
+    def _add(self, field: str, text: str, ids: str = "", num_ids: int = 0) -> None:
+        """Take in what a delta says in one field, and the ids that came with it."""
+        if field == "content":
+            part = self.content
+            if not part.size and self.reasoning.size:
+                self._pending.append(THINK_CLOSED)
+                self._tell_pending()
+        else:
+            part, self.reasoning_field = self.reasoning, field
         if num_ids:
             self.token_ids.add(ids, num_ids)
-        self._add(part, text, num_ids)
-        return True
-
-    def _add(self, part: Part, text: str, num_ids: int) -> None:
-        if part is self.content and not part.size and self.reasoning.size:
-            self._tell(THINK_CLOSED, 0)
-        part.add(text, num_ids, bool(self.token_ids))
+        part.add(text, num_ids, self.token_ids.size > 0)
         self.num_chunks += 1
-        self.num_chars += len(text)
-        self._tell(text, num_ids)
-
-    def _tell(self, text: str, num_ids: int) -> None:
         self._pending.append(text)
-        self._pending_tokens += num_ids
         if THINK_CLOSE in text:
             self._tell_pending()  # what follows the block counts apart from it
 
     def _tell_pending(self) -> None:
         if not self._pending:
             return
-        num_tokens = self._pending_tokens
-        if not self.token_ids:
+        seen = self.token_ids.size
+        if not seen:
             estimate = self.num_chars / self._chars_per_token if self._chars_per_token else 0.0
-            seen = max(self.num_chunks, int(estimate), self._told)
-            num_tokens, self._told = seen - self._told, seen
+            seen = max(self.num_chunks, int(estimate))
+        seen = max(seen, self._told)
+        num_tokens, self._told = seen - self._told, seen
         text = "".join(self._pending)
         self._pending.clear()
-        self._pending_tokens = 0
         if self._watch is not None:
             self._watch.add(text, num_tokens)
 
@@ -278,3 +270,12 @@ class ChatStream:
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         if type(cached) is int and cached >= 0:
             self.cached_tokens = cached
+
+
+def _read_ids(ids: Any, data: str) -> tuple[str, int]:
+    """Return ids as the inside of a JSON list, and their number. Raises StreamError."""
+    # Types as a set: a tenth of a look at every id.
+    is_list = isinstance(ids, list) and set(map(type, ids)) <= {int}
+    if not is_list or min(ids) < 0 or max(ids) > MAX_ID:
+        raise StreamError(f"token_ids holds something else than ids: {clip(data)!r}")
+    return ",".join(map(str, ids)), len(ids)

@@ -8,11 +8,13 @@ calls (bench/upstream.py).
 import asyncio
 import ssl
 from collections.abc import Mapping
+from time import monotonic
 from urllib.parse import urlsplit
 
 from openzaya.backends.wire import Head, ResponseParser, WireError
 from openzaya.core.errors import ConfigError
 
+BODY_LINES = b"Content-Type: application/json\r\nContent-Length: "
 IDLE_S = 30.0
 """Kept connections older than this are not used again: servers close them about then."""
 
@@ -137,7 +139,7 @@ class Connection(asyncio.Protocol):
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
-        if can_stay and self.is_usable:
+        if can_stay:
             self._client.keep(self)
         else:
             self.abort()
@@ -173,24 +175,28 @@ class Client:
             if not value.isascii() or any(ord(c) < 32 for c in value):
                 raise ConfigError(f"the header {name} holds characters that no header may hold")
         self._lines = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self._heads: dict[tuple[str, str], bytes] = {}
+        """By method and path, what every request begins with."""
 
     async def start(
         self, method: str, path: str, body: bytes | None, exchange: Exchange
     ) -> Connection:
         """Send a request; the exchange is told of the response. Raises OSError, TimeoutError."""
-        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._lines}"
+        head = self._heads.get((method, path))
+        if head is None:
+            text = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._lines}"
+            head = self._heads[method, path] = text.encode("ascii")
         if body is None:
-            request = f"{head}\r\n".encode("ascii")
+            request = head + b"\r\n"
         else:
-            head = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            request = head.encode("ascii") + body
+            request = b"%b%b%d\r\n\r\n%b" % (head, BODY_LINES, len(body), body)
         connection = self._kept() or await self._connect()
         connection.start(request, exchange)
         return connection
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back for the next request."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = monotonic()
         self._idle[connection] = None
 
     def forget(self, connection: Connection) -> None:
@@ -218,7 +224,7 @@ class Client:
 
     def _kept(self) -> Connection | None:
         """Return the connection used last, unless the server is likely to have closed it."""
-        oldest = asyncio.get_running_loop().time() - IDLE_S
+        oldest = monotonic() - IDLE_S
         while self._idle:
             connection, _ = self._idle.popitem()
             if connection.is_usable and connection.idle_since >= oldest:

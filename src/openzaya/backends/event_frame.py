@@ -5,9 +5,9 @@ the stream, their text, and their token ids. What json would read in 16 us, this
 result is the same, and an event of any other form is left to json.
 """
 
-import json
 import re
 from dataclasses import dataclass
+from json.decoder import scanstring  # type: ignore[attr-defined]
 
 from openzaya.backends.token_ids import count_ids
 
@@ -16,7 +16,9 @@ MAX_FRAMES = 8
 MAX_MADE = 64
 """Forms made in a row that no event fitted: after them none is made any more."""
 
-_scan = json.JSONDecoder().raw_decode
+Found = tuple[str, str, str, int]
+"""Field, text, the inside of the list of ids, and their number."""
+
 # A key cannot stand inside of a text: there its quotes are escaped.
 _CHOICES = re.compile(r'"choices"\s*:\s*\[')
 _IDS = re.compile(r'"(?:response_)?token_ids"\s*:\s*\[([^\[\]]*)\]')
@@ -35,24 +37,24 @@ class Frame:
     after: str
     """From the bracket that closes the ids; empty without ids."""
 
-    def read(self, data: str, at: int) -> tuple[str, str, int] | None:
-        """Return an event's text, the inside of its list of ids and their number, or None.
+    def read(self, data: str, at: int) -> Found | None:
+        """Return what an event says, None for one of another form.
 
         At `at` the list of choices begins, with `before`.
         """
         try:
-            text, end = _scan(data, at + len(self.before) - 1)
+            text, end = scanstring(data, at + len(self.before))
         except ValueError:
             return None
         if not self.after:
             is_same = len(data) - end == len(self.between) and data.endswith(self.between)
-            return (text, "", 0) if is_same and text else None
+            return (self.field, text, "", 0) if is_same and text else None
         begin, stop = end + len(self.between), len(data) - len(self.after)
         if not (begin < stop and data.startswith(self.between, end) and data.endswith(self.after)):
             return None
         ids = data[begin:stop]
         num_ids = count_ids(ids)
-        return (text, ids, num_ids) if text and num_ids else None
+        return (self.field, text, ids, num_ids) if text and num_ids else None
 
 
 def head_of(data: str) -> str:
@@ -66,7 +68,7 @@ def frame_of(data: str, at: int, field: str, text: str, has_ids: bool) -> Frame 
     keys = [m.end() for m in re.finditer(rf'"{field}"\s*:\s*(?=")', data)]
     if len(keys) != 1 or keys[0] < at:
         return None
-    told, end = _scan(data, keys[0])
+    told, end = scanstring(data, keys[0] + 1)
     if told != text:
         return None
     before, rest = data[at : keys[0] + 1], data[end:]
@@ -86,8 +88,8 @@ class Frames:
         self._frames: list[Frame] = []
         self._num_made = 0
 
-    def read(self, data: str, at: int) -> tuple[str, str, str, int] | None:
-        """Return field, text, the inside of the list of ids and their number; None if unknown."""
+    def read(self, data: str, at: int) -> Found | None:
+        """Return what an event says, None for one of a form that is not known."""
         for number, frame in enumerate(self._frames):
             if not data.startswith(frame.before, at):
                 continue
@@ -96,7 +98,7 @@ class Frames:
                 if number:
                     self._frames.insert(0, self._frames.pop(number))
                 self._num_made = 0
-                return frame.field, *found
+                return found
         return None
 
     def learn(self, data: str, at: int, field: str, text: str, has_ids: bool) -> None:

@@ -41,8 +41,11 @@ def _add_turn(parts: list[bytes], message: Mapping[str, Any]) -> None:
     if not isinstance(content, str) or len(content) < LONG_CHARS:
         parts.append(_bytes(message))
         return
-    rest = _bytes({name: value for name, value in message.items() if name != "content"})
-    parts += (rest[:-1], b', "content": "')
+    if len(message) == 2 and isinstance(message.get("role"), str):
+        parts += (b'{"role": "', _escaped(message["role"]), b'", "content": "')
+    else:
+        rest = _bytes({name: value for name, value in message.items() if name != "content"})
+        parts += (rest[:-1], b', "content": "')
     pieces = content.pieces if isinstance(content, Joined) else (content,)
     parts += map(_escaped, pieces)
     parts.append(b'"}')

@@ -60,9 +60,9 @@ class ModelPool:
     def count(self, upstream: Upstream, call: ChatCall, most: int) -> int:
         """Return the tokens to bill: own ids, else a plausible usage, else an estimate."""
         state = call.stream
-        num_characters = state.reasoning.size + state.content.size
+        num_characters = state.num_chars
         told = state.usage.get("completion_tokens")
-        own = len(state.token_ids)
+        own = state.token_ids.size
         if own:
             if told is not None and abs(told - own) > TOLERATED_MISCOUNT * own:
                 self.alarm(upstream, f"its usage says {told} tokens, its ids are {own}")
@@ -85,11 +85,15 @@ class ModelPool:
 
     def refuse_if_dead(self) -> None:
         """Raise NoUpstreamError when no server was there for long and none may be tried now."""
-        if self._is_given_up and not any(u.breaker.can_call for u in self.upstreams):
+        is_dead = self._dead_since is not None and self._is_given_up
+        if is_dead and not any(u.breaker.can_call for u in self.upstreams):
             raise self._nobody()
 
     def settle(self, upstream: Upstream) -> None:
         """Draw the consequences of a call that ended at one of the servers."""
+        if upstream.is_up and not upstream.limit.is_paused:
+            self._dead_since = None
+            return
         loop = asyncio.get_running_loop()
         if any(u.is_up for u in self.upstreams):
             self._dead_since = None

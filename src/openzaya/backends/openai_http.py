@@ -88,6 +88,10 @@ class OpenAISampler:
         """Return the last `count` tokens of `text`, by the best means without a call."""
         return self._sampler.last_tokens(text, count)
 
+    def tail_at_hand(self, text: str, count: int) -> str | None:
+        """Return the last `count` tokens of `text` by the ids that came with it; None without."""
+        return self._sampler.tail_at_hand(text, count)
+
     async def cut_tail(self, text: str, count: int) -> str:
         """Return the last `count` tokens of `text`; asks the server when no ids came with it."""
         return await self._sampler.cut_tail(text, count)

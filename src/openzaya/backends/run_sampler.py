@@ -8,7 +8,7 @@ from random import Random
 from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.faults import CallFault
 from openzaya.backends.model_pool import ModelPool
-from openzaya.backends.scheduler import Job, Scheduler, Ticket
+from openzaya.backends.scheduler import Job, Scheduler
 from openzaya.backends.upstream import Upstream
 from openzaya.core.errors import UpstreamError
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Served, Watch
@@ -91,20 +91,24 @@ class RunSampler:
         tails = self._models[0].tails
         return sum(tails.count(m.content) + TOKENS_PER_MESSAGE for m in messages)
 
-    def last_tokens(self, text: str, count: int) -> str:
-        """Return the last `count` tokens of `text`, by the best means without a call."""
+    def tail_at_hand(self, text: str, count: int) -> str | None:
+        """Return the last `count` tokens of `text` by the ids that came with it; None without."""
         for model in self._models:
             exact = model.tails.by_ids(text, count)
             if exact is not None:
                 return exact
-        return self._models[0].tails.last_tokens(text, count)
+        return None
+
+    def last_tokens(self, text: str, count: int) -> str:
+        """Return the last `count` tokens of `text`, by the best means without a call."""
+        exact = self.tail_at_hand(text, count)
+        return self._models[0].tails.last_tokens(text, count) if exact is None else exact
 
     async def cut_tail(self, text: str, count: int) -> str:
         """Return the last `count` tokens of `text`; asks the server when no ids came with it."""
-        for model in self._models:
-            exact = model.tails.by_ids(text, count)
-            if exact is not None:
-                return exact
+        exact = self.tail_at_hand(text, count)
+        if exact is not None:
+            return exact
         if text:
             for model in self._models:
                 asked = await model.ask_tail(text, count)
@@ -156,7 +160,7 @@ class RunSampler:
         self._budget.needed += 1
         while True:
             try:
-                upstream, call = await self._call(attempt, model)
+                call = await self._call(attempt, model)
             except _CutError:
                 if attempt.watch is not None:
                     attempt.watch.restart()
@@ -170,20 +174,22 @@ class RunSampler:
                 rng = rng or stream(request.seed, "retry")
                 await attempt.nap(self._sleep, _wait(attempt, faults + overloads, rng))
             else:
-                return self._completion(model, upstream, call, attempt)
+                return self._completion(model, call, attempt)
 
-    async def _call(self, attempt: "_Attempt", model: ModelPool) -> tuple[Upstream, ChatCall]:
+    async def _call(self, attempt: "_Attempt", model: ModelPool) -> ChatCall:
         """Wait for a place and make one call."""
         attempt.raise_if_cut()
         model.refuse_if_dead()
         request = attempt.request
         ticket = self._scheduler.ask(self._job, model.route, request.priority, attempt.upstream)
         try:
-            upstream = await attempt.turn(ticket)
-            attempt.begin(upstream)
+            turn = ticket.turn
+            upstream = turn.result() if turn.done() else await attempt.wait_for(turn)
+            call = attempt.begin(upstream)
             self.calls += 1
             try:
-                return upstream, await upstream.complete(request, attempt.watch, attempt.hold)
+                await upstream.complete(call, request)
+                return call
             finally:
                 model.settle(upstream)
         finally:
@@ -200,11 +206,10 @@ class RunSampler:
                 "the address, that the server runs, and its log"
             ) from fault
 
-    def _completion(
-        self, model: ModelPool, upstream: Upstream, call: ChatCall, attempt: "_Attempt"
-    ) -> Completion:
+    def _completion(self, model: ModelPool, call: ChatCall, attempt: "_Attempt") -> Completion:
         """Join reasoning and content the way the model wrote them, and settle the count."""
-        state = call.stream
+        upstream, state = attempt.upstream, call.stream
+        assert upstream is not None
         model.tails.remember(state.reasoning)
         model.tails.remember(state.content)
         if call.has_overrun:
@@ -245,14 +250,12 @@ class _Attempt:
         self.number = 0
         self.asked_at = asyncio.get_running_loop().time()
         self.queued_s = 0.0
-        self._is_cut = False
         self._turn: asyncio.Future[Upstream] | None = None
         self._call: ChatCall | None = None
         self._nap: asyncio.Task[None] | None = None
 
     def on_cut(self) -> None:
         """End whatever is waited for."""
-        self._is_cut = True
         if self._call is not None:
             self._call.cut()
         elif self._turn is not None and not self._turn.done():
@@ -260,35 +263,37 @@ class _Attempt:
         elif self._nap is not None:
             self._nap.cancel()
 
+    def is_cut(self) -> bool:
+        """Say whether the caller does not want the completion any more."""
+        return self.watch is not None and self.watch.cut.is_set()
+
     def raise_if_cut(self) -> None:
         """Raise when the caller does not want the completion any more."""
-        if self._is_cut or (self.watch is not None and self.watch.cut.is_set()):
+        if self.is_cut():
             raise _CutError
 
-    async def turn(self, ticket: Ticket) -> Upstream:
+    async def wait_for(self, turn: asyncio.Future[Upstream]) -> Upstream:
         """Wait for a place."""
-        self._call, self._turn = None, ticket.turn
-        upstream = await ticket.turn
+        self._turn = turn
+        upstream = await turn
         self.raise_if_cut()
         return upstream
 
-    def begin(self, upstream: Upstream) -> None:
-        """Take note that a call leaves."""
+    def begin(self, upstream: Upstream) -> ChatCall:
+        """Return the call that leaves now."""
         if self.number == 0:
             self.queued_s = asyncio.get_running_loop().time() - self.asked_at
         elif self.watch is not None:
             self.watch.restart()
         self.number += 1
         self.upstream = upstream
-
-    def hold(self, call: ChatCall) -> None:
-        """Remember the call that is under way."""
-        self._call = call
+        self._call = upstream.call(self.request, self.watch)
+        return self._call
 
     async def nap(self, sleep: Sleep, seconds: float) -> None:
         """Wait before the next try; a server that asked to be left alone is paused besides."""
         self._call = self._turn = None
-        if self._is_cut:
+        if self.is_cut():
             return
         self._nap = asyncio.ensure_future(_sleep(sleep, seconds))
         try:

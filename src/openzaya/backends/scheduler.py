@@ -97,7 +97,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Calls that wait for a place."""
-        return sum(len(route.waiting) for route in self.routes)
+        return sum([len(route.waiting) for route in self.routes])
 
     def job(self, tenant: str, weight: float) -> Job:
         """Return a new run of a tenant; the newest weight counts for all its runs."""
@@ -112,6 +112,10 @@ class Scheduler:
         order = (priority, job.number, self._num_tickets)
         turn: asyncio.Future[Upstream] = asyncio.get_running_loop().create_future()
         ticket = Ticket(job, route, order, avoided, turn)
+        upstream = route.choose(avoided) if self._is_open_to(job, route) else None
+        if upstream is not None:
+            self._grant(ticket, upstream)
+            return ticket
         route.waiting.add(ticket)
         heapq.heappush(route.queues.setdefault(job.tenant, []), ticket)
         self.admit()
@@ -127,7 +131,8 @@ class Scheduler:
             job = ticket.job
             job.in_flight -= 1
             job.tenant.in_flight -= 1
-            self._unpark(job)
+            if job.parked:
+                self._unpark(job)
             self.admit()
 
     def fail_waiting(self, route: Route, error: Exception) -> None:
@@ -149,11 +154,20 @@ class Scheduler:
             ticket.route.waiting.discard(ticket)
             if ticket.turn.done():
                 continue  # cancelled in the meantime; `leave` has nothing to give back
-            self.in_flight += 1
-            ticket.job.in_flight += 1
-            ticket.job.tenant.in_flight += 1
-            upstream.enter()
-            ticket.turn.set_result(upstream)
+            self._grant(ticket, upstream)
+
+    def _is_open_to(self, job: Job, route: Route) -> bool:
+        """Say whether nobody waits who might go first, and a call of the run may go at all."""
+        if self.in_flight >= self.max_in_flight or job.in_flight >= self._most(route):
+            return False
+        return not self.num_waiting
+
+    def _grant(self, ticket: Ticket, upstream: Upstream) -> None:
+        self.in_flight += 1
+        ticket.job.in_flight += 1
+        ticket.job.tenant.in_flight += 1
+        upstream.enter()
+        ticket.turn.set_result(upstream)
 
     def _next(self) -> Ticket | None:
         best: Ticket | None = None

@@ -41,9 +41,6 @@ class EventReader:
             text = whole.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StreamError(f"the stream is not UTF-8 ({error.reason})") from error
-        found = None if self._data or len(whole) > MAX_LINE_BYTES else _plain_events(text)
-        if found is not None:
-            return found
         lines = text.split("\n")
         if "\r" in text:
             lines = [line.removesuffix("\r") for line in lines]
@@ -66,18 +63,6 @@ class EventReader:
     def _check_length(length: int) -> None:
         if length > MAX_LINE_BYTES:
             raise StreamError(f"the stream has a line above {MAX_LINE_BYTES} bytes")
-
-
-def _plain_events(text: str) -> list[str] | None:
-    """Return the data of whole events of one line each, as servers send them; None for others."""
-    if not text.endswith("\n") or "\r" in text:
-        return None
-    found = []
-    for block in text[:-1].split("\n\n"):
-        if not block.startswith("data: ") or "\n" in block:
-            return None
-        found.append(block[6:])
-    return found
 
 
 def clip(text: str) -> str:

@@ -6,20 +6,20 @@ from typing import overload
 MAX_TEXTS = 256
 """Texts are joined at this many: one string a token would cost 60 bytes each."""
 
-_DIGITS = b"0123456789"
+_SHAPES = {",": "A", " ": "a"} | {digit: digit for digit in "0123456789"}
+_SHAPE_OF_BYTES = "".join(_SHAPES.get(chr(code), "x") for code in range(256)).encode()
 
 
 def count_ids(text: str) -> int:
     """Return how many ids stand in the inside of a JSON list of ids; 0 for anything else."""
-    if text.isdecimal():
-        return int(text.isascii())
-    if not text.isascii() or not (text[:1].isdigit() and text[-1:].isdigit()):
+    if not (text.isascii() and text[:1].isdigit() and text[-1:].isdigit()):
         return 0
-    separators = text.encode().translate(None, _DIGITS)
-    mark = ", " if b" " in separators else ","
-    count = text.count(mark)
-    is_list = separators == mark.encode() * count and f"{mark}," not in text
-    return count + 1 if is_list else 0
+    if text.isdigit():
+        return 1
+    # With a comma as a capital and a space as a small letter, "12, 7,345" has the form of a title,
+    # but not "1,,2", "1 2" or "1 ,2". Looking at every id would take ten times as long.
+    shape = text.encode().translate(_SHAPE_OF_BYTES)
+    return shape.count(b"A") + 1 if shape.istitle() and b"x" not in shape else 0
 
 
 class TokenIds(Sequence[int]):
@@ -28,24 +28,25 @@ class TokenIds(Sequence[int]):
     A run only counts them; reading 640 of them costs as much as the rest of their call.
     """
 
-    __slots__ = ("_count", "_texts")
+    __slots__ = ("_texts", "size")
 
     def __init__(self) -> None:
         """Start empty."""
         self._texts: list[str] = []
-        self._count = 0
+        self.size = 0
+        """How many there are; `len` costs a call."""
 
     def add(self, text: str, count: int) -> None:
         """Take in a text that holds `count` ids."""
         texts = self._texts
         texts.append(text)
-        self._count += count
+        self.size += count
         if len(texts) >= MAX_TEXTS:
             texts[:] = [",".join(texts)]
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return self._count
+        return self.size
 
     def __iter__(self) -> Iterator[int]:
         """Read them."""

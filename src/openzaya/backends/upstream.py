@@ -4,13 +4,11 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from openzaya.backends.breaker import Breaker, Limit
 from openzaya.backends.capabilities import Capabilities
 from openzaya.backends.chat_call import ChatCall
-from openzaya.backends.client import StaleConnectionError
 from openzaya.backends.faults import CallFault
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
 from openzaya.backends.json_text import body_with_messages
@@ -68,18 +66,19 @@ class Upstream:
         """Give the place back."""
         self.in_flight -= 1
 
-    async def complete(
-        self, request: SampleRequest, watch: Watch | None, hold: Callable[[ChatCall], None]
-    ) -> ChatCall:
-        """Make one call and settle what it says of the server; `hold` is given the call to cut it.
+    def call(self, request: SampleRequest, watch: Watch | None) -> ChatCall:
+        """Return a call, to be made by `complete`."""
+        return ChatCall(self.server, self.config, request.max_tokens, watch)
+
+    async def complete(self, call: ChatCall, request: SampleRequest) -> None:
+        """Make one call and settle what it says of the server.
 
         Raises CallFault, ContextLengthError, UpstreamError.
         """
-        body = self.body(request)
         began = time.monotonic()
         self.calls += 1
         try:
-            call = await self._call(request, body, watch, hold)
+            await call.run(CHAT_PATH, self.body(request))
             self._check_model(call)
             told = call.stream.usage.get("completion_tokens", 0)
             self.server.learn_ratio(call.stream.num_chars, told)
@@ -95,24 +94,6 @@ class Upstream:
             self.breaker.abandon()
             raise
         self._settle_good(call)
-        return call
-
-    async def _call(
-        self,
-        request: SampleRequest,
-        body: bytes,
-        watch: Watch | None,
-        hold: Callable[[ChatCall], None],
-    ) -> ChatCall:
-        while True:
-            call = ChatCall(self.server, self.config, request.max_tokens, watch)
-            hold(call)
-            try:
-                await call.run(CHAT_PATH, body)
-            except StaleConnectionError:
-                self.server.client.drop_idle()
-            else:
-                return call
 
     def body(self, request: SampleRequest) -> bytes:
         """Return the body of a call: what the request brings, and what we ask of every call."""

@@ -8,7 +8,6 @@ Source: RFC 9112 (framing), RFC 9110 section 5 (fields).
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import lru_cache
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -43,15 +42,7 @@ class Head:
     """The connection may serve another request afterwards."""
 
 
-class _State(Enum):
-    HEAD = auto()
-    COUNTED = auto()
-    CHUNK_LINE = auto()
-    CHUNK_DATA = auto()
-    CHUNK_END = auto()
-    TRAILER = auto()
-    TO_THE_END = auto()
-    OVER = auto()
+_Read = Callable[["ResponseParser", bytes, int, list[bytes]], int]
 
 
 class ResponseParser:
@@ -61,7 +52,11 @@ class ResponseParser:
         """Name who is told of the parts."""
         self._on_head = on_head
         self._on_body = on_body
-        self._state = _State.HEAD
+        # Functions rather than bound methods: those would keep the parser alive.
+        self._read: _Read | None = ResponseParser._read_head
+        """Reads the next element; None once the response is complete."""
+        self._after: _Read | None = None
+        """Reads what follows the bytes that are counted now."""
         self._rest = b""
         self._left = 0
         self._interim = 0
@@ -70,7 +65,7 @@ class ResponseParser:
     @property
     def is_over(self) -> bool:
         """Whether the response is complete."""
-        return self._state is _State.OVER
+        return self._read is None
 
     @property
     def can_stay(self) -> bool:
@@ -84,10 +79,10 @@ class ResponseParser:
             self._rest = b""
         body: list[bytes] = []
         position, end = 0, len(data)
-        while position < end and self._state is not _State.OVER:
-            before, state = position, self._state
-            position = self._step(data, position, body)
-            if position == before and self._state is state:
+        while position < end and self._read is not None:
+            before, read = position, self._read
+            position = read(self, data, position, body)
+            if position == before and self._read is read:
                 break  # more bytes are needed
         if position < end:
             self._rest = data[position:]
@@ -96,38 +91,27 @@ class ResponseParser:
 
     def finish(self) -> None:
         """Take note that the connection ended. Raises WireError when the response is not whole."""
-        if self._state is _State.TO_THE_END:
-            self._state = _State.OVER
-        elif self._state is not _State.OVER:
+        if self._read is ResponseParser._read_to_the_end:
+            self._read = None
+        elif self._read is not None:
             raise WireError("the connection ended in the middle of a response")
 
-    def _step(self, data: bytes, position: int, body: list[bytes]) -> int:
-        """Read one element; return where the next one begins, or `position` to ask for more."""
-        match self._state:
-            case _State.HEAD:
-                return self._read_head(data, position)
-            case _State.COUNTED | _State.CHUNK_DATA:
-                return self._read_counted(data, position, body)
-            case _State.CHUNK_LINE:
-                return self._read_chunk_line(data, position)
-            case _State.CHUNK_END:
-                return self._read_chunk_end(data, position)
-            case _State.TRAILER:
-                return self._read_trailer(data, position)
-            case _:
-                body.append(data[position:])
-                return len(data)
+    # Each of these reads one element and returns where the next one begins, or `position` to ask
+    # for more bytes.
+
+    def _read_to_the_end(self, data: bytes, position: int, body: list[bytes]) -> int:
+        body.append(data[position:])
+        return len(data)
 
     def _read_counted(self, data: bytes, position: int, body: list[bytes]) -> int:
         taken = data[position : position + self._left]
         self._left -= len(taken)
         body.append(taken)
         if not self._left:
-            is_chunk = self._state is _State.CHUNK_DATA
-            self._state = _State.CHUNK_END if is_chunk else _State.OVER
+            self._read = self._after
         return position + len(taken)
 
-    def _read_chunk_line(self, data: bytes, position: int) -> int:
+    def _read_chunk_line(self, data: bytes, position: int, _body: list[bytes]) -> int:
         end = data.find(b"\r\n", position, position + MAX_CHUNK_LINE_BYTES)
         if end < 0:
             if len(data) - position >= MAX_CHUNK_LINE_BYTES:
@@ -137,20 +121,22 @@ class ResponseParser:
         if size is None:
             raise WireError(f"{data[position:end][:40]!r} is no size of a chunk")
         self._left = int(size[1], 16)
-        self._state = _State.CHUNK_DATA if self._left else _State.TRAILER
+        cls = ResponseParser
+        self._after = cls._read_chunk_end
+        self._read = cls._read_counted if self._left else cls._read_trailer
         return end + 2
 
-    def _read_chunk_end(self, data: bytes, position: int) -> int:
+    def _read_chunk_end(self, data: bytes, position: int, _body: list[bytes]) -> int:
         if len(data) - position < 2:
             return position
         if data[position : position + 2] != b"\r\n":
             raise WireError("a chunk is longer than its size says")
-        self._state = _State.CHUNK_LINE
+        self._read = ResponseParser._read_chunk_line
         return position + 2
 
-    def _read_trailer(self, data: bytes, position: int) -> int:
+    def _read_trailer(self, data: bytes, position: int, _body: list[bytes]) -> int:
         if data.startswith(b"\r\n", position):
-            self._state = _State.OVER
+            self._read = None
             return position + 2
         end = data.find(b"\r\n\r\n", position, position + MAX_HEAD_BYTES)
         if end < 0:
@@ -158,10 +144,10 @@ class ResponseParser:
                 raise WireError(f"the trailer has more than {MAX_HEAD_BYTES} bytes")
             return position
         _read_fields(data, position, end + 2)
-        self._state = _State.OVER
+        self._read = None
         return end + 4
 
-    def _read_head(self, data: bytes, position: int) -> int:
+    def _read_head(self, data: bytes, position: int, _body: list[bytes]) -> int:
         end = data.find(b"\r\n\r\n", position, position + MAX_HEAD_BYTES)
         if end < 0:
             if len(data) - position >= MAX_HEAD_BYTES:
@@ -173,7 +159,7 @@ class ResponseParser:
         if start.head.status < 200:
             self._skip_interim(start.head.status)
             return end + 4
-        self._state, self._left, self._head = start.state, start.body_bytes, start.head
+        self._read, self._left, self._head = start.read, start.body_bytes, start.head
         self._on_head(self._head)
         return end + 4
 
@@ -188,8 +174,8 @@ class _Start:
     """What a status line and the fields below it say."""
 
     head: Head
-    state: _State
-    """How the body goes on."""
+    read: _Read | None
+    """Reads the beginning of the body; None where there is none."""
     body_bytes: int
 
 
@@ -202,7 +188,7 @@ def _start_of(block: bytes) -> _Start:
     status, is_new = int(line[2]), line[1] == b"1"
     fields = _read_fields(block, line.end(), len(block))
     if status < 200:
-        return _Start(Head(status, fields, False), _State.HEAD, 0)
+        return _Start(Head(status, fields, False), None, 0)
     coding, length = fields.get("transfer-encoding"), fields.get("content-length")
     options = {option.strip().lower() for option in fields.get("connection", "").split(",")}
     can_stay = is_new and "close" not in options
@@ -210,21 +196,21 @@ def _start_of(block: bytes) -> _Start:
     if coding is not None:
         if coding.lower() != "chunked" or length is not None or not is_new:
             raise WireError(f"the body's framing is unclear (transfer-encoding {coding[:40]!r})")
-        state = _State.CHUNK_LINE
+        read: _Read | None = ResponseParser._read_chunk_line
     elif length is not None:
         lengths = {part.strip() for part in length.split(",")}
         told = lengths.pop()
         if lengths or not _LENGTH.fullmatch(told):
             raise WireError(f"the content-length is {length[:40]!r}, not one number")
         body_bytes = int(told)
-        state = _State.COUNTED
+        read = ResponseParser._read_counted
     else:
         can_stay = False
-        state = _State.TO_THE_END
-    if status in (204, 304) or (state is _State.COUNTED and not body_bytes):
-        state = _State.OVER
+        read = ResponseParser._read_to_the_end
+    if status in (204, 304) or (read is ResponseParser._read_counted and not body_bytes):
+        read = None
         can_stay = can_stay and (length is None or not body_bytes)
-    return _Start(Head(status, fields, can_stay), state, body_bytes)
+    return _Start(Head(status, fields, can_stay), read, body_bytes)
 
 
 def _read_fields(data: bytes, position: int, end: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ batch. Where they cannot, every call gets its share as its most tokens, and the 
 Deviation: D-052.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from openzaya.text.markers import THINK_CLOSE
 from openzaya.ttc.config import MarkovianRSAConfig
@@ -47,14 +47,15 @@ class Allowance:
         call[1] = 0
         return most
 
-    def wrote(self, slot: Slot, num_tokens: int) -> None:
-        """Take note of a batch of tokens."""
+    def wrote(self, slot: Slot, num_tokens: int) -> Sequence[Slot]:
+        """Take note of a batch of tokens; return the running calls that must be cut now."""
         call = self.running.get(slot)
         if call is not None:
             call[1] += num_tokens
             call[2] += num_tokens
             self.spent[slot[0]] += num_tokens
             self.largest_batch = max(self.largest_batch, num_tokens)
+        return () if self.limits is None else self._exceeding(slot[0])
 
     def end(self, slot: Slot, num_tokens: int) -> int:
         """Take note of a candidate's length; return how many tokens of it were lost."""
@@ -63,10 +64,7 @@ class Allowance:
         self.spent[slot[0]] += max(0, num_tokens - written)
         return max(0, written - num_tokens)
 
-    def exceeding(self, stage: int) -> list[Slot]:
-        """Return the running calls that must be cut after one of `stage` wrote something."""
-        if self.limits is None:
-            return []
+    def _exceeding(self, stage: int) -> list[Slot]:
         for last in range(self.config.num_stages - 1, stage - 1, -1):
             if self._room(last) < len(self.running) * self.largest_batch:
                 calls = {s: call for s, call in self.running.items() if s[0] <= last}

@@ -26,7 +26,11 @@ LOOP_RATIO = 0.05
 
 
 class RemoteTails(Protocol):
-    """A sampler that must ask a server to cut a tail exactly."""
+    """A sampler that may have to ask a server to cut a tail exactly."""
+
+    def tail_at_hand(self, text: str, count: int) -> str | None:
+        """Return the suffix of `text` that is `count` tokens long; None where a server must cut."""
+        ...
 
     async def cut_tail(self, text: str, count: int) -> str:
         """Return the suffix of `text` that is `count` tokens long."""
@@ -105,7 +109,8 @@ async def _tail(
     fetched: dict[tuple[str, int], str] = {}
     while True:
         try:
-            return tail_of(thought, _from(fetched), tail_tokens, source, finished=is_finished)
+            cut = _at_hand(remote, fetched)
+            return tail_of(thought, cut, tail_tokens, source, finished=is_finished)
         except _MissingCutError as missing:
             fetched[missing.key] = await remote.cut_tail(*missing.key)
 
@@ -115,13 +120,14 @@ def _remote(sampler: Sampler) -> RemoteTails | None:
     return cast(RemoteTails, sampler) if hasattr(sampler, "cut_tail") else None
 
 
-def _from(fetched: dict[tuple[str, int], str]) -> Callable[[str, int], str]:
+def _at_hand(remote: RemoteTails, fetched: dict[tuple[str, int], str]) -> Callable[[str, int], str]:
     def last_tokens(text: str, count: int) -> str:
         if not text:
             return text
-        if (text, count) not in fetched:
+        tail = fetched.get((text, count)) if fetched else remote.tail_at_hand(text, count)
+        if tail is None:
             raise _MissingCutError(text, count)
-        return fetched[text, count]
+        return tail
 
     return last_tokens
 

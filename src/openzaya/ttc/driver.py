@@ -11,7 +11,6 @@ from openzaya.core.records import Completion, SampleRequest, Watch
 from openzaya.core.seeding import stream
 from openzaya.ttc.allowance import AnswerAllowance, Slot
 from openzaya.ttc.compaction import compact, failed
-from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.continuing import answered, continuing
 from openzaya.ttc.events import CandidateProgress, OnEvent
 from openzaya.ttc.machine import Call, Cut, Machine, Order
@@ -47,6 +46,7 @@ class Driver:
     def __init__(self, machine: Machine, sampler: Sampler, settings: Settings) -> None:
         """The machine is at its start; nothing is called yet."""
         self.machine = machine
+        self.config = machine.config
         self.sampler = sampler
         self.watched = sampler if isinstance(sampler, WatchedSampler) else None
         self.continuing = continuing(sampler)
@@ -63,15 +63,9 @@ class Driver:
         self._over = asyncio.Event()
         self._bug: BaseException | None = None
 
-    @property
-    def config(self) -> MarkovianRSAConfig:
-        """The settings of the run."""
-        return self.machine.config
-
     async def run(self) -> None:
         """Work until the machine is over; cancelling cancels every outstanding call."""
         stopped = asyncio.create_task(self._watch_stop())
-        stopped.add_done_callback(self._note_bug)
         try:
             orders = self.machine.start(self.settings.clock())
             if self.settings.stop.is_set():
@@ -89,7 +83,10 @@ class Driver:
 
     async def _watch_stop(self) -> None:
         await self.settings.stop.wait()
-        self._end_early()
+        try:
+            self._end_early()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
 
     def _end_early(self) -> None:
         self._carry_out(self.machine.stop(self.settings.clock()))
@@ -110,20 +107,24 @@ class Driver:
     def _begin(self, call: Call) -> None:
         place = call.plan.place
         key = (place.stage, place.slot)
-        task = asyncio.create_task(self._sample(call))
-        self._tasks[key] = task
-        task.add_done_callback(lambda done: self._ended(key, done))
+        self._tasks[key] = asyncio.create_task(self._work(key, call))
 
-    def _ended(self, key: Slot, task: "asyncio.Task[None]") -> None:
-        self._tasks.pop(key, None)
-        self._watches.pop(key, None)
-        self._note_bug(task)
+    async def _work(self, key: Slot, call: Call) -> None:
+        """Sample one candidate and hand it in; an error that is not the sampler's ends the run."""
+        try:
+            candidate = await self._sample(key, call)
+            self._carry_out(self.machine.finished(candidate, self.settings.clock()))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+        finally:
+            del self._tasks[key]
+            self._watches.pop(key, None)
 
-    def _note_bug(self, task: "asyncio.Task[None]") -> None:
-        """An error that is not the sampler's own ends the run."""
-        if not task.cancelled() and task.exception() is not None:
-            self._bug = self._bug or task.exception()
-            self._over.set()
+    def _fail(self, error: BaseException) -> None:
+        self._bug = self._bug or error
+        self._over.set()
 
     def _cut(self, key: Slot) -> None:
         watch = self._watches.get(key)
@@ -139,11 +140,10 @@ class Driver:
             self._given_up.add(key)
             task.cancel()
 
-    async def _sample(self, call: Call) -> None:
-        """Sample one candidate with retries, and hand in what became of it."""
-        key = (call.plan.place.stage, call.plan.place.slot)
+    async def _sample(self, key: Slot, call: Call) -> Candidate:
+        """Sample one candidate with retries."""
         try:
-            candidate = await self._try(call)
+            return await self._try(key, call)
         except asyncio.CancelledError:
             if key not in self._given_up:
                 raise
@@ -151,20 +151,19 @@ class Driver:
             self._given_up.discard(key)
             watch = self._watches[key]
             completion = Completion("".join(watch.pieces), watch.num_tokens, "abort")
-            candidate = await self._compact(completion, call.plan, 1)
-        self._carry_out(self.machine.finished(candidate, self.settings.clock()))
+            return await self._compact(completion, call.plan, 1)
 
-    async def _try(self, call: Call) -> Candidate:
+    async def _try(self, key: Slot, call: Call) -> Candidate:
         place, most = call.plan.place, call.max_tokens
         attempts = 1 if getattr(self.sampler, "retries_itself", False) else self.config.max_attempts
         waits: Random | None = None
         for attempt in range(1, attempts + 1):
             try:
-                return await self._sample_once(call, most, attempt)
+                return await self._sample_once(key, call, most, attempt)
             except (EngineError, UpstreamError, RequestError) as error:
                 self.failed_calls += 1
                 last: OpenZayaError = error
-                if isinstance(error, RequestError) or self._is_cut(call):
+                if isinstance(error, RequestError) or self._is_cut(key):
                     break  # the same request would be refused again
             if attempt < attempts:
                 waits = waits or stream(self.settings.seed, "ttc", "retry", place.stage, place.slot)
@@ -175,11 +174,11 @@ class Driver:
         self.errors.append(last)
         return failed(place, attempt, last)
 
-    def _is_cut(self, call: Call) -> bool:
-        watch = self._watches.get((call.plan.place.stage, call.plan.place.slot))
+    def _is_cut(self, key: Slot) -> bool:
+        watch = self._watches.get(key)
         return watch is not None and watch.cut.is_set()
 
-    async def _sample_once(self, call: Call, most: int, attempt: int) -> Candidate:
+    async def _sample_once(self, key: Slot, call: Call, most: int, attempt: int) -> Candidate:
         """Make one call, count what it used, and compact it."""
         plan = call.plan
         request = SampleRequest(
@@ -191,7 +190,7 @@ class Driver:
             priority=self.settings.priority,
             stage=plan.place.stage,
         )
-        completion = await self._complete(request, plan)
+        completion = await self._complete(key, request, plan.opening)
         if completion.served is not None:
             self.calls += completion.served.attempts - 1
             self.failed_calls += completion.served.attempts - 1
@@ -209,26 +208,31 @@ class Driver:
             self.broken_tokens += completion.num_tokens
             raise
 
-    async def _complete(self, request: SampleRequest, plan: Plan) -> Completion:
+    def _complete(self, key: Slot, request: SampleRequest, opening: str) -> Awaitable[Completion]:
+        """Begin one try; where an answer is reserved for, it may be two calls."""
         if self.watched is None:
             self.calls += 1
-            return await self.sampler.sample(request)
-        key = (plan.place.stage, plan.place.slot)
-        watch = self._watches.setdefault(key, Watch())
-        watch.restart()
+            return self.sampler.sample(request)
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = Watch()
+        else:
+            watch.restart()
         watch.on_text = self._listener(key, watch)
         reserve = self.config.reserve_at(request.stage) if self.continuing is not None else 0
         if 0 < reserve < request.max_tokens:
-            return await answered(request, plan.opening, reserve, watch, self._continue)
-        return await self._continue(request, plan.opening, watch)
+            return answered(request, opening, reserve, watch, self._continue)
+        return self._continue(request, opening, watch)
 
-    async def _continue(self, request: SampleRequest, opening: str, watch: Watch) -> Completion:
-        """Make one call that begins with `opening`, where the sampler can."""
+    def _continue(
+        self, request: SampleRequest, opening: str, watch: Watch
+    ) -> Awaitable[Completion]:
+        """Begin one call that starts with `opening`, where the sampler can."""
         assert self.watched is not None
         self.calls += 1
         if opening and self.continuing is not None:
-            return await self.continuing.sample_continuation(request, opening, watch)
-        return await self.watched.sample_watched(request, watch)
+            return self.continuing.sample_continuation(request, opening, watch)
+        return self.watched.sample_watched(request, watch)
 
     def _listener(self, key: Slot, watch: Watch) -> Callable[[str, int], None]:
         stage, slot = key

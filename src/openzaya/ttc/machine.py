@@ -10,7 +10,7 @@ Paper: VI-A. Source: arXiv:2509.26626, arXiv:2510.06557.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openzaya.core.records import Message
 from openzaya.ttc.allowance import Allowance, Slot, counts_of
@@ -119,9 +119,9 @@ class Machine:
         """Take in that a running candidate wrote so many tokens more."""
         if self.is_over:
             self.lost_tokens += num_tokens
-            return []
-        self.allowance.wrote((stage, slot), num_tokens)
-        return [Cut(*place) for place in self.allowance.exceeding(stage)]
+            return ()
+        exceeding = self.allowance.wrote((stage, slot), num_tokens)
+        return [Cut(*place) for place in exceeding] if exceeding else ()
 
     def retry(self, stage: int, slot: int) -> int:
         """Return the most tokens of a further try of a call that broke off."""
@@ -231,7 +231,7 @@ class Machine:
         if candidate.num_prompt_tokens:
             # Nobody asks for its prompt any more; those of a run are the most that it would hold.
             plan = stage.plans[candidate.slot]
-            stage.plans[candidate.slot] = replace(plan, messages=())
+            stage.plans[candidate.slot] = Plan(plan.place, (), plan.opening)
         self.total_tokens += candidate.num_tokens
         self.lost_tokens += self.allowance.end(
             (candidate.stage, candidate.slot), candidate.num_tokens
@@ -246,8 +246,9 @@ class Machine:
             self._close(stage)
             self._go_on_after(stage)
             return True
-        is_quorum = self.can_cut and len(stage.done) >= self.config.quorum_at(stage.number)
-        if is_quorum and not stage.is_cut and len(stage.plans) == stage.count:
+        if not self.can_cut or stage.is_cut or len(stage.plans) < stage.count:
+            return False
+        if len(stage.done) >= self.config.quorum_at(stage.number):
             stage.is_cut = True
             self._orders += [Cut(stage.number, slot) for slot in stage.running]
         return False

@@ -69,6 +69,8 @@ class Planner:
         Async: candidate i of N may start when min(N, max(C, i + 1)) tails are there, counted in
         the width of the stage before; with C = 1 when its own is.
         """
+        if len(stage.plans) == stage.count:
+            return []
         waiting = [slot for slot in range(stage.count) if slot not in stage.plans]
         if before is None or before.is_closed or not self.config.aggregate:
             return waiting

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions: passed through, or answered by a run of test-time compute."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -162,9 +163,9 @@ async def whole(
 
 
 async def over(run: LiveRun) -> None:
-    """Wait until a run has ended."""
-    while not run.is_over:
-        await run.news.wait(run.news.version, 3600.0)
+    """Wait until a run has ended; leaving early does not end it."""
+    if run.task is not None:
+        await asyncio.wait((run.task,))
 
 
 async def streamed(

@@ -72,14 +72,17 @@ class Conversation:
     def contents_with(self, question: str) -> list[tuple[Any, Any]]:
         """Return every turn with the content that it has when `question` replaces the question."""
         told = [(turn, turn.content) for turn in self.turns]
+        told[self.asks_at] = (self.turns[self.asks_at], self.content_with(question))
+        return told
+
+    def content_with(self, question: str) -> Any:
+        """Return the content of the turn that asks, with `question` in the place of its text."""
         old = self.turns[self.asks_at].content
         if isinstance(old, list):
             others = [p for p in old if isinstance(p, dict) and p.get("type") != "text"]
-            new: Any = [{"type": "text", "text": question}, *others] if others else question
-        else:
-            new = question
-        told[self.asks_at] = (self.turns[self.asks_at], new)
-        return told
+            if others:
+                return [{"type": "text", "text": question}, *others]
+        return question
 
 
 def _role(role: str) -> Role:

@@ -3,7 +3,7 @@
 from collections import deque
 from statistics import fmean
 
-from openzaya.ttc import CandidateDone, Event
+from openzaya.ttc import CandidateDone
 
 KEPT = 256
 """Traces that the mean is taken over: recent ones, as questions change."""
@@ -17,13 +17,14 @@ class Lengths:
     def __init__(self) -> None:
         self._lengths: dict[str, deque[int]] = {}
 
-    def note(self, model: str, event: Event) -> None:
+    def note(self, model: str, event: CandidateDone) -> None:
         """Take note of a candidate that is complete or reached its budget."""
-        if isinstance(event, CandidateDone) and not event.recorded:
-            candidate = event.candidate
-            if candidate.finish_reason in ("stop", "length") and not candidate.is_failed:
-                known = self._lengths.setdefault(model, deque(maxlen=KEPT))
-                known.append(candidate.num_tokens)
+        candidate = event.candidate
+        is_whole = candidate.finish_reason in ("stop", "length") and not candidate.is_failed
+        if is_whole and not event.recorded:
+            if model not in self._lengths:
+                self._lengths[model] = deque(maxlen=KEPT)
+            self._lengths[model].append(candidate.num_tokens)
 
     def mean(self, model: str) -> float | None:
         """Return the mean length in tokens, None while too little is known."""

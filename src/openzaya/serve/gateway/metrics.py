@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from openzaya.serve.metrics import Metrics, request_counter
-from openzaya.ttc import CandidateDone, Event
+from openzaya.ttc import CandidateDone
 
 RUN_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 NEWS_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
@@ -72,16 +72,14 @@ class GatewayMetrics:
         """Ask `status`, as `Backend.status` gives it, for the state of the upstreams."""
         self.registry.register(UpstreamCollector(status))
 
-    def note(self, event: Event) -> None:
-        """Count what happened in a run."""
-        if isinstance(event, CandidateDone):
-            candidate = event.candidate
-            self._calls_by("failed" if candidate.is_failed else candidate.finish_reason).inc()
-            self._tokens_by("generated").inc(candidate.num_tokens)
-            self._tokens_by("prefill").inc(candidate.num_prompt_tokens)
-            num_cached = getattr(candidate, "num_cached_tokens", None)
-            if num_cached:
-                self._tokens_by("cached").inc(num_cached)
+    def note(self, event: CandidateDone) -> None:
+        """Count a candidate that ended."""
+        candidate = event.candidate
+        self._calls_by("failed" if candidate.is_failed else candidate.finish_reason).inc()
+        self._tokens_by("generated").inc(candidate.num_tokens)
+        self._tokens_by("prefill").inc(candidate.num_prompt_tokens)
+        if candidate.served is not None and candidate.served.num_cached_tokens:
+            self._tokens_by("cached").inc(candidate.served.num_cached_tokens)
 
     def ended(self, state: str, preset: str, seconds: float) -> None:
         """Count a run that ended."""

@@ -14,6 +14,8 @@ class News:
     def tell(self) -> None:
         """Wake everybody who waits."""
         self.version += 1
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, set()
         for waiter in waiting:
             if not waiter.done():

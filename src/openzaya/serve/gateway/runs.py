@@ -299,8 +299,9 @@ class Runs:
         def hear(event: Event) -> None:
             record(event)
             run.note(event)
-            self._parts.metrics.note(event)
-            self._parts.lengths.note(run.choice.model, event)
+            if isinstance(event, CandidateDone):
+                self._parts.metrics.note(event)
+                self._parts.lengths.note(run.choice.model, event)
 
         machine = MarkovianRSA(wish.config, extract=extractor(wish))
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)

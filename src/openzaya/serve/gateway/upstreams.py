@@ -1,8 +1,8 @@
 """Runs over other servers: each call carries the client's conversation and fields as they came."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -212,6 +212,11 @@ class UpstreamSampler:
         """Return the last `count` tokens of `text`."""
         return str(self.calls.last_tokens(text, count))
 
+    def tail_at_hand(self, text: str, count: int) -> str | None:
+        """Return the last `count` tokens of `text` by the ids that came with it; None without."""
+        tail: str | None = self.calls.tail_at_hand(text, count)
+        return tail
+
     async def cut_tail(self, text: str, count: int) -> str:
         """Return the last `count` tokens of `text`, exactly where an upstream can tell."""
         return str(await self.calls.cut_tail(text, count))
@@ -220,11 +225,13 @@ class UpstreamSampler:
         """Return one completion. Raises ContextLengthError, UpstreamError."""
         return await self.sample_watched(request, Watch())
 
-    async def sample_watched(self, request: SampleRequest, watch: Watch) -> Completion:
+    def sample_watched(
+        self, request: SampleRequest, watch: Watch
+    ) -> Coroutine[Any, Any, Completion]:
         """Return one completion, or what there is of it once `watch.cut` is set."""
-        asked, watch = self._asked(request, watch)
-        completion: Completion = await self.calls.sample_watched(asked, watch)
-        return completion
+        call: Coroutine[Any, Any, Completion]
+        call = self.calls.sample_watched(*self._asked(request, watch))
+        return call
 
     @property
     def can_continue(self) -> bool:
@@ -244,18 +251,27 @@ class UpstreamSampler:
         is_final = self.wish.is_final(request.stage)
         if is_final and self.live is not None:
             watch = _Overheard(watch, self.live)
-        return replace(request, fields=self._fields(request, is_final)), watch
+        asked = SampleRequest(
+            messages=request.messages,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            priority=request.priority,
+            stage=request.stage,
+            fields=self._fields(request, is_final),
+        )
+        return asked, watch
 
     def _fields(self, request: SampleRequest, is_final: bool) -> dict[str, Any]:
         """Return what the body of a call holds beside ours."""
         conversation = self.wish.conversation
-        told = conversation.contents_with(request.messages[-1].content)
-        messages = [
-            {**turn, "content": content}
-            for turn, (_, content) in zip(self._turns(), told, strict=True)
-        ]
+        at = conversation.asks_at
+        messages = list(self._turns())
+        question = conversation.content_with(request.messages[-1].content)
+        messages[at] = {**messages[at], "content": question}
         # A continuation ends with an assistant turn of the machine's own.
-        own = request.messages[conversation.asks_at + 1 :]
+        own = request.messages[at + 1 :]
         messages += [{"role": m.role, "content": m.content} for m in own]
         fields = {**self.wish.fields, "messages": messages}
         return {**fields, **self.wish.final_fields} if is_final else fields
@@ -264,7 +280,9 @@ class UpstreamSampler:
         """Return the client's turns as JSON values, the same for every call."""
         if not self.turns:
             turns = self.wish.conversation.turns
-            self.turns = [turn.model_dump(exclude_none=True) for turn in turns]
+            self.turns = [
+                {**turn.model_dump(exclude_none=True), "content": turn.content} for turn in turns
+            ]
         return self.turns
 
 
