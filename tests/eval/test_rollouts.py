@@ -63,9 +63,9 @@ def test_each_sample_has_a_stream_of_its_own(engine, codec):
 
 def test_a_failure_of_ours_counts_for_nothing(engine, codec):
     config = EvalConfig(num_samples=2, max_tokens=8)
-    verdicts = iter([right(), infra("broken"), wrong("no"), wrong("no"), infra("x"), infra("x")])
+    verdicts = iter([right(), wrong("no"), infra("x"), right(), infra("x"), infra("x")])
     outcomes = sample_and_judge(engine, codec, QUESTIONS, lambda *_: next(verdicts), config)
-    assert [outcome.rewards for outcome in outcomes] == [[1.0], [0.0, 0.0], []]
-    assert [outcome.num_infra for outcome in outcomes] == [1, 0, 2]
+    assert [outcome.rewards for outcome in outcomes] == [[1.0, 0.0], [1.0], []]
+    assert [outcome.num_infra for outcome in outcomes] == [0, 1, 2]
     score = pass_at_1(outcomes)
-    assert (score.mean, score.num_problems) == (0.5, 2)
+    assert (score.mean, score.num_problems) == (0.75, 2)
