@@ -19,7 +19,7 @@ from backends.mock_openai import Mock, serve, silence, status
 from rich.console import Console
 
 from openzaya.cli import main as cli
-from openzaya.cli.progress import Progress, show_result
+from openzaya.cli.progress import SHOWN_CHARS, Progress, clip, show_result
 from openzaya.ttc import (
     Candidate,
     CandidateDone,
@@ -235,6 +235,12 @@ def test_the_live_table_shows_progress_answers_and_tokens_against_the_cap():
     assert "7 (2), [/b]8 (1)" in shown
     assert "30 of at most 800 tokens" in shown
     assert "no answer yet" in shown
+
+
+def test_an_answer_that_is_too_long_is_clipped_to_the_width_of_its_cell():
+    assert clip("x" * SHOWN_CHARS) == "x" * SHOWN_CHARS
+    assert clip("x" * (SHOWN_CHARS + 1)) == "x" * (SHOWN_CHARS - 3) + "..."
+    assert clip("a\nb  c") == "a b c"
 
 
 def test_a_run_stopped_before_its_first_candidate_still_reports(capsys):

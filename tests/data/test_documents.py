@@ -51,10 +51,14 @@ def test_a_corpus_gives_its_documents_back(tmp_path_factory, documents):
     corpus = load_corpus(folder, verify=True)
     assert len(corpus) == len(documents)
     assert all(same(a, b) for a, b in zip(corpus, documents, strict=True))
+    assert same(corpus[0], documents[0])
     assert same(corpus[-1], documents[-1])
+    assert same(corpus[-len(documents)], documents[0])
     assert len(corpus[1:]) == len(documents) - 1
     with pytest.raises(IndexError):
         corpus[len(documents)]
+    with pytest.raises(IndexError):
+        corpus[-len(documents) - 1]
     assert corpus.fingerprint == fingerprint
     assert isinstance(corpus.tokens, np.memmap)
     assert save_corpus(tmp_path_factory.mktemp("again"), documents) == fingerprint

@@ -30,7 +30,14 @@ from openzaya.recipes.planner.memory import (
     memory,
 )
 from openzaya.recipes.planner.parameters import parameters
-from openzaya.recipes.planner.planner import Plan, best_plan, candidates
+from openzaya.recipes.planner.planner import (
+    AS_FAST,
+    MAX_SHARD,
+    Plan,
+    best_plan,
+    candidates,
+    shard_sizes,
+)
 from openzaya.recipes.planner.wire import traffic
 
 ROOT = Path(__file__).parents[2]
@@ -290,6 +297,21 @@ def test_the_search_takes_the_least_traffic_among_plans_as_fast():
     rivals = [plan for plan in plans if plan.step_s <= 1.05 * min(p.step_s for p in plans)]
     assert best.wire_s == min(plan.wire_s for plan in rivals)
     assert best.layout.shard == 8
+
+
+def test_shard_groups_divide_the_ranks_from_one_up_and_hold_whole_groups_of_experts():
+    assert shard_sizes(Layout(ranks=6)) == [1, 2, 3, 6]
+    assert shard_sizes(Layout(ranks=8, expert_parallel=4)) == [4, 8]
+    assert max(shard_sizes(Layout(ranks=4096))) == MAX_SHARD
+
+
+def test_a_plan_that_is_slower_is_not_taken_for_its_traffic():
+    """Computing activations again takes time that less traffic may not buy."""
+    layouts = [Layout(ranks=1024, shard=8, checkpointing=True), Layout(ranks=1024, shard=4)]
+    lean, fast = (make_plan(ZAYA, PHASES[0], layout, MI300X, 0.1) for layout in layouts)
+    assert lean.wire_s < fast.wire_s
+    assert AS_FAST * fast.step_s < lean.step_s < AS_FAST + fast.step_s
+    assert best_plan(ZAYA, PHASES[0], layouts, MI300X, 0.1) == fast
 
 
 def test_what_does_not_fit_says_by_how_much_and_how_to_cure_it():

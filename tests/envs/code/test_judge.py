@@ -53,6 +53,13 @@ def test_a_program_that_fails_a_visible_test_is_wrong_without_suspicion(judge):
     assert (said.verdict.judgement, said.flags) == (Judgement.WRONG, ())
 
 
+def test_the_score_of_a_wrong_program_counts_the_tests_it_passes_and_stays_below_one(judge):
+    said = say(judge, DOUBLE, "def f(n): return n * 2 if n < 5 else 0")
+    assert said.verdict.judgement is Judgement.WRONG
+    assert 0 < said.num_passed < 4
+    assert said.verdict.score == said.num_passed / 5
+
+
 def test_the_public_reason_shows_nothing_of_a_held_out_test(judge):
     said = say(
         judge,

@@ -232,6 +232,11 @@ def test_fields_arrive_where_the_schema_has_them(tmp_path):
         "10 20\n"
     ]  # not the visible, not the cut
     assert report.tests_dropped["a test that its site shows in part"] == 1
+    assert (site.difficulty, site.tags) == (800.0, ("math",))
+    (python,), _ = load_problems(
+        "codeforces_python", [write(tmp_path, RECORDS["codeforces_python"])]
+    )
+    assert python.difficulty == 800.0
 
     (taco,), _ = load_problems("taco", [write(tmp_path, RECORDS["taco"])])
     assert (taco.mode, taco.entry) == (Mode.FUNCTION, "Solution.add")

@@ -182,6 +182,12 @@ def test_an_explanation_names_region_candidates_reading_and_rule():
     assert "left to be worked out" in grading.verdict.reason
 
 
+def test_declared_variables_stay_and_without_any_the_letters_of_the_formula_are_taken():
+    declared = parse_gold("2x+1", None, Rules(variables=("x", "y")))
+    assert declared.rules.variables == ("x", "y")
+    assert parse_gold("2x+z", "expression").rules.variables == ("x", "z")
+
+
 def test_formulas_are_compared_at_points_that_change_with_the_process():
     from openzaya.envs.math import equal
 
