@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from openzaya.backends.local_text import Follower
-from openzaya.backends.machine import memory_bytes
+from openzaya.backends.placing import cache_bytes
 from openzaya.core.errors import EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine, context_tokens
@@ -291,12 +291,9 @@ def load_engine(
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Engine:
-    """Return an engine over the model of a folder; its cache takes at most half the free memory.
-
-    Half, because the pages of a mapped model compete for the same memory.
-    """
+    """Return an engine over the model of a folder; its cache fits the device's free memory."""
     model = load_model(model_dir, dtype=dtype, device=device)
-    room = blocks_within(model.config, memory_bytes()[1] // 2, model.dtype)
+    room = blocks_within(model.config, cache_bytes(model.device), model.dtype)
     most = (max_slots + 1) * blocks_of(context_tokens(model.config, max_tokens))
     num_blocks = {kind: min(most, count) for kind, count in room.items()}
     return Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)

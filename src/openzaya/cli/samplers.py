@@ -59,10 +59,12 @@ async def open_sampler(
 
     from openzaya.backends.local import load_local_sampler
     from openzaya.backends.machine import choose_threads
+    from openzaya.backends.placing import device_of
 
     torch.set_num_threads(choose_threads())
     folder, slots = model_folder(model), config.num_candidates
-    with load_local_sampler(folder, max_slots=slots, dtype="auto") as local:
+    device = device_of(folder)
+    with load_local_sampler(folder, max_slots=slots, dtype="auto", device=device) as local:
         yield local
 
 

@@ -110,7 +110,7 @@ def model_app(
     """Load the model; return its application, what is told to drain, and the greeting."""
     from openzaya.serve.gateway.assembly import engine_gateway
 
-    service = load_service(args, config, keys, config.threads)
+    service = load_service(args, config, keys, config.threads, config.device)
     slots = args.max_slots or DEFAULT_SLOTS
     app, gateway = engine_gateway(service, config, open_journal(config), max_slots=slots)
     return app, gateway, greeting(service, port)
@@ -199,13 +199,18 @@ def read_config(args: argparse.Namespace) -> "GatewayConfig":
 
 
 def load_service(
-    args: argparse.Namespace, config: "ServeConfig", keys: object, threads: int = 0
+    args: argparse.Namespace,
+    config: "ServeConfig",
+    keys: object,
+    threads: int = 0,
+    device: str = "auto",
 ) -> "Service":
     """Load the model and put the engine behind the API; 0 threads take the free cores."""
     import torch
 
     from openzaya.backends.local import load_engine
     from openzaya.backends.machine import choose_threads
+    from openzaya.backends.placing import device_of
     from openzaya.cli.samplers import model_folder
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
@@ -220,7 +225,11 @@ def load_service(
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
     engine = load_engine(
-        folder, max_slots=args.max_slots or DEFAULT_SLOTS, max_tokens=args.context, dtype="auto"
+        folder,
+        max_slots=args.max_slots or DEFAULT_SLOTS,
+        max_tokens=args.context,
+        dtype="auto",
+        device=device_of(folder, device),
     )
     driver = Driver(
         engine,

@@ -37,6 +37,8 @@ class GatewayConfig(ServeConfig):
     """Whether the log holds the question of every run."""
     threads: int = 0
     """Threads of torch; 0 takes the free cores."""
+    device: str = "auto"
+    """Where our own engine runs: cpu, cuda, or auto for the best that there is."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work."""
