@@ -70,10 +70,10 @@ class _FusedRMSNorm(torch.autograd.Function):
         x_grad_ND = torch.empty_like(grad_ND)
         weight_grad_D = torch.zeros_like(weight_D)
         for x, scale, grad, x_grad in tiles(x_ND, scale_N1, grad_ND, x_grad_ND):
-            # The rows stay as they are: what scales them is applied to sums of the product.
-            product = grad * x
-            weight_grad_D.addmv_(product.t(), scale.squeeze(-1))
-            mean = (product @ weight_D).div_(x.shape[-1]).unsqueeze(-1).mul_(scale.square())
+            unit = x * scale
+            product = grad * unit
+            weight_grad_D += product.sum(dim=0)
+            mean = (product @ weight_D).div_(x.shape[-1]).unsqueeze(-1)
             torch.mul(grad, weight_D, out=x_grad)
-            x_grad.addcmul_(x, mean, value=-1).mul_(scale)
+            x_grad.addcmul_(unit, mean, value=-1).mul_(scale)
         return x_grad_ND, weight_grad_D, None
