@@ -106,6 +106,9 @@ def test_delay_take_and_put_have_inverse_gradients() -> None:
     index = torch.tensor([4, 0, 3])
     assert torch.autograd.gradcheck(lambda x: take_rows(x, index), (draw(5, 2),))
     assert torch.autograd.gradcheck(lambda x: put_rows(x, index, 5), (draw(3, 2),))
+    assert put_rows(torch.ones(3, 1), index, 5).flatten().tolist() == [1, 0, 0, 1, 1]
+    all_rows = torch.tensor([2, 0, 1])
+    assert torch.autograd.gradcheck(lambda x: put_rows(x, all_rows, 3), (draw(3, 2),))
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0, 5], [0, 0, 0]])

@@ -110,10 +110,10 @@ class Attention(nn.Module):
         """Attend within each document of each block; lead rows land behind it, as padding."""
         sizes = [block.num_documents * (block.width + LEAD) for block in plan.blocks]
         parts: list[Tensor] = []
+        # A piece that is all rows is not cut out: the backward pass would copy it.
         pieces = (
-            torch.split(q_HNP, sizes, dim=1),
-            torch.split(k_KNP, sizes, dim=1),
-            torch.split(v_NKP, sizes),
+            ([x] if len(sizes) == 1 else torch.split(x, sizes, dim=dim))
+            for x, dim in ((q_HNP, 1), (k_KNP, 1), (v_NKP, 0))
         )
         for block, q, k, v in zip(plan.blocks, *pieces, strict=True):
             shape = (block.num_documents, block.width + LEAD)

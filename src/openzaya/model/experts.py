@@ -134,7 +134,7 @@ def _gated_backward(
             torch.sum(torch.mul(silu, up).mul_(grad), dim=-1, out=weight_grad)
             grad.mul_(weight.unsqueeze(-1))
         torch.mul(grad, silu, out=up_grad)
-        gate_grad.copy_(torch.ops.aten.silu_backward(grad.mul_(up), gate))
+        torch.ops.aten.silu_backward(grad.mul_(up), gate, grad_input=gate_grad)
 
 
 def _spans(counts: list[int]) -> list[tuple[int, slice]]:

@@ -1,6 +1,7 @@
 """Moving rows between layouts, with a backward pass that is the inverse move.
 
-torch's own backward of `index_select` adds; our indices never repeat, so a copy is enough.
+torch's own backward of `index_select` adds, and its `index_copy` first copies what it writes to.
+Our indices never repeat and what is written to is new: one copy is enough.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,16 @@ def take_rows(x_ND: Tensor, index_T: Tensor) -> Tensor:
 
 def put_rows(x_TD: Tensor, index_T: Tensor, num_rows: int) -> Tensor:
     """Return a zero tensor of `num_rows` rows with `x_TD` at rows `index_T`; none twice."""
-    return x_TD.new_zeros(num_rows, x_TD.shape[1]).index_copy(0, index_T, x_TD)
+    if not (torch.is_grad_enabled() and x_TD.requires_grad):
+        return _put(x_TD, index_T, num_rows)
+    out_ND: Tensor = _Put.apply(x_TD, index_T, num_rows)  # type: ignore[no-untyped-call]
+    return out_ND
+
+
+def _put(x_TD: Tensor, index_T: Tensor, num_rows: int) -> Tensor:
+    # As many rows as indices, none twice: nothing stays as it was made.
+    make = x_TD.new_empty if x_TD.shape[0] == num_rows else x_TD.new_zeros
+    return make(num_rows, x_TD.shape[1]).index_copy_(0, index_T, x_TD)
 
 
 def tiles(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -52,4 +62,22 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (index_T,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return put_rows(grads[0], index_T, ctx.num_rows), None  # type: ignore[attr-defined]
+        return _put(grads[0], index_T, ctx.num_rows), None  # type: ignore[attr-defined]
+
+
+class _Put(torch.autograd.Function):
+    """Scatter rows to unique places; the gradient is gathered back."""
+
+    @staticmethod
+    def forward(ctx: Context, *args: object) -> Tensor:
+        x_TD, index_T, num_rows = args
+        assert isinstance(x_TD, Tensor)
+        assert isinstance(index_T, Tensor)
+        assert isinstance(num_rows, int)
+        ctx.save_for_backward(index_T)
+        return _put(x_TD, index_T, num_rows)
+
+    @staticmethod
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (index_T,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grads[0].index_select(0, index_T), None, None

@@ -89,13 +89,15 @@ class _Mix(torch.autograd.Function):
         grad = grads[0]
         heads, width = now_JPP.shape[0], now_JPP.shape[1]
         u = u_MC.view(-1, heads, width).transpose(0, 1)
-        u_grad_MC = torch.zeros_like(u_MC)
+        u_grad_MC = torch.empty_like(u_MC)
         u_grad = u_grad_MC.view(-1, heads, width).transpose(0, 1)
         rows = u.shape[1]
         matrix_grads = []
+        # The first product writes all rows but two, the others add to what is there.
+        u_grad[:, :2] = 0
         for back, matrix_JPP in enumerate((now_JPP, one_JPP, two_JPP)):
             span = slice(2 - back, rows - back)
-            u_grad[:, span] += torch.bmm(grad, matrix_JPP)
+            u_grad[:, span].baddbmm_(grad, matrix_JPP, beta=min(back, 1))
             matrix_grads.append(torch.bmm(grad.mT, u[:, span]))
         _add_cross_mean_grad(u_grad[:, 2:], grad, num_queries)
         return u_grad_MC, *matrix_grads, grad.sum(dim=1), None
@@ -191,11 +193,10 @@ class _NormRotate(torch.autograd.Function):
         x_JNP, scale_J, cos_NR, sin_NR, norm_JN1 = ctx.saved_tensors  # type: ignore[attr-defined]
         eps: float = ctx.eps  # type: ignore[attr-defined]
         grad_JNP = _rotate_in_place(grads[0].clone(), cos_NR, -sin_NR)
-        unit_JNP = x_JNP / norm_JN1
-        along_JN1 = (grad_JNP * unit_JNP).sum(dim=-1, keepdim=True)
+        along_JN1 = (grad_JNP * x_JNP).sum(dim=-1, keepdim=True).div_(norm_JN1)
         # Under the floor the length is a constant, so nothing is projected out.
-        radial_JN1 = along_JN1 * (norm_JN1 > eps)
-        grad_JNP.addcmul_(unit_JNP, radial_JN1, value=-1)
+        radial_JN1 = (along_JN1 * (norm_JN1 > eps)).div_(norm_JN1)
+        grad_JNP.addcmul_(x_JNP, radial_JN1, value=-1)
         grad_JNP.mul_(scale_J.view(-1, 1, 1) / norm_JN1)
         return grad_JNP, along_JN1.sum(dim=(1, 2)), None, None, None
 
