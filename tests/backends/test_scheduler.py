@@ -101,6 +101,19 @@ def test_the_limit_over_all_servers_holds_and_load_follows_the_weights():
     run(test)
 
 
+def test_who_waits_goes_before_who_comes_when_a_pause_is_over():
+    def test():
+        server = upstream(1)
+        scheduler, route = make(server)
+        server.limit.pause(60.0)
+        first = scheduler.ask(scheduler.job("a", 1.0), route, 0, None)
+        server.limit.paused_until = 0.0
+        late = scheduler.ask(scheduler.job("a", 1.0), route, 0, None)
+        assert (first.turn.done(), late.turn.done()) == (True, False)
+
+    run(test)
+
+
 def test_a_cancelled_call_leaves_the_queue_at_once_and_no_place_is_lost():
     async def main():
         scheduler, route = make(upstream(1))

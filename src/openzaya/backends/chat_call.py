@@ -49,14 +49,15 @@ class ChatCall(Exchange):
         self._has_ended = False
         self._connection: Connection | None = None
         self._begun = self._heard = self._clock()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle
 
     async def run(self, path: str, body: bytes) -> None:
         """Send the request and wait for its end; leaving early closes the connection."""
         client, config = self._server.client, self._config
         # One timer, which looks at the times when it goes off: renewing it for every token would
         # cost a third of the whole reading.
-        self._restart_timer(min(config.first_token_s, config.between_tokens_s))
+        first_look_s = min(config.first_token_s, config.between_tokens_s)
+        self._timer = self._loop.call_later(first_look_s, self._on_timer)
         try:
             while True:
                 connection = await client.start("POST", path, body, self)
@@ -69,7 +70,7 @@ class ChatCall(Exchange):
         except (OSError, TimeoutError) as error:
             raise CallFault("unreachable", self._server.clean(f"{_named(error)}")) from error
         finally:
-            self._stop_timer()
+            self._timer.cancel()
             self._part()
 
     def cut(self) -> None:
@@ -145,12 +146,8 @@ class ChatCall(Exchange):
             self.first_token_at = self._clock()
 
     def _restart_timer(self, seconds: float) -> None:
-        self._stop_timer()
+        self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._on_timer)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
     def _on_timer(self) -> None:
         now = self._clock()

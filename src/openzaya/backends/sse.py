@@ -29,19 +29,20 @@ class EventReader:
 
         Raises StreamError for a line above 1 MiB or one that is not UTF-8.
         """
-        end = stretch.rfind(b"\n")
-        if end < 0:
+        end = stretch.rfind(b"\n") + 1
+        if not end:
             self._pending += stretch
             self._check_length(len(self._pending))
             return []
         whole = bytes(self._pending) + stretch[:end] if self._pending else stretch[:end]
-        self._pending[:] = stretch[end + 1 :]
+        self._pending[:] = stretch[end:]
         self._check_length(len(self._pending))
         try:
             text = whole.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StreamError(f"the stream is not UTF-8 ({error.reason})") from error
         lines = text.split("\n")
+        lines.pop()  # what follows the last line
         if "\r" in text:
             lines = [line.removesuffix("\r") for line in lines]
         if len(whole) > MAX_LINE_BYTES:
@@ -52,8 +53,10 @@ class EventReader:
         found: list[str] = []
         data = self._data
         for line in lines:
-            if line.startswith("data:"):
-                data.append(line[6:] if line.startswith(" ", 5) else line[5:])
+            if line.startswith("data: "):
+                data.append(line[6:])
+            elif line.startswith("data:"):
+                data.append(line[5:])
             elif not line and data:
                 found.append(data[0] if len(data) == 1 else "\n".join(data))
                 data.clear()

@@ -280,6 +280,17 @@ def test_metrics_count_runs_and_upstreams_and_hold_nothing_that_clients_sent(ser
     assert "secret" not in text
 
 
+def test_metrics_count_the_prompt_tokens_that_an_upstream_had_cached(tmp_path):
+    with (
+        upstream(MockConfig(cached_share=0.5)) as mock,
+        gatewaying(mock, tmp_path / "j.sqlite") as gateway,
+    ):
+        usage = gateway.run()["ttc"]["usage"]
+        text = gateway.ask("/metrics")[1].decode()
+    assert 0 < usage["cached"] < usage["prefill"]
+    assert f'openzaya_run_tokens_total{{kind="cached"}} {usage["cached"]:.1f}' in text
+
+
 def test_the_page_comes_with_a_policy_that_loads_nothing_from_elsewhere(served):
     status, page, headers = served.ask("/")
     assert status == 200
