@@ -224,7 +224,7 @@ def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
             assert await journal.prune(ids=(ids[4], live)) == 1
             assert await journal.prune(max_bytes=0) == 2
             assert [r["id"] for r in await journal.runs()] == [live]
-            assert in_rows(url, "SELECT COUNT(*) FROM event") == [(0,)]
+            assert in_rows(url, "SELECT COUNT(*) FROM told") == [(0,)]
 
     asyncio.run(main())
 
