@@ -85,17 +85,21 @@ class Recorder:
     opened: dict[Place, _Open] = field(default_factory=dict)
     frames: dict[int, tuple[int, Frame]] = field(default_factory=dict)
     """By number of tails, what the newest prompt says around them, and the event that has it."""
-    told: Told = field(init=False)
-    """What is not handed to the writer yet: what belongs to no row yet is in the next two."""
     entries: list[Entry] = field(default_factory=list)
+    """Events that belong to no row yet."""
     texts: list[str] = field(default_factory=list)
+    """The texts of those that have one."""
+    rows: list[Row] = field(default_factory=list)
+    """What is not handed to the writer yet, with the next three."""
+    deltas: list[Row] = field(default_factory=list)
+    dropped: list[tuple[Place, int]] = field(default_factory=list)
+    is_durable: bool = False
     last: Row = ()
     """The row that tells of the end."""
 
     def __post_init__(self) -> None:
         """Begin where earlier leases ended."""
         self.at_s = self.lease.begun_s
-        self.told = Told(self.lease, self.lose)
         self.cached_tokens = sum(v["cached_tokens"] or 0 for v in self.record.history.views())
 
     @property
@@ -177,15 +181,14 @@ class Recorder:
 
     def hand_over(self) -> Told:
         """Return what was taken in since the last time, as rows."""
-        if row := self._row():
-            self.told.rows.append(row)
-        told, self.told = self.told, Told(self.lease, self.lose)
+        if self.entries:
+            self.rows.append(self._row())
+        told = Told(self.lease, self.lose, self.rows, self.deltas, self.dropped, self.is_durable)
+        self.rows, self.deltas, self.dropped, self.is_durable = [], [], [], False
         return told
 
     def _row(self) -> Row:
-        """Return the entries so far as a row; nothing without entries."""
-        if not self.entries:
-            return ()
+        """Return the entries so far as a row."""
         row = told_row(self.lease.run_id, self.entries, self.texts)
         self.record.history.add(self.entries[-1][0], self.entries)
         self.entries, self.texts = [], []
@@ -195,7 +198,7 @@ class Recorder:
         self.seq += 1
         return self.seq
 
-    def _tell(self, kind: Kind, at_s: float, *value: Any, text: str = "") -> int:
+    def _tell(self, kind: Kind, at_s: float, value: list[Any], text: str = "") -> int:
         """Add an event and its text; return its number."""
         seq = self._next()
         self.entries.append([seq, kind, whole_us(at_s), len(text), *value])
@@ -210,7 +213,7 @@ class Recorder:
         usage = usage_so_far(self.record.history.views(), outcome)
         so_far = {"usage": usage, "elapsed_s": event.at, **outcome}
         shown = summary(lease.run_id, lease.created_s, "running", self.record.spec, so_far)
-        self._tell("run", event.at, shown)
+        self._tell("run", event.at, [shown])
 
     def _candidate_started(self, event: CandidateStarted) -> None:
         place = (event.stage, event.slot)
@@ -225,9 +228,9 @@ class Recorder:
             self.frames[len(tails)] = prompt, frame
         values = started_values(event, prompt)
         self.opened[place] = _Open(event.at, values)
-        seq = self._tell("candidate", event.at, *values, text=text)
+        seq = self._tell("candidate", event.at, values, text)
         if event.recorded:  # only an earlier lease can have left pieces of one that begins
-            self.told.ended.append((place, seq))
+            self.dropped.append((place, seq))
 
     def _candidate_progress(self, event: CandidateProgress) -> None:
         place = (event.stage, event.slot)
@@ -245,7 +248,7 @@ class Recorder:
         }
         known.pieces.clear()
         known.kept_tokens = event.num_tokens
-        self.told.deltas.append(delta_row(self.lease.run_id, self._next(), place, value))
+        self.deltas.append(delta_row(self.lease.run_id, self._next(), place, value))
 
     def _candidate_done(self, event: CandidateDone) -> None:
         candidate = event.candidate
@@ -258,10 +261,10 @@ class Recorder:
             self.cached_tokens += candidate.served.num_cached_tokens or 0
         text, spans = text_of(candidate)
         values = done_values(event, known.queued_s, known.first_token_s, spans)
-        seq = self._tell("candidate", event.at, *values, text=text)
-        self.told.is_durable = True
+        seq = self._tell("candidate", event.at, values, text)
+        self.is_durable = True
         if known.kept_tokens:
-            self.told.ended.append((place, seq))
+            self.dropped.append((place, seq))
 
     def _stage_done(self, event: StageDone) -> None:
         self._cut_open(event.at, event.stage)
@@ -274,8 +277,8 @@ class Recorder:
         }
         for place in [p for p in self.tails if p[0] < event.stage - 1]:
             del self.tails[place]
-        self._tell("stage", event.at, entry)
-        self.told.is_durable = True
+        self._tell("stage", event.at, [entry])
+        self.is_durable = True
 
     def _cut_open(self, at_s: float, stage: int | None = None) -> None:
         """Tell that nobody waits any more for what is running, in one stage or in all."""
@@ -283,12 +286,12 @@ class Recorder:
             if known.started is None or known.is_cut or stage not in (None, place[0]):
                 continue
             known.is_cut = True
-            self._tell("candidate", at_s, *cut_values(view_of([*known.started]), at_s))
+            self._tell("candidate", at_s, cut_values(view_of([*known.started]), at_s))
 
     def _ended(self, event: Ended) -> None:
         self._cut_open(self.at_s)
-        if row := self._row():
-            self.told.rows.append(row)
+        if self.entries:
+            self.rows.append(self._row())
         lease, outcome = self.lease, self.record.outcome
         outcome |= {**_plain(event.facts), "elapsed_s": round(self.at_s, 6)}
         shown = outcome
@@ -297,7 +300,7 @@ class Recorder:
         else:
             shown = {"usage": usage_so_far(self.record.history.views(), outcome), **outcome}
         done = summary(lease.run_id, lease.created_s, event.state, self.record.spec, shown)
-        self._tell("done", self.at_s, done)
+        self._tell("done", self.at_s, [done])
         self.last = self._row()
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import Any, Protocol
 
@@ -72,11 +72,11 @@ class Told:
 
     lease: Lease
     on_error: Callable[[Exception], None]
-    rows: list[Row] = field(default_factory=list)
-    deltas: list[Row] = field(default_factory=list)
-    ended: list[tuple[Place, int]] = field(default_factory=list)
+    rows: list[Row]
+    deltas: list[Row]
+    dropped: list[tuple[Place, int]]
     """Candidates whose deltas of before an event are not needed any more, and its number."""
-    is_durable: bool = False
+    is_durable: bool
     size: int = 0
 
     waits = True
@@ -140,7 +140,8 @@ class Writer:
         self._queue: list[Queued] = []
         self._held: dict[str, int] = {}
         """Epochs of leases that nobody can have taken since they were looked up."""
-        self._news = Condition()
+        self._lock = Lock()
+        self._news = Condition(self._lock)
         self._is_closing = False
         self._beat_at = monotonic() + heartbeat_s
         self._began_at = float("-inf")
@@ -163,7 +164,7 @@ class Writer:
 
     def tell(self, teller: Teller, event: Any, size: int) -> None:
         """Queue an event of a run."""
-        with self._news:
+        with self._lock:
             self._add((teller, event, size), size, wakes=False)
 
     def _add(self, item: Queued, size: int, *, wakes: bool) -> None:
@@ -237,7 +238,19 @@ class Writer:
                 teller.take(event)
             except Exception as error:  # noqa: BLE001 - a bug of ours: it ends this run, not others
                 teller.lose(_bug(error))
-        return [*(_told_by(teller, size) for teller, size in sizes.items()), *writes]
+        told = (self._told_by(teller, size) for teller, size in sizes.items())
+        return [*filter(None, told), *writes]
+
+    def _told_by(self, teller: Teller, size: int) -> Told | None:
+        try:
+            told = teller.hand_over()
+        except Exception as error:  # noqa: BLE001 - as above
+            teller.lose(_bug(error))
+            with self._lock:
+                self.pending_bytes -= size
+            return None
+        told.size = size
+        return told
 
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch, however long the disk is full; other failures concern one write each."""
@@ -285,7 +298,7 @@ class Writer:
         self.database.insert("told", [row for job in good for row in job.rows])
         self.database.insert("delta", [row for job in good for row in job.deltas])
         for job in good:
-            for place, seq in job.ended:
+            for place, seq in job.dropped:
                 drop_deltas(self.database, job.run_id, place, seq)
         return [None if held.get(j.run_id) == j.lease.epoch else lost(j.lease) for j in told]
 
@@ -345,12 +358,6 @@ class Writer:
     def _forget(self, batch: list[Job]) -> None:
         with self._news:
             self.pending_bytes -= sum(w.size for w in batch)
-
-
-def _told_by(teller: Teller, size: int) -> Told:
-    told = teller.hand_over()
-    told.size = size
-    return told
 
 
 def _bug(error: Exception) -> JournalError:
