@@ -8,7 +8,7 @@ from ttc.fake_sampler import FakeSampler, no_sleep
 from openzaya.core.records import Message
 from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
 from openzaya.ttc.journal import Journal, JournalConfig, RunSpec
-from openzaya.ttc.journal.database import open_database
+from openzaya.ttc.journal.opening import open_database
 
 SMALL = MarkovianRSAConfig(
     num_candidates=4,

@@ -19,7 +19,7 @@ async def fill_up(journal):
     """Make the file as good as full, from the thread that owns the connection."""
 
     def fill(database):
-        database.insert("told", [("nobody", 1, "x" * 8_000, None)])  # no room on the last page
+        database.insert("told", [("nobody", 1, "x" * 4_000, None)])  # no room on the last page
         database.execute("PRAGMA max_page_count = 1")
 
     write = Write(fill, waits=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from time import time
 from typing import Any, Literal
 
-from openzaya.core.errors import ConfigError
 from openzaya.ttc.journal.errors import JournalDamagedError, JournalError
 from openzaya.ttc.journal.schema import TABLES, VERSION
 
@@ -22,8 +21,6 @@ APPLICATION_ID = 0x6F7A6A31
 """Marks a SQLite file as a journal of ours: `ozj1`."""
 MOST_AT_ONCE = 64
 """Rows of one statement."""
-_PAGE_BYTES = 8192
-"""Half the writes of a commit that 4096 takes; more would write too much of what did not change."""
 _NUM_STATEMENTS = 4 * MOST_AT_ONCE
 """Prepared statements that are kept: one for each number of rows, and all others."""
 
@@ -137,7 +134,6 @@ class SqliteDatabase(Database):
         self.execute("PRAGMA temp_store = MEMORY")
 
     def _create(self) -> None:
-        self.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         self.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self.execute("PRAGMA journal_mode = WAL")
         self.execute("BEGIN IMMEDIATE")
@@ -227,24 +223,6 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """Close the file; the last one to close it empties the write-ahead log."""
         self._connection.close()
-
-
-def open_database(url: str) -> Database:
-    """Open a journal by path, `sqlite:PATH` or `postgresql://...`."""
-    if url.startswith(("postgresql://", "postgres://")):
-        from openzaya.ttc.journal.postgres import PostgresDatabase
-
-        return PostgresDatabase(url)
-    scheme, has_scheme, rest = url.partition(":")
-    if has_scheme and scheme == "sqlite":
-        url = "/" + rest.lstrip("/") if rest.startswith("//") else rest
-    elif has_scheme and rest.startswith("//"):
-        raise ConfigError(
-            f"a journal cannot be kept at {scheme}://; give a path, sqlite:PATH or postgresql://..."
-        )
-    if not url:
-        raise ConfigError("the journal's path is empty; give a path or postgresql://...")
-    return SqliteDatabase(Path(url).expanduser())
 
 
 def other_schema(where: str, version: int) -> str:

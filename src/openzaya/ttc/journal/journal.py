@@ -17,9 +17,10 @@ from typing import Any, Self, TypeVar
 from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
 from openzaya.ttc.journal.candidates import View
-from openzaya.ttc.journal.database import Database, open_database
+from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
 from openzaya.ttc.journal.history import History, Record
+from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
 from openzaya.ttc.journal.recorder import Recorder, outcome_of
 from openzaya.ttc.journal.rows import RunRow, last_seq, load_events, load_run, load_spec
