@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from openzaya.ttc.events import Recorded
 from openzaya.ttc.journal.candidates import (
     PROMPT,
     SPANS,
@@ -24,7 +25,7 @@ from openzaya.ttc.journal.rows import (
     load_text,
     load_told,
 )
-from openzaya.ttc.result import Candidate
+from openzaya.ttc.place import Place as RunPlace
 
 
 @dataclass(slots=True)
@@ -84,10 +85,6 @@ class History:
         """Say whether a candidate came to its end."""
         return place in self and is_complete(self.view(place))
 
-    def complete(self) -> list[Place]:
-        """Return the candidates that came to their end."""
-        return [place for place in sorted(self._newest) if self.is_complete(place)]
-
     def running(self) -> list[View]:
         """Return the facts of the candidates that are on their way."""
         return [view for view in self.views() if view["state"] == "running"]
@@ -97,9 +94,15 @@ class History:
         entry = self._newest[place]
         return texts_of(self._text(database, entry[0]), entry[VALUE + SPANS])
 
-    def candidate(self, database: Database, place: Place) -> Candidate:
-        """Return a complete candidate as the run had it. Raises JournalDamagedError."""
-        return candidate_of(self.view(place), self.texts(database, place))
+    def recorded(self, database: Database) -> Recorded:
+        """Return where a run goes on. Raises JournalDamagedError."""
+        started, finished = [], []
+        for place in sorted(self._newest):
+            view = self.view(place)
+            started.append(RunPlace(*place, view["seed"], tuple(view["parents"])))
+            if is_complete(view):
+                finished.append(candidate_of(view, self.texts(database, place)))
+        return Recorded(started, finished, self.at_s)
 
     def prompt(self, database: Database, place: Place) -> list[dict[str, Any]]:
         """Return the messages that a candidate was asked with, none when that is not known."""

@@ -26,7 +26,6 @@ from openzaya.ttc.journal.recorder import Recorder, outcome_of
 from openzaya.ttc.journal.rows import RunRow, last_seq, load_events, load_run, load_spec
 from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
 from openzaya.ttc.journal.writer import Write, Writer
-from openzaya.ttc.place import Place
 from openzaya.ttc.result import Result
 
 T = TypeVar("T")
@@ -147,14 +146,10 @@ class Journal:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
             return lease, Record.of(database, run_id), last_seq(database, run_id)
 
-        found: tuple[Lease, Record, int] = await self._write(
-            Write(apply, run_id=run_id, changes_leases=True)
-        )
-        lease, record, seq = found
-        self._hold(lease, record, seq)
-        return lease
+        write = Write(apply, run_id=run_id, changes_leases=True)
+        return self._hold(*await self._write(write))
 
-    def _hold(self, lease: Lease, record: Record, seq: int) -> None:
+    def _hold(self, lease: Lease, record: Record, seq: int) -> Lease:
         self._recorders[lease.run_id] = Recorder(
             lease=lease,
             writer=self.writer,
@@ -163,6 +158,7 @@ class Journal:
             record=record,
             seq=seq,
         )
+        return lease
 
     def listener(self, run_id: str, on_lost: Callable[[], None] | None = None) -> OnEvent:
         """Return what to give to `MarkovianRSA.run` as `on_event`; the run must be leased here.
@@ -303,13 +299,7 @@ class Journal:
 
         def ask(database: Database) -> Recorded:
             load_run(database, run_id)
-            history = History.of(database, run_id)
-            started = [
-                Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
-                for view in history.views()
-            ]
-            finished = [history.candidate(database, place) for place in history.complete()]
-            return Recorded(started, finished, history.at_s)
+            return History.of(database, run_id).recorded(database)
 
         return await self._read(ask)
 
