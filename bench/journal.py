@@ -236,15 +236,17 @@ def seeds_of(where: str, key: str, state: str) -> set[int]:
         return set()
     with sqlite3.connect(where) as file:
         rows = file.execute(
-            "SELECT body FROM event WHERE kind = 'candidate' AND run = "
+            "SELECT body FROM told WHERE run = "
             "(SELECT id FROM run WHERE idempotency_key = ?) ORDER BY seq",
             (key,),
         ).fetchall()
     file.close()
     newest = {}
     for (body,) in rows:
-        view = view_of(json.loads(body[8:]))
-        newest[view["stage"], view["slot"]] = (view["seed"], view["state"])
+        for _, kind, _, _, *value in json.loads(body[8:]):
+            if kind == "candidate":
+                view = view_of(value)
+                newest[view["stage"], view["slot"]] = (view["seed"], view["state"])
     return {seed % SENT_SEEDS for seed, found in newest.values() if found == state}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ from openzaya.ttc.journal import (
     JournalError,
     UnknownRunError,
 )
-from openzaya.ttc.journal.prompts import Frame, shown_prompt
+from openzaya.ttc.journal.prompts import Frame, text_of, texts_of
 from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
+from openzaya.ttc.place import Place
+from openzaya.ttc.result import unwritten
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(st.characters()),
@@ -39,12 +42,12 @@ def test_a_sealed_value_comes_back_surrogates_and_all(value):
     assert unseal(sealed, "run", 3) == value
 
 
-@given(st.text(st.characters()), st.dictionaries(st.text(), st.integers() | st.text()))
-def test_a_sealed_text_comes_back_whatever_it_holds(text, about):
-    sealed = seal_text(text, about, "run", 3)
+@given(st.text(st.characters()))
+def test_a_sealed_text_comes_back_whatever_it_holds(text):
+    sealed = seal_text(text, "run", 3)
     sealed.encode()
     assert "\0" not in sealed
-    assert unseal_text(sealed, "run", 3) == (text, about)
+    assert unseal_text(sealed, "run", 3) == text
     with pytest.raises(JournalDamagedError, match="row run/3 is damaged"):
         unseal_text(sealed + " ", "run", 3)
 
@@ -62,12 +65,40 @@ def test_a_changed_moved_or_torn_row_is_refused_by_name(text, at, flip):
         unseal(changed, "run", 1, 2)
 
 
-@given(st.lists(st.text("ab \n"), min_size=1, max_size=4), st.text("ab", min_size=1))
-def test_a_prompt_is_kept_without_its_tails_and_comes_back_whole(tails, question):
+@given(st.lists(st.text("ab \n"), min_size=1, max_size=4), st.text("ab", min_size=1), st.booleans())
+def test_a_prompt_is_kept_without_its_tails_and_comes_back_whole(tails, question, is_joined):
     messages = aggregation_messages((Message("user", question),), tails)
-    frame = Frame.from_json(json.loads(json.dumps(Frame.of(messages, tails).to_json())))
+    if not is_joined:
+        messages = (Message("user", messages[-1].content[:]),)
+    frame = Frame.from_text(Frame.of(messages, tails).to_text())
     assert frame.fits(messages, tails)
-    assert shown_prompt(frame, tails)[-1]["content"] == messages[-1].content
+    assert frame.prompt(tails)[-1]["content"] == messages[-1].content
+
+
+def test_the_frame_of_a_prompt_fits_other_tails_and_no_other_question():
+    question = (Message("user", "what is it, a tail?"),)
+    first, second = (aggregation_messages(question, tails) for tails in (("a", "b"), ("bb", "c")))
+    frame = Frame.of(first, ("a", "b"))
+    assert frame.fits(second, ("bb", "c"))
+    assert not frame.fits(second, ("bb", "d"))
+    other = aggregation_messages((Message("user", "what is that?"),), ("a", "b"))
+    assert not frame.fits(other, ("a", "b"))
+
+
+@given(st.text("ab "), st.text("ab "), st.text("ab "), st.text("ab "))
+def test_the_texts_of_a_candidate_come_back_wherever_they_are(whole, thinking, answer, tail):
+    candidate = replace(
+        unwritten(Place(0, 0, 1, ()), "stop"),
+        text=whole,
+        thinking=thinking,
+        answer_text=answer,
+        tail=tail,
+    )
+    text, spans = text_of(candidate)
+    parts = {"text": whole, "thinking": thinking, "answer_text": answer, "tail": tail}
+    assert texts_of(text, spans) == parts
+    if all(part in whole for part in parts.values()):
+        assert text == whole
 
 
 def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
@@ -88,13 +119,13 @@ def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
                         assert found[part] == getattr(candidate, part)
             tail = result.rounds[0].candidates[0].tail
         assert len(tail) > 20
-        stored = in_rows(url, "SELECT body, content FROM event WHERE kind = 'candidate'")
+        stored = in_rows(url, "SELECT body, content FROM told")
         assert sum(tail in (content or "") for _, content in stored) == 1
         assert not any(tail in body for body, _ in stored)
-        begun = "SELECT content FROM event WHERE kind = 'candidate' AND body NOT LIKE '%done%'"
-        frames = [content for (content,) in in_rows(url, begun)]
-        assert len(frames) == 12
-        assert sum(content is not None for content in frames) == 2  # without tails, with two
+        entries = [entry for body, _ in stored for entry in json.loads(body[8:])]
+        begun = [entry for entry in entries if entry[1] == "candidate" and len(entry) == 10]
+        assert len(begun) == 12
+        assert sum(entry[3] > 0 for entry in begun) == 2  # frames without tails, with two
 
     asyncio.run(main())
 
@@ -122,6 +153,24 @@ def test_views_of_a_done_run_agree_with_its_result(url):
             assert parents == [c.parents for r in result.rounds for c in r.candidates]
             ends = [c["ended_s"] for c in detail["candidates"]]
             assert 0 <= min(ends) <= max(ends) <= shown["elapsed_s"]
+
+    asyncio.run(main())
+
+
+def test_a_run_that_ended_here_is_shown_as_its_rows_show_it(url):
+    async def main():
+        async with opened(url) as journal:
+            run_id, result = await finished(journal)
+            place = (result.chosen.stage, result.chosen.slot)
+            here = await journal.run(run_id), await journal.candidate(run_id, *place)
+            async with opened(url) as other:
+                there = await other.run(run_id), await other.candidate(run_id, *place)
+                assert here == there
+                assert await other.prune(ids=(run_id,)) == 1
+            with pytest.raises(UnknownRunError):
+                await journal.run(run_id)
+            with pytest.raises(UnknownRunError):
+                await journal.candidate(run_id, *place)
 
     asyncio.run(main())
 
@@ -182,16 +231,17 @@ def test_secrets_in_an_address_are_not_stored(url):
 
 
 @pytest.mark.parametrize(
-    ("table", "column"), [("event", "body"), ("event", "content"), ("document", "body")]
+    ("table", "column"), [("told", "body"), ("told", "content"), ("document", "body")]
 )
 def test_a_bit_flipped_in_any_table_is_found_and_named(url, table, column):
     async def main():
         async with opened(url) as journal:
             run_id, _ = await finished(journal)
+        async with opened(url) as journal:  # one that does not know the run
             in_rows(url, f"UPDATE {table} SET {column} = replace({column}, 'a', 'b')")
             readers = [journal.recorded]
             if column == "body":
-                readers = [journal.run, *([journal.events] if table == "event" else [])]
+                readers = [journal.run, *([journal.events] if table == "told" else [])]
             for read in readers:
                 with pytest.raises(JournalDamagedError, match=f"row {run_id}/.* is damaged"):
                     await read(run_id)
@@ -204,13 +254,13 @@ def test_another_schema_another_program_and_garbage_are_refused(tmp_path):
     asyncio.run(Journal.open(str(path)).close())
     assert path.stat().st_mode & 0o077 == 0
     with sqlite3.connect(path) as file:
-        file.execute("PRAGMA user_version = 3")
-    with pytest.raises(JournalError, match=r"schema 3, this openzaya knows 2; update"):
+        file.execute("PRAGMA user_version = 4")
+    with pytest.raises(JournalError, match=r"schema 4, this openzaya knows 3; update"):
         Journal.open(str(path))
     with sqlite3.connect(path) as file:
-        file.execute("PRAGMA user_version = 1")
+        file.execute("PRAGMA user_version = 2")
     file.close()
-    with pytest.raises(JournalError, match=r"schema 1, this openzaya knows 2; export its runs"):
+    with pytest.raises(JournalError, match=r"schema 2, this openzaya knows 3; export its runs"):
         Journal.open(str(path))
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as file:

@@ -1,6 +1,7 @@
 """The writer: what piles up goes out together, a full disk is waited for, news reach followers."""
 
 import asyncio
+import gc
 import json
 import time
 
@@ -10,12 +11,18 @@ from ttc_journal.journalled import finished, in_rows, opened, run_over, spec
 from openzaya.core.errors import EngineError, RequestError
 from openzaya.ttc.events import CandidateProgress, CandidateStarted, StageDone
 from openzaya.ttc.journal import JournalError, JournalFullError, writer
+from openzaya.ttc.journal.recorder import Recorder
 from openzaya.ttc.journal.writer import Write
 
 
 async def fill_up(journal):
     """Make the file as good as full, from the thread that owns the connection."""
-    write = Write(lambda db: db.execute("PRAGMA max_page_count = 1"), waits=True)
+
+    def fill(database):
+        database.insert("told", [("nobody", 1, "x" * 4_000, None)])  # no room on the last page
+        database.execute("PRAGMA max_page_count = 1")
+
+    write = Write(fill, waits=True)
     journal.writer.put(write)
     await asyncio.wrap_future(write.future)
 
@@ -141,6 +148,46 @@ def test_what_is_refused_to_one_disturbs_nobody_who_shares_the_commit(url, monke
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [StageDone(0, {"7": object()}, 0, 1.0), CandidateStarted(0, 0, 7, (), (), 0.5)],
+    ids=["not JSON", "no prompt"],
+)
+def test_what_cannot_be_written_ends_its_run_and_no_other(url, odd):
+    async def main():
+        async with opened(url) as journal:
+            begun, other = await journal.begin(spec()), await journal.begin(spec())
+            lost = asyncio.Event()
+            listen = journal.listener(begun.run_id, on_lost=lost.set)
+            listen(odd)
+            await asyncio.wait_for(lost.wait(), 10)
+            with pytest.raises(JournalError, match="bug of openzaya"):
+                listen(odd)
+            with pytest.raises(JournalError, match="bug of openzaya"):
+                await journal.fail(begun.run_id, EngineError("no more"))
+            assert (await journal.run(begun.run_id))["run"]["state"] == "queued"
+            await journal.finish(other.run_id, await run_over(journal, other.run_id))
+            assert journal.pending_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_a_run_that_is_over_leaves_nothing_to_the_garbage_collector(url):
+    async def main():
+        async with opened(url) as journal:
+            begun = await journal.begin(spec())
+            await journal.finish(begun.run_id, await run_over(journal, begun.run_id))
+            await journal.flush()
+            assert not [o for o in gc.get_objects() if isinstance(o, Recorder)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+
+
 def test_what_still_ran_when_its_stage_or_run_ended_is_told_to_be_cut(url):
     async def main():
         async with opened(url) as journal:
@@ -224,7 +271,7 @@ def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
             assert await journal.prune(ids=(ids[4], live)) == 1
             assert await journal.prune(max_bytes=0) == 2
             assert [r["id"] for r in await journal.runs()] == [live]
-            assert in_rows(url, "SELECT COUNT(*) FROM event") == [(0,)]
+            assert in_rows(url, "SELECT COUNT(*) FROM told") == [(0,)]
 
     asyncio.run(main())
 

@@ -19,10 +19,10 @@ Value = str | int | float | None
 
 APPLICATION_ID = 0x6F7A6A31
 """Marks a SQLite file as a journal of ours: `ozj1`."""
-
-
 MOST_AT_ONCE = 64
 """Rows of one statement."""
+_NUM_STATEMENTS = 4 * MOST_AT_ONCE
+"""Prepared statements that are kept: one for each number of rows, and all others."""
 
 
 class Database(ABC):
@@ -40,13 +40,9 @@ class Database(ABC):
 
     def insert(self, table: str, rows: Sequence[Sequence[Value]]) -> None:
         """Add whole rows of equal length."""
-        done = 0
-        while done < len(rows):
-            # Powers of two, so that there are few statements to prepare.
-            count = min(MOST_AT_ONCE, 1 << (len(rows) - done).bit_length() - 1)
-            some = rows[done : done + count]
-            self.execute(_insertion(table, len(some[0]), count), list(chain.from_iterable(some)))
-            done += count
+        for at in range(0, len(rows), MOST_AT_ONCE):
+            some = rows[at : at + MOST_AT_ONCE]
+            self.execute(_insertion(table, len(some[0]), len(some)), [*chain.from_iterable(some)])
 
     def lines(self, select: str, values: Sequence[Value] = ()) -> list[str]:
         """Return the column `line` of a SELECT, whose values hold no line feed, in any order."""
@@ -109,7 +105,11 @@ class SqliteDatabase(Database):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                path, timeout=10, isolation_level=None, check_same_thread=False
+                path,
+                timeout=10,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=_NUM_STATEMENTS,
             )
             self._prepare()
         except (OSError, sqlite3.Error) as error:

@@ -19,25 +19,19 @@ from openzaya.ttc.journal import leases, retention, views
 from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
-from openzaya.ttc.journal.history import History
+from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
 from openzaya.ttc.journal.recorder import Recorder, outcome_of
-from openzaya.ttc.journal.rows import (
-    last_at_s,
-    last_seq,
-    load_document,
-    load_events,
-    load_outcome,
-    load_run,
-    load_spec,
-)
+from openzaya.ttc.journal.rows import RunRow, last_seq, load_events, load_run, load_spec
 from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
 from openzaya.ttc.journal.writer import Write, Writer
-from openzaya.ttc.place import Place
 from openzaya.ttc.result import Result
 
 T = TypeVar("T")
+
+NUM_REMEMBERED = 64
+"""Runs that ended here, whose events need not be read from the rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +58,7 @@ class Journal:
         self.config = config
         self.owner = new_owner()
         self._recorders: dict[str, Recorder] = {}
+        self._ended: dict[str, Record] = {}
         self._reading = reading
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
         self._followers: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
@@ -132,7 +127,7 @@ class Journal:
         if isinstance(begun, str):
             raise leases.refused(begun)
         if begun.lease is not None:
-            self._hold(begun.lease, stored, {})
+            self._hold(begun.lease, Record(stored, {}, History(begun.run_id)), seq=0)
         return begun
 
     def _abandon(self, future: "Future[Any]") -> None:
@@ -147,30 +142,23 @@ class Journal:
         Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
         """
 
-        def apply(database: Database) -> Callable[[], Lease]:
+        def apply(database: Database) -> tuple[Lease, Record, int]:
             lease = leases.acquire(database, run_id, self.owner, self.config.lease_s)
-            spec, outcome = load_document(database, run_id, "spec"), load_outcome(database, run_id)
-            history, seq = History.of(database, run_id), last_seq(database, run_id)
+            return lease, Record.of(database, run_id), last_seq(database, run_id)
 
-            def hold() -> Lease:
-                self._hold(lease, spec, outcome).go_on(history, seq)
-                return lease
+        write = Write(apply, run_id=run_id, changes_leases=True)
+        return self._hold(*await self._write(write))
 
-            return hold
-
-        hold: Callable[[], Lease] = await self._write(Write(apply, changes_leases=True))
-        return hold()
-
-    def _hold(self, lease: Lease, spec: View, outcome: View) -> Recorder:
-        recorder = self._recorders[lease.run_id] = Recorder(
+    def _hold(self, lease: Lease, record: Record, seq: int) -> Lease:
+        self._recorders[lease.run_id] = Recorder(
             lease=lease,
             writer=self.writer,
             max_pending_bytes=self.config.max_pending_bytes,
             progress_tokens=self.config.progress_tokens,
-            spec=spec,
-            outcome=outcome,
+            record=record,
+            seq=seq,
         )
-        return recorder
+        return lease
 
     def listener(self, run_id: str, on_lost: Callable[[], None] | None = None) -> OnEvent:
         """Return what to give to `MarkovianRSA.run` as `on_event`; the run must be leased here.
@@ -208,6 +196,7 @@ class Journal:
         recorder = self._recorder(run_id)
         try:
             await asyncio.wait_for(_end_of(recorder.end(state, facts)), self.config.full_wait_s)
+            self._remember(recorder.record)
         except TimeoutError:
             raise self.writer.trouble or JournalFullError(
                 f"run {run_id} ended, but the journal was not written within "
@@ -215,6 +204,12 @@ class Journal:
             ) from None
         finally:
             self._recorders.pop(run_id, None)
+
+    def _remember(self, record: Record) -> None:
+        """Keep what is known of a run that ended here: its answer is made next."""
+        self._ended[record.history.run_id] = record
+        if len(self._ended) > NUM_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     async def cancel(self, run_id: str) -> bool:
         """End a run as cancelled, whoever works on it; False when it had ended before.
@@ -298,16 +293,13 @@ class Journal:
 
     async def recorded(self, run_id: str) -> Recorded:
         """Return where to go on; give it to `MarkovianRSA.run`. Raises JournalDamagedError."""
+        recorder = self._recorders.get(run_id)
+        if recorder is not None and recorder.is_new:
+            return Recorded()
 
         def ask(database: Database) -> Recorded:
             load_run(database, run_id)
-            history = History.of(database, run_id)
-            started = [
-                Place(view["stage"], view["slot"], view["seed"], tuple(view["parents"]))
-                for view in history.views.values()
-            ]
-            finished = [history.candidate(place) for place in history.complete]
-            return Recorded(started, finished, last_at_s(database, run_id))
+            return History.of(database, run_id).recorded(database)
 
         return await self._read(ask)
 
@@ -323,13 +315,26 @@ class Journal:
 
     async def run(self, run_id: str) -> View:
         """Return the RunDetail of a run. Raises UnknownRunError, JournalDamagedError."""
-        return await self._read(lambda db: views.detail(db, run_id))
+
+        def ask(database: Database) -> View:
+            row = load_run(database, run_id)
+            return views.detail(database, row, self._known(row) or Record.of(database, run_id))
+
+        return await self._read(ask)
 
     async def candidate(self, run_id: str, stage: int, slot: int, *, prompt: bool = True) -> View:
         """Return the CandidateDetail of a candidate: its prompt, text and tail too."""
-        return await self._read(
-            lambda db: views.candidate_detail(db, run_id, stage, slot, prompt=prompt)
-        )
+
+        def ask(database: Database) -> View:
+            known = self._known(load_run(database, run_id))
+            history = known.history if known else History.of(database, run_id)
+            return views.candidate_detail(database, history, stage, slot, prompt=prompt)
+
+        return await self._read(ask)
+
+    def _known(self, row: RunRow) -> Record | None:
+        """Return what this process knows of a run, if that is all: the run is done."""
+        return self._ended.get(row.id) if row.state == "done" else None
 
     async def events(self, run_id: str, after: int = 0) -> list[JournalEvent]:
         """Return the events of a run that follow number `after` and are safe on the disk."""

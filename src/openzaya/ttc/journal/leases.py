@@ -5,21 +5,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from openzaya.core.errors import RequestError
-from openzaya.ttc.journal.candidates import View, again_values, cut_values, place_of
+from openzaya.ttc.journal.candidates import Values, View, again_values, cut_values, whole_us
 from openzaya.ttc.journal.database import MOST_AT_ONCE, Database
 from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError, LeaseLostError
-from openzaya.ttc.journal.history import History
+from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.rows import (
-    event_row,
-    last_at_s,
+    Entry,
+    Row,
     last_seq,
-    load_document,
     load_outcome,
     load_run,
     save_document,
+    told_row,
 )
 from openzaya.ttc.journal.spec import ENDED, Begun, Lease, RunSpec
-from openzaya.ttc.journal.views import summary
+from openzaya.ttc.journal.views import summary, usage_so_far
 
 _KEPT = ("preview", "question_tokens")
 """What stays of an outcome when its run goes on."""
@@ -48,7 +48,7 @@ def begin(
     if not inserted:
         return _known(database, spec)
     save_document(database, run_id, "spec", stored)
-    return Begun(run_id, True, "queued", Lease(run_id, owner, 1))
+    return Begun(run_id, True, "queued", Lease(run_id, owner, 1, now_s))
 
 
 def _known(database: Database, spec: RunSpec) -> Begun | str:
@@ -81,33 +81,39 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
             f"run {run_id} is being worked on by another process, which was heard of within "
             f"{lease_s:.0f} s; wait for it, or cancel the run"
         )
-    begun_s = last_at_s(database, run_id)
+    history = History.of(database, run_id)
     taken = database.execute(
         "UPDATE run SET owner = ?, epoch = epoch + 1, expires_s = ?, clock_s = ?, state = 'queued' "
         "WHERE id = ? AND epoch = ? RETURNING epoch",
-        (owner, now_s + lease_s, now_s - begun_s, run_id, row.epoch),
+        (owner, now_s + lease_s, now_s - history.at_s, run_id, row.epoch),
     )
     if not taken:
         raise LeaseHeldError(f"run {run_id} was taken over by another process just now")
     if row.state == "failed":
-        _retry_failures(database, run_id, begun_s)
+        _retry_failures(database, history)
     outcome = load_outcome(database, run_id)
     kept = {name: value for name, value in outcome.items() if name in _KEPT}
     save_document(database, run_id, "outcome", kept)
-    return Lease(run_id, owner, taken[0][0], begun_s)
+    return Lease(run_id, owner, taken[0][0], row.created_s, history.at_s)
 
 
-def _retry_failures(database: Database, run_id: str, at_s: float) -> None:
+def _retry_failures(database: Database, history: History) -> None:
     """Let the failed candidates of the last stage be tried again; nobody has built on them."""
-    views = History.of(database, run_id).views.values()
+    views = history.views()
     last = max((view["stage"] for view in views), default=0)
-    seq = last_seq(database, run_id)
     failed = [view for view in views if view["stage"] == last and view["state"] == "failed"]
-    rows = [
-        event_row(run_id, seq + count, "candidate", at_s, again_values(view), place_of(view))
-        for count, view in enumerate(failed, 1)
+    _tell(database, history, [again_values(view) for view in failed])
+
+
+def _tell(database: Database, history: History, candidates: Sequence[Values]) -> int:
+    """Write where candidates stand now; return the number of the newest event."""
+    seq, at_us = last_seq(database, history.run_id), whole_us(history.at_s)
+    entries: list[Entry] = [
+        [seq + count, "candidate", at_us, 0, *values] for count, values in enumerate(candidates, 1)
     ]
-    database.insert("event", rows)
+    if entries:
+        database.insert("told", [told_row(history.run_id, entries, ())])
+    return seq + len(entries)
 
 
 def epochs(database: Database, owner: str, run_ids: Iterable[str]) -> dict[str, int]:
@@ -129,11 +135,10 @@ def epochs(database: Database, owner: str, run_ids: Iterable[str]) -> dict[str, 
 
 
 def _in_portions(run_ids: Iterable[str]) -> Iterator[list[str]]:
-    """Cut ids into lists of a few lengths, for few statements; the last one is said repeatedly."""
+    """Cut ids into lists, for statements that are not too long."""
     ids = list(run_ids)
     for at in range(0, len(ids), MOST_AT_ONCE):
-        some = ids[at : at + MOST_AT_ONCE]
-        yield some + some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+        yield ids[at : at + MOST_AT_ONCE]
 
 
 def lost(lease: Lease) -> LeaseLostError:
@@ -144,20 +149,17 @@ def lost(lease: Lease) -> LeaseLostError:
     )
 
 
-def start(
-    database: Database, lease: Lease, seq: int, at_s: float, spec: View, outcome: View
-) -> None:
+def start(database: Database, lease: Lease, outcome: View) -> None:
     """Write that the work on a run begins. Raises LeaseLostError."""
     _change(database, lease, "running")
     save_document(database, lease.run_id, "outcome", outcome)
-    shown = summary(database, lease.run_id, spec, outcome)
-    database.insert("event", [event_row(lease.run_id, seq, "run", at_s, shown)])
 
 
-def end(database: Database, lease: Lease, seq: int, state: str, spec: View, outcome: View) -> None:
+def end(database: Database, lease: Lease, state: str, outcome: View, told: Row) -> None:
     """Write how a run ended; the last thing that its lease allows. Raises LeaseLostError."""
     _change(database, lease, state, is_over=True)
-    _end(database, lease.run_id, seq, spec, outcome)
+    save_document(database, lease.run_id, "outcome", outcome)
+    database.insert("told", [told])
 
 
 def _change(database: Database, lease: Lease, state: str, *, is_over: bool = False) -> None:
@@ -169,12 +171,6 @@ def _change(database: Database, lease: Lease, state: str, *, is_over: bool = Fal
     )
     if not rows:
         raise lost(lease)
-
-
-def _end(database: Database, run_id: str, seq: int, spec: View, outcome: View) -> None:
-    save_document(database, run_id, "outcome", outcome)
-    shown = summary(database, run_id, spec, outcome)
-    database.insert("event", [event_row(run_id, seq, "done", outcome["elapsed_s"], shown)])
 
 
 def cancel(database: Database, run_id: str) -> bool:
@@ -189,13 +185,15 @@ def cancel(database: Database, run_id: str) -> bool:
     )
     if not rows:
         return False
-    at_s, seq = last_at_s(database, run_id), last_seq(database, run_id) + 1
-    for view in History.of(database, run_id).running:
-        cut = event_row(run_id, seq, "candidate", at_s, cut_values(view, at_s), place_of(view))
-        database.insert("event", [cut])
-        seq += 1
-    outcome = {**load_outcome(database, run_id), "elapsed_s": at_s}
-    _end(database, run_id, seq, load_document(database, run_id, "spec"), outcome)
+    record = Record.of(database, run_id)
+    at_s = record.history.at_s
+    cut = [cut_values(view, at_s) for view in record.history.running()]
+    seq = _tell(database, record.history, cut) + 1
+    outcome = {**record.outcome, "elapsed_s": at_s}
+    save_document(database, run_id, "outcome", outcome)
+    outcome = {"usage": usage_so_far(record.history.views(), outcome), **outcome}
+    shown = summary(run_id, row.created_s, "cancelled", record.spec, outcome)
+    database.insert("told", [told_row(run_id, [[seq, "done", whole_us(at_s), 0, shown]], ())])
     return True
 
 

@@ -4,15 +4,17 @@ The prompts of a stage differ in the tails they quote and in nothing else. What 
 tails, their frame, is stored with the first candidate that has it; the others name that one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from openzaya.core.joined import Joined
 from openzaya.core.records import Message
+from openzaya.ttc.journal.sealed import decode, encode
 from openzaya.ttc.result import Candidate
 
-LONG_PARTS = ("thinking", "answer_text", "tail")
-"""Parts of a candidate that usually occur in its text."""
+_TEXTS = ("text", "thinking", "answer_text", "tail")
+"""Of a candidate: the first usually holds the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,64 +24,98 @@ class Frame:
     before: tuple[Message, ...]
     """All turns but the last."""
     role: str
-    parts: tuple[str | int, ...]
-    """The last turn: texts, and numbers of quoted tails, from 0 in prompt order."""
+    parts: tuple[str, ...]
+    """The last turn in pieces; what stands for a tail is replaced."""
+    quotes: tuple[tuple[int, int], ...]
+    """Which pieces stand for tails, and for which ones, from 0 in prompt order."""
 
     @classmethod
     def of(cls, messages: Sequence[Message], tails: Sequence[str]) -> Self:
         """Return the frame of a prompt; a tail that is not quoted as it is stays a text."""
         *before, last = messages
-        parts: list[str | int] = [last.content]
-        for number, tail in enumerate(tails):
-            quoted, rest = tail.strip(), parts[-1]
-            if not quoted or not isinstance(rest, str) or (at := rest.find(quoted)) < 0:
-                continue
-            parts[-1:] = [rest[:at], number, rest[at + len(quoted) :]]
-        return cls(tuple(before), last.role, tuple(parts))
+        quoted = [tail.strip() for tail in tails]
+        pieces, quotes = [*_pieces(last.content)], []
+        if len(pieces) == 1:
+            pieces = _cut(pieces[0], quoted)
+        for number, tail in enumerate(quoted):
+            if tail and tail in pieces:
+                place = pieces.index(tail)
+                quotes.append((place, number))
+                pieces[place] = ""
+        return cls(tuple(before), last.role, tuple(pieces), tuple(quotes))
 
     def fits(self, messages: Sequence[Message], tails: Sequence[str]) -> bool:
         """Say whether a prompt is this frame around these tails."""
         *before, last = messages
-        is_alike = last.role == self.role and self.before == tuple(before)
-        return is_alike and self.quoting(tails) == last.content
+        if last.role != self.role or self.before != tuple(before):
+            return False
+        pieces = self._filled(tails)
+        # Pieces that are one object are alike at a glance, however long they are.
+        return pieces == [*_pieces(last.content)] or "".join(pieces) == last.content
 
-    def quoting(self, tails: Sequence[str]) -> str:
-        """Return the last turn with tails in their places."""
-        return "".join(p if isinstance(p, str) else tails[p].strip() for p in self.parts)
+    def _filled(self, tails: Sequence[str]) -> list[str]:
+        pieces = [*self.parts]
+        for place, number in self.quotes:
+            pieces[place] = tails[number].strip()
+        return pieces
 
-    def to_json(self) -> dict[str, Any]:
+    def prompt(self, tails: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the messages of a prompt with these tails."""
+        last = Message(self.role, "".join(self._filled(tails)))  # type: ignore[arg-type]
+        return [asdict(message) for message in (*self.before, last)]
+
+    def to_text(self) -> str:
         """Return the form that is stored."""
         before = [asdict(message) for message in self.before]
-        return {"before": before, "role": self.role, "parts": self.parts}
+        return encode([before, self.role, self.parts, self.quotes])
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_text(cls, text: str) -> Self:
         """Return the frame again."""
-        before = tuple(Message(**message) for message in data["before"])
-        return cls(before, data["role"], tuple(data["parts"]))
+        before, role, parts, quotes = decode(text)[0]
+        turns = tuple(Message(**message) for message in before)
+        return cls(turns, role, tuple(parts), tuple(map(tuple, quotes)))
 
 
-def shown_prompt(frame: Frame, tails: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the messages of a prompt."""
-    last = Message(frame.role, frame.quoting(tails))  # type: ignore[arg-type]
-    return [asdict(message) for message in (*frame.before, last)]
+def _pieces(content: str) -> tuple[str, ...]:
+    return content.pieces if isinstance(content, Joined) else (content,)
 
 
-def parts_of(candidate: Candidate) -> dict[str, Any]:
-    """Return the parts of a candidate's text; one that occurs in it is [begin, length]."""
-    whole, parts = candidate.text, {}
-    for name in LONG_PARTS:
-        part = getattr(candidate, name)
-        # Reasoning as a rule begins the text, where searching from its end would find it last.
-        at = 0 if whole.startswith(part) else whole.rfind(part)
-        parts[name] = part if at < 0 else (at, len(part))
-    return parts
+def _cut(text: str, quoted: Sequence[str]) -> list[str]:
+    """Return a text in pieces, of which the quoted ones, in their order, are some."""
+    pieces = [text]
+    for tail in quoted:
+        before, found, after = pieces[-1].partition(tail) if tail else (pieces[-1], "", "")
+        if found:
+            pieces[-1:] = [before, found, after]
+    return pieces
 
 
-def texts_of(whole: str, parts: Mapping[str, Any]) -> dict[str, str]:
+def text_of(candidate: Candidate) -> tuple[str, list[int]]:
+    """Return all texts of a candidate as one, and the spans: [begin, length] of each, in a row.
+
+    Parts that do not occur in the text follow it.
+    """
+    whole, reasoning = candidate.text, candidate.thinking
+    spans, rest = [0, len(whole)], ""
+    # As a rule: reasoning first, whose end is the tail, and last the answer. To search for them
+    # takes longer than to look there.
+    for part, place in (
+        (reasoning, 0),
+        (candidate.answer_text, len(whole) - len(candidate.answer_text)),
+        (candidate.tail, len(reasoning) - len(candidate.tail)),
+    ):
+        if place < 0 or not whole.startswith(part, place):
+            place = whole.rfind(part)
+        if place < 0:
+            place = len(whole) + len(rest)
+            rest += part
+        spans += place, len(part)
+    return whole + rest, spans
+
+
+def texts_of(text: str, spans: Sequence[int]) -> dict[str, str]:
     """Return the texts of a candidate again."""
-    texts = {"text": whole}
-    for name in LONG_PARTS:
-        part = parts[name]
-        texts[name] = part if isinstance(part, str) else whole[part[0] : part[0] + part[1]]
-    return texts
+    begins, lengths = spans[::2], spans[1::2]
+    parts = [text[at : at + length] for at, length in zip(begins, lengths, strict=True)]
+    return dict(zip(_TEXTS, parts, strict=True))

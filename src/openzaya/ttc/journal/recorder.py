@@ -1,4 +1,7 @@
-"""What a run says, event by event, becomes rows."""
+"""What a run says, event by event, becomes rows.
+
+The event loop only hands events over; all else is done in the writer's thread, for many at a time.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -9,6 +12,7 @@ from openzaya.ttc.events import (
     CandidateProgress,
     CandidateStarted,
     Event,
+    RunDone,
     RunStarted,
     StageDone,
 )
@@ -20,18 +24,30 @@ from openzaya.ttc.journal.candidates import (
     done_values,
     started_values,
     view_of,
+    whole_us,
 )
+from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalFullError
-from openzaya.ttc.journal.history import History
-from openzaya.ttc.journal.prompts import Frame, parts_of
-from openzaya.ttc.journal.rows import Place, Row, delta_row, event_row
-from openzaya.ttc.journal.sealed import seal, seal_text
-from openzaya.ttc.journal.spec import Lease
+from openzaya.ttc.journal.history import Record
+from openzaya.ttc.journal.prompts import Frame, text_of
+from openzaya.ttc.journal.rows import Entry, Place, Row, delta_row, told_row
+from openzaya.ttc.journal.sealed import decode, encode
+from openzaya.ttc.journal.spec import Kind, Lease
+from openzaya.ttc.journal.views import summary, usage_so_far
 from openzaya.ttc.journal.writer import Told, Write, Writer
 from openzaya.ttc.result import Result
 
-_ROW_BYTES = 1_000
-"""What a write without long texts takes in memory, roughly."""
+_EVENT_BYTES = 1_000
+"""What an event without long texts takes in memory, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last that is told of a run."""
+
+    state: str
+    facts: View
+    """What is added to the outcome."""
 
 
 @dataclass(slots=True)
@@ -55,10 +71,8 @@ class Recorder:
     writer: Writer
     max_pending_bytes: int
     progress_tokens: int
-    spec: View
-    """What began the run, as JSON."""
-    outcome: View
-    """What is known of the run; `Journal` writes it a last time at the end."""
+    record: Record
+    """What is known of the run: what earlier leases told, and what this one did."""
     seq: int = 0
     """Number of the newest event."""
     on_lost: Callable[[], None] | None = None
@@ -67,22 +81,31 @@ class Recorder:
     at_s: float = 0.0
     cached_tokens: int = 0
     """Prompt tokens that servers had computed before, where they tell."""
-    complete: set[Place] = field(default_factory=set)
-    """Candidates that an earlier lease completed."""
-    ended_s: dict[int, float] = field(default_factory=dict)
-    """When the stages that are complete were."""
     tails: dict[Place, str] = field(default_factory=dict)
     opened: dict[Place, _Open] = field(default_factory=dict)
     frames: dict[int, tuple[int, Frame]] = field(default_factory=dict)
     """By number of tails, what the newest prompt says around them, and the event that has it."""
+    entries: list[Entry] = field(default_factory=list)
+    """Events that belong to no row yet."""
+    texts: list[str] = field(default_factory=list)
+    """The texts of those that have one."""
+    rows: list[Row] = field(default_factory=list)
+    """What is not handed to the writer yet, with the next three."""
+    deltas: list[Row] = field(default_factory=list)
+    dropped: list[tuple[Place, int]] = field(default_factory=list)
+    is_durable: bool = False
+    last: Row = ()
+    """The row that tells of the end."""
 
-    def go_on(self, history: History, seq: int) -> None:
-        """Take in what earlier leases told."""
-        self.seq = seq
+    def __post_init__(self) -> None:
+        """Begin where earlier leases ended."""
         self.at_s = self.lease.begun_s
-        self.complete = set(history.complete)
-        self.cached_tokens = sum(v["cached_tokens"] or 0 for v in history.views.values())
-        self.ended_s = {stage: entry["ended_s"] for stage, entry in history.stages.items()}
+        self.cached_tokens = sum(v["cached_tokens"] or 0 for v in self.record.history.views())
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was told of the run, by this lease or an earlier one."""
+        return self.lease.epoch == 1 and self.seq == 0
 
     def __call__(self, event: Event) -> None:
         """Take in one event. Raises LeaseLostError, JournalError or JournalFullError."""
@@ -93,7 +116,56 @@ class Recorder:
                 f"more than {self.max_pending_bytes} bytes wait for the journal; its disk is too "
                 "slow or full"
             )
-        self.at_s = max(self.at_s, getattr(event, "at", 0.0))
+        if isinstance(event, RunDone):  # told by who calls `end`, with the whole result
+            return
+        size = _EVENT_BYTES
+        if isinstance(event, CandidateDone):
+            size += len(event.candidate.text)
+        elif isinstance(event, CandidateProgress):
+            size += len(event.text)
+        self.writer.tell(self, event, size)
+        if isinstance(event, RunStarted):
+            self.writer.put(
+                Write(
+                    lambda db: leases.start(db, self.lease, self.record.outcome),
+                    run_id=self.lease.run_id,
+                    waits=True,
+                    is_waited_for=False,
+                    on_error=self.lose,
+                )
+            )
+
+    def end(self, state: str, facts: View) -> Write:
+        """Queue the end of the run, and return it to wait for."""
+        self.writer.tell(self, Ended(state, facts), _EVENT_BYTES)
+        write = Write(
+            lambda db: self._end(db, state),
+            run_id=self.lease.run_id,
+            waits=True,
+            on_error=self.lose,
+            changes_leases=True,
+        )
+        self.writer.put(write)
+        return write
+
+    def _end(self, database: Database, state: str) -> None:
+        if self.broken is not None:
+            raise self.broken
+        leases.end(database, self.lease, state, self.record.outcome, self.last)
+
+    def lose(self, error: Exception) -> None:
+        """Refuse everything from now on; called by the writer's thread."""
+        if self.broken is None:
+            self.broken = error
+            if self.on_lost is not None:
+                self.on_lost()
+
+    # -- in the writer's thread
+
+    def take(self, event: Event | Ended) -> None:
+        """Turn an event into an entry of the row to come."""
+        if not isinstance(event, Ended):
+            self.at_s = max(self.at_s, event.at)
         if isinstance(event, CandidateDone):
             self._candidate_done(event)
         elif isinstance(event, CandidateStarted):
@@ -104,77 +176,61 @@ class Recorder:
             self._stage_done(event)
         elif isinstance(event, RunStarted):
             self._run_started(event)
+        elif isinstance(event, Ended):
+            self._ended(event)
 
-    def end(self, state: str, facts: dict[str, Any]) -> Write:
-        """Queue the end of the run, and return it to wait for."""
-        self._cut_open(self.at_s)
-        usage = facts.get("usage")
-        if usage is not None:
-            usage["cached"] = self.cached_tokens
-        outcome = {**self.outcome, **facts, "elapsed_s": self.at_s}
-        lease, seq, spec = self.lease, self._next(), self.spec
-        write = Write(
-            lambda db: leases.end(db, lease, seq, state, spec, outcome),
-            run_id=lease.run_id,
-            waits=True,
-            on_error=self.lose,
-            changes_leases=True,
-        )
-        self.writer.put(write)
-        return write
+    def hand_over(self) -> Told:
+        """Return what was taken in since the last time, as rows."""
+        if self.entries:
+            self.rows.append(self._row())
+        told = Told(self.lease, self.lose, self.rows, self.deltas, self.dropped, self.is_durable)
+        self.rows, self.deltas, self.dropped, self.is_durable = [], [], [], False
+        return told
 
-    def lose(self, error: Exception) -> None:
-        """Refuse everything from now on; called by the writer's thread."""
-        if self.broken is None:
-            self.broken = error
-            if self.on_lost is not None:
-                self.on_lost()
+    def _row(self) -> Row:
+        """Return the entries so far as a row."""
+        row = told_row(self.lease.run_id, self.entries, self.texts)
+        self.record.history.add(self.entries[-1][0], self.entries)
+        self.entries, self.texts = [], []
+        return row
 
     def _next(self) -> int:
         self.seq += 1
         return self.seq
 
-    def _tell(self, row: Row, *, durable: bool, drops: Place | None = None) -> None:
-        """Queue an event; `drops` is a candidate whose pieces of before it are not needed."""
-        content = row[-1]
-        size = _ROW_BYTES + (len(content) if isinstance(content, str) else 0)
-        dropped = None if drops is None else (drops, self.seq)
-        self.writer.put(Told(self.lease, self.lose, size, durable, event=row, ended=dropped))
+    def _tell(self, kind: Kind, at_s: float, value: list[Any], text: str = "") -> int:
+        """Add an event and its text; return its number."""
+        seq = self._next()
+        self.entries.append([seq, kind, whole_us(at_s), len(text), *value])
+        if text:
+            self.texts.append(text)
+        return seq
 
     def _run_started(self, event: RunStarted) -> None:
-        self.outcome |= {
-            "preview": asdict(event.preview),
-            "question_tokens": event.question_tokens,
-        }
-        lease, seq, at_s = self.lease, self._next(), event.at
-        spec, outcome = self.spec, dict(self.outcome)
-        self.writer.put(
-            Write(
-                lambda db: leases.start(db, lease, seq, at_s, spec, outcome),
-                run_id=lease.run_id,
-                waits=True,
-                is_waited_for=False,
-                size=_ROW_BYTES,
-                on_error=self.lose,
-            )
-        )
+        outcome, lease = self.record.outcome, self.lease
+        outcome["preview"] = _plain(asdict(event.preview))
+        outcome["question_tokens"] = event.question_tokens
+        usage = usage_so_far(self.record.history.views(), outcome)
+        so_far = {"usage": usage, "elapsed_s": event.at, **outcome}
+        shown = summary(lease.run_id, lease.created_s, "running", self.record.spec, so_far)
+        self._tell("run", event.at, [shown])
 
     def _candidate_started(self, event: CandidateStarted) -> None:
         place = (event.stage, event.slot)
-        if event.recorded and place in self.complete:
+        if event.recorded and self.record.history.is_complete(place):
             return
-        run_id, seq = self.lease.run_id, self._next()
         tails = [self.tails.get((event.stage - 1, slot), "") for slot in event.parents]
         prompt, frame = self.frames.get(len(tails), (0, None))
-        content = None
+        text = ""
         if frame is None or not frame.fits(event.messages, tails):
-            prompt, frame = self.frames[len(tails)] = seq, Frame.of(event.messages, tails)
-            content = seal(frame.to_json(), run_id, seq, "content")
+            frame = Frame.of(event.messages, tails)
+            prompt, text = self.seq + 1, frame.to_text()
+            self.frames[len(tails)] = prompt, frame
         values = started_values(event, prompt)
         self.opened[place] = _Open(event.at, values)
-        row = event_row(run_id, seq, "candidate", event.at, values, place, content)
-        # Only an earlier lease can have left pieces of a candidate that begins.
-        self._tell(row, durable=False, drops=place if event.recorded else None)
+        seq = self._tell("candidate", event.at, values, text)
+        if event.recorded:  # only an earlier lease can have left pieces of one that begins
+            self.dropped.append((place, seq))
 
     def _candidate_progress(self, event: CandidateProgress) -> None:
         place = (event.stage, event.slot)
@@ -184,47 +240,45 @@ class Recorder:
         known.pieces.append(event.text)
         if event.num_tokens - known.kept_tokens < self.progress_tokens:
             return
-        text = "".join(known.pieces)
-        known.pieces.clear()
-        known.kept_tokens = event.num_tokens
         value = {
             "stage": event.stage,
             "slot": event.slot,
             "num_tokens": event.num_tokens,
-            "text": text,
+            "text": "".join(known.pieces),
         }
-        row = delta_row(self.lease.run_id, self._next(), place, value)
-        size = _ROW_BYTES + len(text)
-        self.writer.put(Told(self.lease, self.lose, size, is_durable=False, delta=row))
+        known.pieces.clear()
+        known.kept_tokens = event.num_tokens
+        self.deltas.append(delta_row(self.lease.run_id, self._next(), place, value))
 
     def _candidate_done(self, event: CandidateDone) -> None:
-        place, candidate = (event.stage, event.slot), event.candidate
+        candidate = event.candidate
+        place = candidate.stage, candidate.slot
         known = self.opened.pop(place, None) or _Open(None)
         self.tails[place] = candidate.tail
-        if event.recorded and place in self.complete:
+        if event.recorded and self.record.history.is_complete(place):
             return
         if candidate.served is not None:
             self.cached_tokens += candidate.served.num_cached_tokens or 0
-        run_id, seq = self.lease.run_id, self._next()
-        values = done_values(event, known.queued_s, known.first_token_s)
-        content = seal_text(candidate.text, parts_of(candidate), run_id, seq, "content")
-        row = event_row(run_id, seq, "candidate", event.at, values, place, content)
-        self._tell(row, durable=True, drops=place if known.kept_tokens else None)
+        text, spans = text_of(candidate)
+        values = done_values(event, known.queued_s, known.first_token_s, spans)
+        seq = self._tell("candidate", event.at, values, text)
+        self.is_durable = True
+        if known.kept_tokens:
+            self.dropped.append((place, seq))
 
     def _stage_done(self, event: StageDone) -> None:
         self._cut_open(event.at, event.stage)
+        before = self.record.history.stages.get(event.stage)
         entry = {
             "stage": event.stage,
             "answers": dict(event.answers),
             "num_tokens": event.num_tokens,
-            "ended_s": self.ended_s.setdefault(event.stage, event.at),
+            "ended_s": before["ended_s"] if before else event.at,
         }
         for place in [p for p in self.tails if p[0] < event.stage - 1]:
             del self.tails[place]
-        row = event_row(
-            self.lease.run_id, self._next(), "stage", event.at, entry, (event.stage, None)
-        )
-        self._tell(row, durable=True)
+        self._tell("stage", event.at, [entry])
+        self.is_durable = True
 
     def _cut_open(self, at_s: float, stage: int | None = None) -> None:
         """Tell that nobody waits any more for what is running, in one stage or in all."""
@@ -232,9 +286,27 @@ class Recorder:
             if known.started is None or known.is_cut or stage not in (None, place[0]):
                 continue
             known.is_cut = True
-            values, run_id = cut_values(view_of(known.started), at_s), self.lease.run_id
-            row = event_row(run_id, self._next(), "candidate", at_s, values, place)
-            self._tell(row, durable=False)
+            self._tell("candidate", at_s, cut_values(view_of([*known.started]), at_s))
+
+    def _ended(self, event: Ended) -> None:
+        self._cut_open(self.at_s)
+        if self.entries:
+            self.rows.append(self._row())
+        lease, outcome = self.lease, self.record.outcome
+        outcome |= {**_plain(event.facts), "elapsed_s": round(self.at_s, 6)}
+        shown = outcome
+        if "usage" in outcome:
+            outcome["usage"]["cached"] = self.cached_tokens
+        else:
+            shown = {"usage": usage_so_far(self.record.history.views(), outcome), **outcome}
+        done = summary(lease.run_id, lease.created_s, event.state, self.record.spec, shown)
+        self._tell("done", self.at_s, [done])
+        self.last = self._row()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as it will be read back: lists for tuples."""
+    return decode(encode(value))[0]
 
 
 def outcome_of(result: Result) -> View:

@@ -9,15 +9,21 @@ from openzaya.ttc.journal.candidates import view_of
 from openzaya.ttc.journal.database import Database, Value
 from openzaya.ttc.journal.errors import JournalDamagedError, UnknownRunError
 from openzaya.ttc.journal.owner import is_gone
-from openzaya.ttc.journal.sealed import seal, unseal
-from openzaya.ttc.journal.spec import ENDED, JournalEvent, Kind, RunSpec
+from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
+from openzaya.ttc.journal.spec import ENDED, JournalEvent, RunSpec
 
 Place = tuple[int, int]
 """Stage and slot."""
 Row = tuple[Value, ...]
 
-NOWHERE = (None, None)
-KINDS: dict[str, Kind] = {k: k for k in ("run", "candidate", "stage", "done")}
+Entry = list[Any]
+"""An event: number, kind, microseconds since the start of the run, length of its text, and what is
+told: a dictionary, or the values of a candidate, which are not a list of their own to save time."""
+VALUE = 4
+"""Where in an entry begins what is told."""
+TextAt = tuple[int, int, int]
+"""Number of a row of `told`, and where in its content a text begins and how long it is."""
+
 _COLUMNS = "id, state, created_s, clock_s, owner, epoch, expires_s"
 
 
@@ -102,17 +108,35 @@ def load_spec(database: Database, run_id: str) -> RunSpec:
     return RunSpec.from_json(load_document(database, run_id, "spec"))
 
 
-def event_row(
-    run_id: str,
-    seq: int,
-    kind: Kind,
-    at_s: float,
-    body: object,
-    place: tuple[int | None, int | None] = NOWHERE,
-    content: str | None = None,
-) -> Row:
-    """Return a row of the table `event`; the content is sealed already."""
-    return (run_id, seq, kind, at_s, *place, seal(body, run_id, seq, kind), content)
+def told_row(run_id: str, entries: Sequence[Entry], texts: Sequence[str]) -> Row:
+    """Return a row of the table `told`: events, and the texts that their lengths speak of."""
+    seq = entries[-1][0]
+    content = seal_text("".join(texts), run_id, seq, "content") if texts else None
+    return (run_id, seq, seal(entries, run_id, seq), content)
+
+
+def load_told(database: Database, run_id: str, after: int = 0) -> list[tuple[int, list[Entry]]]:
+    """Return rows with events that follow a number, in order: the row's number and its events."""
+    lines = database.lines(
+        "SELECT seq || ' ' || body AS line FROM told WHERE run = ? AND seq > ?", (run_id, after)
+    )
+    found = []
+    for line in lines:
+        seq, _, body = line.partition(" ")
+        if not seq.isdigit():
+            raise JournalDamagedError(
+                f"row {run_id}/? is damaged: it holds a line feed; restore the journal from a copy"
+            )
+        found.append((int(seq), unseal(body, run_id, int(seq))))
+    return sorted(found, key=itemgetter(0))
+
+
+def load_text(database: Database, run_id: str, at: TextAt) -> str:
+    """Return one of the texts of a row. Raises JournalDamagedError."""
+    seq, begin, length = at
+    rows = database.execute("SELECT content FROM told WHERE run = ? AND seq = ?", (run_id, seq))
+    content = unseal_text(rows[0][0] if rows else None, run_id, seq, "content")
+    return content[begin : begin + length]
 
 
 def delta_row(run_id: str, seq: int, place: Place, value: Mapping[str, Any]) -> Row:
@@ -123,44 +147,11 @@ def delta_row(run_id: str, seq: int, place: Place, value: Mapping[str, Any]) -> 
 def last_seq(database: Database, run_id: str) -> int:
     """Return the number of the newest event or piece of a run."""
     rows = database.execute(
-        "SELECT MAX(seq) FROM (SELECT MAX(seq) AS seq FROM event WHERE run = ? "
+        "SELECT MAX(seq) FROM (SELECT MAX(seq) AS seq FROM told WHERE run = ? "
         "UNION ALL SELECT MAX(seq) AS seq FROM delta WHERE run = ?) AS newest",
         (run_id, run_id),
     )
     return int(rows[0][0] or 0)
-
-
-def last_at_s(database: Database, run_id: str) -> float:
-    """Return when the last thing happened, in seconds since the start of the run."""
-    rows = database.execute("SELECT MAX(at_s) FROM event WHERE run = ?", (run_id,))
-    return float(rows[0][0] or 0.0)
-
-
-def load_bodies(
-    database: Database, run_id: str, where: str = "", values: Sequence[Value] = ()
-) -> list[tuple[int, Kind, Any]]:
-    """Return number, kind and body of events, in order; `where` is SQL of ours, from AND on."""
-    lines = database.lines(
-        f"SELECT seq || ' ' || kind || ' ' || body AS line FROM event WHERE run = ? {where}",
-        (run_id, *values),
-    )
-    found = []
-    for line in lines:
-        seq, _, rest = line.partition(" ")
-        kind, _, body = rest.partition(" ")
-        if not seq.isdigit() or kind not in KINDS:
-            raise JournalDamagedError(
-                f"row {run_id}/? is damaged: it holds a line feed; restore the journal from a copy"
-            )
-        found.append((int(seq), KINDS[kind], unseal(body, run_id, int(seq), kind)))
-    return sorted(found, key=itemgetter(0))
-
-
-def load_content(database: Database, run_id: str, seq: int) -> str | None:
-    """Return the sealed content of an event."""
-    rows = database.execute("SELECT content FROM event WHERE run = ? AND seq = ?", (run_id, seq))
-    content: str | None = rows[0][0] if rows else None
-    return content
 
 
 def load_deltas(database: Database, run_id: str, stage: int, slot: int) -> list[dict[str, Any]]:
@@ -172,19 +163,23 @@ def load_deltas(database: Database, run_id: str, stage: int, slot: int) -> list[
     return [unseal(body, run_id, seq, stage, slot) for seq, body in rows]
 
 
-def drop_deltas(database: Database, run_id: str, stage: int, slot: int, before: int) -> None:
+def drop_deltas(database: Database, run_id: str, place: Place, before: int) -> None:
     """Forget the pieces from before an event: the candidate is complete, or begins again."""
     database.execute(
         "DELETE FROM delta WHERE run = ? AND stage = ? AND slot = ? AND seq < ?",
-        (run_id, stage, slot, before),
+        (run_id, *place, before),
     )
 
 
 def load_events(database: Database, run_id: str, after: int) -> list[JournalEvent]:
     """Return the events that follow a number; progress of complete candidates is gone."""
     events = []
-    for seq, kind, body in load_bodies(database, run_id, "AND seq > ?", (after,)):
-        events.append(JournalEvent(seq, kind, view_of(body) if kind == "candidate" else body))
+    for _, entries in load_told(database, run_id, after):
+        for entry in entries:
+            seq, kind = entry[:2]
+            if seq > after:
+                shown = view_of(entry[VALUE:]) if kind == "candidate" else entry[VALUE]
+                events.append(JournalEvent(seq, kind, shown))
     for seq, stage, slot, body in database.execute(
         "SELECT seq, stage, slot, body FROM delta WHERE run = ? AND seq > ?", (run_id, after)
     ):

@@ -1,6 +1,6 @@
 """The tables, in the SQL that SQLite and PostgreSQL share."""
 
-VERSION = 2
+VERSION = 3
 """Of the tables; SQLite keeps it in `user_version`, PostgreSQL in a table of its own."""
 
 TABLES = (
@@ -27,16 +27,13 @@ TABLES = (
         body TEXT NOT NULL,
         PRIMARY KEY (run, kind)
     )""",
-    # What happened, never changed: one row for the start of a candidate and one for its end. The
-    # state of a candidate is its newest row. The content is what lists do not show: the frame of
-    # a prompt, the texts of an end. It comes last, so that who reads the body does not read it.
-    """CREATE TABLE event (
+    # What happened, never changed: one row for all that a run told between two commits, under the
+    # number of the newest event in it. The body has the events, the content what lists do not
+    # show of them: the frame of a prompt, the texts of an end. It comes last, so that who reads
+    # the body does not read it.
+    """CREATE TABLE told (
         run TEXT NOT NULL,
         seq BIGINT NOT NULL,
-        kind TEXT NOT NULL,
-        at_s DOUBLE PRECISION NOT NULL,
-        stage BIGINT,
-        slot BIGINT,
         body TEXT NOT NULL,
         content TEXT,
         PRIMARY KEY (run, seq)
@@ -52,5 +49,5 @@ TABLES = (
     )""",
 )
 
-TABLES_OF_A_RUN = ("document", "delta", "event")
+TABLES_OF_A_RUN = ("document", "delta", "told")
 """Every table whose rows belong to a run by their column `run`."""

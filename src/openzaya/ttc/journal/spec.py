@@ -103,6 +103,8 @@ class Lease:
     run_id: str
     owner: str
     epoch: int
+    created_s: float = 0.0
+    """When the run was created, in Unix seconds."""
     begun_s: float = 0.0
     """How long the run had been worked on before this lease; its events go on from there."""
 

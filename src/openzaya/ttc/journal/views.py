@@ -6,26 +6,19 @@ from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256
 from openzaya.ttc.journal.candidates import View, is_complete
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import UnknownRunError
-from openzaya.ttc.journal.history import History
+from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.rows import (
     RunRow,
-    last_at_s,
     list_runs,
     load_deltas,
     load_document,
     load_outcome,
-    load_run,
 )
 from openzaya.ttc.journal.spec import ENDED
 from openzaya.ttc.selection import histogram
 
 QUESTION_CHARS = 200
 _UNENDED = ("queued", "running", "interrupted")
-
-
-def summary(database: Database, run_id: str, spec: View, outcome: View) -> View:
-    """Return the RunSummary of a run whose documents are known."""
-    return _summary(database, load_run(database, run_id), spec, outcome, None)
 
 
 def summaries(
@@ -49,31 +42,39 @@ def summaries(
         rows = list_runs(database, limit, before, states, tenant)
         for row in rows:
             if state is None or row.shown_state(database.now_s()) == state:
-                spec = load_document(database, row.id, "spec")
-                outcome = load_outcome(database, row.id)
-                found.append(_summary(database, row, spec, outcome, None))
+                found.append(_summary_of(database, row))
         if len(rows) < limit:
             break
         before = rows[-1].id
     return found[:limit]
 
 
-def _summary(
-    database: Database, row: RunRow, spec: View, outcome: View, views: Sequence[View] | None
-) -> View:
-    """Return the RunSummary; the candidates are only read where the outcome lacks the usage."""
-    usage = dict(outcome.get("usage") or {})
-    if not usage:
-        views = list(History.of(database, row.id).views.values()) if views is None else views
-        usage = _usage_so_far(views, outcome)
-    now_s = database.now_s()
-    elapsed_s = outcome.get("elapsed_s")
-    if elapsed_s is None:
-        elapsed_s = now_s - row.clock_s if row.is_live(now_s) else last_at_s(database, row.id)
+def _summary_of(database: Database, row: RunRow) -> View:
+    """Return a RunSummary; the events are only read of runs that nobody ended."""
+    spec, outcome = load_document(database, row.id, "spec"), load_outcome(database, row.id)
+    if "usage" in outcome and "elapsed_s" in outcome:
+        return summary(row.id, row.created_s, row.state, spec, outcome)
+    return _summary(database, row, Record(spec, outcome, History.of(database, row.id)))
+
+
+def _summary(database: Database, row: RunRow, record: Record) -> View:
+    """Return the RunSummary of a run, the time and tokens so far of one that nobody ended."""
+    now_s, outcome = database.now_s(), dict(record.outcome)
+    if "elapsed_s" not in outcome:
+        is_live, history = row.is_live(now_s), record.history
+        outcome["elapsed_s"] = now_s - row.clock_s if is_live else history.at_s
+    if "usage" not in outcome:
+        outcome["usage"] = usage_so_far(record.history.views(), outcome)
+    return summary(row.id, row.created_s, row.shown_state(now_s), record.spec, outcome)
+
+
+def summary(run_id: str, created_s: float, state: str, spec: View, outcome: View) -> View:
+    """Return the RunSummary of a run whose outcome says how long it took and what it used."""
+    usage = dict(outcome["usage"])
     return {
-        "id": row.id,
-        "created": row.created_s,
-        "state": row.shown_state(now_s),
+        "id": run_id,
+        "created": created_s,
+        "state": state,
         "model": spec["model"],
         "preset": spec["preset"],
         "strategy": spec["strategy"],
@@ -86,12 +87,13 @@ def _summary(
         "failed_calls": usage.pop("failed_calls"),
         "usage": usage,
         "preview": outcome.get("preview"),
-        "elapsed_s": max(0.0, elapsed_s),
+        "elapsed_s": max(0.0, outcome["elapsed_s"]),
         "error": outcome.get("error", ""),
     }
 
 
-def _usage_so_far(views: Sequence[View], outcome: View) -> View:
+def usage_so_far(views: Sequence[View], outcome: View) -> View:
+    """Return the usage of a run by its candidates."""
     by_stage: dict[int, int] = {}
     for view in views:
         by_stage[view["stage"]] = by_stage.get(view["stage"], 0) + view["num_tokens"]
@@ -111,14 +113,10 @@ def _failed_calls(view: View) -> int:
     return int(view["attempts"] if view["error"] else max(0, view["attempts"] - 1))
 
 
-def detail(database: Database, run_id: str) -> View:
+def detail(database: Database, row: RunRow, record: Record) -> View:
     """Return the RunDetail of a run."""
-    row = load_run(database, run_id)
-    spec = load_document(database, run_id, "spec")
-    outcome = load_outcome(database, run_id)
-    history = History.of(database, run_id)
-    views = list(history.views.values())
-    shown = _summary(database, row, spec, outcome, views)
+    spec, outcome, views = record.spec, record.outcome, record.history.views()
+    shown = _summary(database, row, record)
     is_over = shown["state"] in ENDED
     for view in views:
         if is_over and view["state"] == "running":
@@ -132,19 +130,18 @@ def detail(database: Database, run_id: str) -> View:
         "notes": outcome.get("notes", []),
         "template_sha256": outcome.get("template_sha256", AGGREGATION_TEMPLATE_SHA256),
         "tail_method": outcome.get("tail_method"),
-        "stages": _stages(history),
+        "stages": _stages(views, record.history.stages),
         "candidates": views,
         "winner": outcome.get("winner"),
     }
 
 
-def _stages(history: History) -> list[View]:
-    views = list(history.views.values())
+def _stages(views: Sequence[View], ended: dict[int, View]) -> list[View]:
     stages = []
-    for stage in sorted({view["stage"] for view in views} | history.stages.keys()):
+    for stage in sorted({view["stage"] for view in views} | ended.keys()):
         mine = [view for view in views if view["stage"] == stage]
         begun = [view["queued_s"] for view in mine if view["queued_s"] is not None]
-        entry = history.stages.get(stage, {})
+        entry = ended.get(stage, {})
         stages.append(
             {
                 "stage": stage,
@@ -158,20 +155,18 @@ def _stages(history: History) -> list[View]:
 
 
 def candidate_detail(
-    database: Database, run_id: str, stage: int, slot: int, *, prompt: bool = True
+    database: Database, history: History, stage: int, slot: int, *, prompt: bool = True
 ) -> View:
     """Return the CandidateDetail of one candidate; of an unfinished one the text so far."""
-    load_run(database, run_id)
     place = stage, slot
-    history = (History.around if prompt else History.alone)(database, run_id, place)
-    if place not in history.views:
-        raise UnknownRunError(f"run {run_id} has no candidate {stage}/{slot}")
-    view = history.views[place]
+    if place not in history:
+        raise UnknownRunError(f"run {history.run_id} has no candidate {stage}/{slot}")
+    view = history.view(place)
     if is_complete(view):
-        texts = history.texts(place)
+        texts = history.texts(database, place)
     else:
-        pieces = load_deltas(database, run_id, stage, slot)
+        pieces = load_deltas(database, history.run_id, stage, slot)
         so_far = "".join(piece["text"] for piece in pieces)
         texts = {"text": so_far, "thinking": "", "answer_text": "", "tail": ""}
-    asked = {"prompt": history.prompt(place)} if prompt else {}
+    asked = {"prompt": history.prompt(database, place)} if prompt else {}
     return {**view, **asked, **texts}

@@ -9,10 +9,9 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import groupby
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.ttc.journal.database import Database
@@ -21,9 +20,9 @@ from openzaya.ttc.journal.leases import epochs, lost
 from openzaya.ttc.journal.rows import Place, Row, drop_deltas
 from openzaya.ttc.journal.spec import Lease
 
-PACE_S = 0.02
+PACE_S = 0.05
 """Between the beginnings of two commits, when nobody waits for the second."""
-WAITED_FOR_S = 0.005
+WAITED_FOR_S = 0.02
 """The same when somebody does."""
 MAX_BATCH = 512
 """Most writes of one commit."""
@@ -54,7 +53,7 @@ class Write:
     """Told of a failure that no further try can cure."""
     is_waited_for: bool = True
     changes_leases: bool = False
-    """It may end a lease, or give it to somebody."""
+    """It may end the lease of its run, or give it to somebody; those of any where it has none."""
     future: "Future[Any]" = field(default_factory=Future)
 
     def end(self, result: Any) -> None:
@@ -69,19 +68,18 @@ class Write:
 
 @dataclass(slots=True, eq=False)
 class Told:
-    """One event of a leased run as rows, which are written if the lease still holds."""
+    """What a leased run told since the last commit, as rows; written if the lease still holds."""
 
     lease: Lease
     on_error: Callable[[Exception], None]
-    size: int
+    rows: list[Row]
+    deltas: list[Row]
+    dropped: list[tuple[Place, int]]
+    """Candidates whose deltas of before an event are not needed any more, and its number."""
     is_durable: bool
-    event: Row | None = None
-    delta: Row | None = None
-    ended: tuple[Place, int] | None = None
-    """A candidate whose deltas of before this event are not needed any more."""
+    size: int = 0
 
     waits = True
-    is_waited_for = False
 
     @property
     def run_id(self) -> str:
@@ -94,7 +92,26 @@ class Told:
             self.on_error(result)
 
 
+class Teller(Protocol):
+    """A run that tells of itself. All methods are called by the writer's thread."""
+
+    def take(self, event: Any) -> None:
+        """Take an event in."""
+        ...
+
+    def hand_over(self) -> Told:
+        """Return what was taken in since the last time, as rows."""
+        ...
+
+    def lose(self, error: Exception) -> None:
+        """Learn that nothing more can be written."""
+        ...
+
+
 Job = Write | Told
+"""What a transaction does."""
+Queued = Write | tuple[Teller, Any, int]
+"""A write, or an event of a run and roughly how many bytes it holds in memory."""
 
 
 class Writer:
@@ -120,32 +137,44 @@ class Writer:
         self._on_commit = on_commit
         self._heartbeat = heartbeat
         self._heartbeat_s = heartbeat_s
-        self._queue: list[Job] = []
+        self._queue: list[Queued] = []
         self._held: dict[str, int] = {}
         """Epochs of leases that nobody can have taken since they were looked up."""
-        self._news = Condition()
+        self._lock = Lock()
+        self._news = Condition(self._lock)
         self._is_closing = False
         self._beat_at = monotonic() + heartbeat_s
-        self._began_at = 0.0
+        self._began_at = float("-inf")
         """When the last commit began."""
+        self._is_idle = False
+        """The thread waits for whatever comes; else it looks by itself when its time is there."""
         self._is_waited_for = False
         """Somebody waits for what is queued."""
         self._thread = Thread(target=self._work, name="journal-writer", daemon=True)
         self._thread.start()
 
-    def put(self, job: Job) -> None:
+    def put(self, write: Write) -> None:
         """Queue a write."""
         with self._news:
-            if self._is_closing:
-                raise JournalError("the journal is closed; open it again to write")
-            if self.trouble is not None and not job.waits:
+            if self.trouble is not None and not write.waits:
                 raise self.trouble
-            self.pending_bytes += job.size
-            self._queue.append(job)
-            is_first_waited_for = job.is_waited_for and not self._is_waited_for
-            self._is_waited_for |= job.is_waited_for
-            if len(self._queue) == 1 or is_first_waited_for:  # else the thread waits for its time
-                self._news.notify()
+            is_first_waited_for = write.is_waited_for and not self._is_waited_for
+            self._is_waited_for |= write.is_waited_for
+            self._add(write, write.size, wakes=is_first_waited_for)
+
+    def tell(self, teller: Teller, event: Any, size: int) -> None:
+        """Queue an event of a run."""
+        with self._lock:
+            self._add((teller, event, size), size, wakes=False)
+
+    def _add(self, item: Queued, size: int, *, wakes: bool) -> None:
+        if self._is_closing:
+            raise JournalError("the journal is closed; open it again to write")
+        self.pending_bytes += size
+        self._queue.append(item)
+        if wakes or self._is_idle:
+            self._is_idle = False
+            self._news.notify()
 
     def close(self) -> None:
         """Write what is queued, then end the thread and close the connection."""
@@ -158,35 +187,70 @@ class Writer:
         try:
             while (batch := self._take()) is not None:
                 begun = monotonic()
-                self._commit(batch)
+                self._commit(self._jobs(batch))
                 self.busy_s += monotonic() - begun
         finally:
             self.database.close()
 
-    def _take(self) -> list[Job] | None:
+    def _take(self) -> list[Queued] | None:
         """Return the next batch; None when the journal closes and nothing is left."""
         with self._news:
             while True:
-                if self._is_closing and not self._queue:
-                    return None
-                until = self._beat_at
-                if self._queue:
-                    pace_s = WAITED_FOR_S if self._is_waited_for else PACE_S
-                    until = min(until, self._began_at + pace_s)
-                wait_s = until - monotonic()
-                if wait_s <= 0 or self._is_closing:
+                if self._is_closing:
+                    if not self._queue:
+                        return None
                     break
-                self._news.wait(wait_s)
+                now = monotonic()
+                next_at = self._began_at + (WAITED_FOR_S if self._is_waited_for else PACE_S)
+                if now >= self._beat_at or (self._queue and now >= next_at):
+                    break
+                self._is_idle = not self._queue and now >= next_at
+                until = self._beat_at if self._is_idle else min(self._beat_at, next_at)
+                self._news.wait(until - now)
+            self._is_idle = False
             batch = self._queue[:MAX_BATCH]
             del self._queue[:MAX_BATCH]
-            self._is_waited_for = any(job.is_waited_for for job in self._queue)
+            self._is_waited_for = any(isinstance(q, Write) and q.is_waited_for for q in self._queue)
+        self.num_writes += len(batch)
         self._began_at = monotonic()
-        if monotonic() >= self._beat_at:
-            self._beat_at = monotonic() + self._heartbeat_s
+        if self._began_at >= self._beat_at:
+            self._beat_at = self._began_at + self._heartbeat_s
             beat = self._heartbeat()
             if beat is not None:
                 batch.append(beat)
         return batch
+
+    def _jobs(self, batch: list[Queued]) -> list[Job]:
+        """Return what every run told as one, then the writes.
+
+        Who waits for the write that gives a lease tells nothing before it, and a write that ends
+        one is the last: so no run notices that the order of writes and events is another.
+        """
+        sizes: dict[Teller, int] = {}
+        writes: list[Job] = []
+        for queued in batch:
+            if isinstance(queued, Write):
+                writes.append(queued)
+                continue
+            teller, event, size = queued
+            sizes[teller] = sizes.get(teller, 0) + size
+            try:
+                teller.take(event)
+            except Exception as error:  # noqa: BLE001 - a bug of ours: it ends this run, not others
+                teller.lose(_bug(error))
+        told = (self._told_by(teller, size) for teller, size in sizes.items())
+        return [*filter(None, told), *writes]
+
+    def _told_by(self, teller: Teller, size: int) -> Told | None:
+        try:
+            told = teller.hand_over()
+        except Exception as error:  # noqa: BLE001 - as above
+            teller.lose(_bug(error))
+            with self._lock:
+                self.pending_bytes -= size
+            return None
+        told.size = size
+        return told
 
     def _commit(self, batch: list[Job]) -> None:
         """Commit a batch, however long the disk is full; other failures concern one write each."""
@@ -217,36 +281,34 @@ class Writer:
             raise
 
     def _write(self, batch: list[Job]) -> list[Any]:
+        told = [job for job in batch if isinstance(job, Told)]
         with self.database.transaction(any(job.is_durable for job in batch)):
             if not self.database.is_untouched():
                 self._held.clear()
-            results: list[Any] = []
-            for is_told, jobs in groupby(batch, lambda job: isinstance(job, Told)):
-                if is_told:
-                    results += self._store([job for job in jobs if isinstance(job, Told)])
-                else:
-                    results += [self._apply(job) for job in jobs if isinstance(job, Write)]
+            results = self._store(told) if told else []
+            results += [self._apply(job) for job in batch if isinstance(job, Write)]
         self.num_commits += 1
-        self.num_writes += len(batch)
         return results
 
-    def _store(self, told: list[Told]) -> list[Exception | None]:
+    def _store(self, told: list[Told]) -> list[Any]:
         """Write the rows of many runs with a few statements; return what was refused."""
         held, ids = self._held, {job.run_id for job in told}
         held |= epochs(self.database, told[0].lease.owner, ids - held.keys())
         good = [job for job in told if held.get(job.run_id) == job.lease.epoch]
-        self.database.insert("event", [job.event for job in good if job.event])
-        self.database.insert("delta", [job.delta for job in good if job.delta])
+        self.database.insert("told", [row for job in good for row in job.rows])
+        self.database.insert("delta", [row for job in good for row in job.deltas])
         for job in good:
-            if job.ended is not None:
-                place, seq = job.ended
-                drop_deltas(self.database, job.run_id, *place, seq)
+            for place, seq in job.dropped:
+                drop_deltas(self.database, job.run_id, place, seq)
         return [None if held.get(j.run_id) == j.lease.epoch else lost(j.lease) for j in told]
 
     def _apply(self, write: Write) -> Any:
         """Do one thing; what it has to refuse concerns nobody else."""
         if write.changes_leases:
-            self._held.clear()
+            if write.run_id:
+                self._held.pop(write.run_id, None)
+            else:
+                self._held.clear()
         try:
             with self.database.savepoint():
                 return write.apply(self.database)
@@ -270,8 +332,7 @@ class Writer:
             return
         self._forget(batch)
         if not isinstance(error, OpenZayaError):
-            _log.error("a write to the journal failed", exc_info=error)
-            error = JournalError(f"the journal refused a write: {error}; this is a bug of openzaya")
+            error = _bug(error)
         batch[0].end(error)
 
     def _announce(self, error: Exception) -> None:
@@ -297,3 +358,8 @@ class Writer:
     def _forget(self, batch: list[Job]) -> None:
         with self._news:
             self.pending_bytes -= sum(w.size for w in batch)
+
+
+def _bug(error: Exception) -> JournalError:
+    _log.error("a write to the journal failed", exc_info=error)
+    return JournalError(f"the journal refused a write: {error}; this is a bug of openzaya")
