@@ -107,9 +107,12 @@ def test_every_prompt_is_shown_as_it_was_asked_and_tails_are_stored_once(url):
         async with opened(url) as journal:
             run_id, result = await finished(journal, sampler)
             asked = {r.seed: r.messages[-1].content for r in sampler.requests}
+            all_found = await journal.candidates(run_id)
+            assert len(all_found) == sum(len(entry.candidates) for entry in result.rounds)
             for entry in result.rounds:
                 for candidate in entry.candidates:
                     found = await journal.candidate(run_id, candidate.stage, candidate.slot)
+                    assert found in all_found
                     assert found["prompt"][-1]["content"] == asked[candidate.seed]
                     brief = await journal.candidate(
                         run_id, candidate.stage, candidate.slot, prompt=False

@@ -146,10 +146,7 @@ async def view_run(journal: "Journal", args: argparse.Namespace) -> int:
     from openzaya.serve.web import standalone
 
     detail = await journal.run(args.id)
-    candidates = [
-        await journal.candidate(args.id, found["stage"], found["slot"])
-        for found in detail["candidates"]
-    ]
+    candidates = await journal.candidates(args.id)
     path = Path(args.out or f"run-{args.id}.html").absolute()
     try:
         path.write_bytes(standalone(detail, candidates))

@@ -120,7 +120,9 @@ def gatewaying(
 
 @pytest.fixture(scope="session")
 def mock() -> Iterator[MockUpstream]:
-    with upstream(MockConfig(ttft_s=0.001, length="fixed:48", kept_requests=4096)) as running:
+    # Tests look behind the number of requests before them, so none may be forgotten.
+    config = MockConfig(ttft_s=0.001, length="fixed:48", kept_requests=1 << 20)
+    with upstream(config) as running:
         yield running
 
 

@@ -232,7 +232,7 @@ def other_schema(where: str, version: int) -> str:
         cure = "export its runs with the version that wrote it"
     return (
         f"the journal {where} has the schema {version}, this openzaya knows {VERSION}; {cure}, or "
-        "name another file with --journal"
+        "name another file (`--journal` of runs, `--set journal=` of solve and serve)"
     )
 
 

@@ -14,11 +14,7 @@ async def export_runs(
     """Go through runs, newest first: a RunDetail each, with the texts of every candidate."""
     async for run_id in _chosen(journal, state, ids):
         detail = await journal.run(run_id)
-        texts = [
-            await journal.candidate(run_id, view["stage"], view["slot"])
-            for view in detail["candidates"]
-        ]
-        yield {**detail, "candidates": texts}
+        yield {**detail, "candidates": await journal.candidates(run_id)}
 
 
 async def export_aggregation(
@@ -32,22 +28,21 @@ async def export_aggregation(
     """
     async for run_id in _chosen(journal, state, ids):
         detail = await journal.run(run_id)
-        for view in detail["candidates"]:
-            if not (view["parents"] and view["state"] == "done" and view["is_finished"]):
+        for found in await journal.candidates(run_id):
+            if not (found["parents"] and found["state"] == "done" and found["is_finished"]):
                 continue
-            found = await journal.candidate(run_id, view["stage"], view["slot"])
             target = {
                 "role": "assistant",
                 "content": found["answer_text"],
                 "reasoning": found["thinking"],
             }
             yield {
-                "key": f"{run_id}/{view['stage']}/{view['slot']}",
+                "key": f"{run_id}/{found['stage']}/{found['slot']}",
                 "source": "aggregation",
                 "messages": [*found["prompt"], target],
-                "num_candidates": len(view["parents"]),
-                "answer": view["answer"],
-                "agrees": view["answer"] == detail["run"]["answer"],
+                "num_candidates": len(found["parents"]),
+                "answer": found["answer"],
+                "agrees": found["answer"] == detail["run"]["answer"],
                 "template_sha256": detail["template_sha256"],
                 "model": detail["run"]["model"],
             }

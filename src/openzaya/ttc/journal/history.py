@@ -1,6 +1,6 @@
 """What the events of a run amount to: where every candidate stands, and where its texts are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -73,13 +73,17 @@ class History:
         """Say whether anything was told of a candidate."""
         return place in self._newest
 
+    def __iter__(self) -> Iterator[Place]:
+        """Go through the candidates in order of stage and slot."""
+        return iter(sorted(self._newest))
+
     def view(self, place: Place) -> View:
         """Return the facts of a candidate."""
         return view_of(self._newest[place][VALUE:])
 
     def views(self) -> list[View]:
         """Return the facts of every candidate, in order of stage and slot."""
-        return [self.view(place) for place in sorted(self._newest)]
+        return [self.view(place) for place in self]
 
     def is_complete(self, place: Place) -> bool:
         """Say whether a candidate came to its end."""
@@ -97,7 +101,7 @@ class History:
     def recorded(self, database: Database) -> Recorded:
         """Return where a run goes on. Raises JournalDamagedError."""
         started, finished = [], []
-        for place in sorted(self._newest):
+        for place in self:
             view = self.view(place)
             started.append(RunPlace(*place, view["seed"], tuple(view["parents"])))
             if is_complete(view):

@@ -7,8 +7,9 @@ Deviation: D-059.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -19,6 +20,7 @@ from openzaya.ttc.journal import leases, retention, views
 from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
+from openzaya.ttc.journal.followers import Followers, call_on
 from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.owner import new_owner
@@ -61,11 +63,11 @@ class Journal:
         self._ended: dict[str, Record] = {}
         self._reading = reading
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
-        self._followers: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._followers = Followers()
         self._is_closed = False
         self.writer = Writer(
             writing,
-            on_commit=self._tell_followers,
+            on_commit=self._followers.tell,
             heartbeat=self._heartbeat,
             heartbeat_s=config.lease_s / 3,
         )
@@ -170,7 +172,7 @@ class Journal:
         recorder = self._recorder(run_id)
         if on_lost is not None:
             loop = asyncio.get_running_loop()
-            recorder.on_lost = partial(_call_on, loop, on_lost)
+            recorder.on_lost = partial(call_on, loop, on_lost)
         return recorder
 
     def _recorder(self, run_id: str) -> Recorder:
@@ -326,11 +328,23 @@ class Journal:
         """Return the CandidateDetail of a candidate: its prompt, text and tail too."""
 
         def ask(database: Database) -> View:
-            known = self._known(load_run(database, run_id))
-            history = known.history if known else History.of(database, run_id)
-            return views.candidate_detail(database, history, stage, slot, prompt=prompt)
+            history = self._history(database, run_id)
+            return views.candidate_detail(database, history, (stage, slot), prompt=prompt)
 
         return await self._read(ask)
+
+    async def candidates(self, run_id: str) -> list[View]:
+        """Return the CandidateDetail of every candidate of a run, in order of stage and slot."""
+
+        def ask(database: Database) -> list[View]:
+            history = self._history(database, run_id)
+            return [views.candidate_detail(database, history, place) for place in history]
+
+        return await self._read(ask)
+
+    def _history(self, database: Database, run_id: str) -> History:
+        known = self._known(load_run(database, run_id))
+        return known.history if known else History.of(database, run_id)
 
     def _known(self, row: RunRow) -> Record | None:
         """Return what this process knows of a run, if that is all: the run is done."""
@@ -351,10 +365,7 @@ class Journal:
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[JournalEvent]:
         """Go through the events after number `after` as they come; ends after `done`."""
-        news = asyncio.Event()
-        mine = (asyncio.get_running_loop(), news)
-        self._followers.setdefault(run_id, set()).add(mine)
-        try:
+        with self._followers.news(run_id) as news:
             while True:
                 news.clear()
                 has_ended, found = await self._news(run_id, after)
@@ -365,23 +376,8 @@ class Journal:
                     return
                 if not found and has_ended:
                     return
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), self.config.poll_s)
-                except TimeoutError:
-                    continue
-        finally:
-            waiting = self._followers.get(run_id, set())
-            waiting.discard(mine)
-            if not waiting:
-                self._followers.pop(run_id, None)
-
-    def _tell_followers(self, run_ids: Iterable[str]) -> None:
-        """Wake whoever follows these runs; called by the writer's thread."""
-        if not self._followers:
-            return
-        for run_id in self._followers.keys() & set(run_ids):
-            for loop, news in tuple(self._followers.get(run_id, ())):
-                _call_on(loop, news.set)
 
 
 def _cancelling(run_id: str, *, waits: bool = False) -> Write:
@@ -392,8 +388,3 @@ def _cancelling(run_id: str, *, waits: bool = False) -> Write:
 async def _end_of(write: Write) -> Any:
     """Return what came of a queued write; it is done even if nobody waits any more."""
     return await asyncio.shield(asyncio.wrap_future(write.future))
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(what)

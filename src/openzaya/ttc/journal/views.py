@@ -8,6 +8,7 @@ from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import UnknownRunError
 from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.rows import (
+    Place,
     RunRow,
     list_runs,
     load_deltas,
@@ -155,17 +156,16 @@ def _stages(views: Sequence[View], ended: dict[int, View]) -> list[View]:
 
 
 def candidate_detail(
-    database: Database, history: History, stage: int, slot: int, *, prompt: bool = True
+    database: Database, history: History, place: Place, *, prompt: bool = True
 ) -> View:
     """Return the CandidateDetail of one candidate; of an unfinished one the text so far."""
-    place = stage, slot
     if place not in history:
-        raise UnknownRunError(f"run {history.run_id} has no candidate {stage}/{slot}")
+        raise UnknownRunError("run {} has no candidate {}/{}".format(history.run_id, *place))
     view = history.view(place)
     if is_complete(view):
         texts = history.texts(database, place)
     else:
-        pieces = load_deltas(database, history.run_id, stage, slot)
+        pieces = load_deltas(database, history.run_id, *place)
         so_far = "".join(piece["text"] for piece in pieces)
         texts = {"text": so_far, "thinking": "", "answer_text": "", "tail": ""}
     asked = {"prompt": history.prompt(database, place)} if prompt else {}
