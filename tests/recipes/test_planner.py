@@ -140,7 +140,7 @@ def test_activations_are_what_autograd_keeps_of_the_real_model(dtype):
 
     def kept(layers: int) -> int:
         config = replace(
-            preset("nano", hidden_size=192, moe_intermediate_size=160),
+            preset("nano", hidden_size=256, moe_intermediate_size=160),
             num_hidden_layers=layers,
             layer_types=(),
         )
@@ -160,7 +160,7 @@ def test_activations_are_what_autograd_keeps_of_the_real_model(dtype):
             model(torch.arange(1024) % 300, lengths=[512] * 2)
         return sum(size for size, _ in sizes.values())
 
-    config = preset("nano", hidden_size=192, moe_intermediate_size=160)
+    config = preset("nano", hidden_size=256, moe_intermediate_size=160)
     found = (kept(4) - kept(2)) / 2 / 1024
     assert activation_bytes(config, 4 if dtype == "float32" else 2) == pytest.approx(
         found, rel=0.05

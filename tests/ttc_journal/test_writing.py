@@ -178,7 +178,7 @@ def test_a_run_that_is_over_leaves_nothing_to_the_garbage_collector(url):
             begun = await journal.begin(spec())
             await journal.finish(begun.run_id, await run_over(journal, begun.run_id))
             await journal.flush()
-            assert not [o for o in gc.get_objects() if isinstance(o, Recorder)]
+            assert not [o for o in gc.get_objects() if type(o) is Recorder]
 
     gc.collect()
     gc.disable()

@@ -219,6 +219,7 @@ def test_the_openai_sdk_runs_streams_and_calls_tools(served):
 
 
 def test_a_run_is_seen_in_the_views_of_the_journal(served):
+    served.run()
     run_id = served.run()["ttc"]["run_id"]
     listed = served.ask("/v1/ttc/runs?limit=1")[1]
     assert listed["has_more"]

@@ -55,16 +55,17 @@ def activation_bytes(config: ZayaConfig, value_bytes: int) -> float:
     """Return what one layer keeps of one token for its backward pass, without checkpointing.
 
     Counted in what autograd saves of our forward: rows of the model's width around norms, scales
-    and the experts (10 D), attention before and after packing (2 H P), values (W), the experts'
-    gate, input and product (3 F), the router (8 R), and queries with keys at three stages (3 C). A
-    narrow format adds the fp32 stream (4 D) and the window of the convolutions (5 C).
+    and the experts (7 D), attention before and after packing (2 H P), values (W), the experts'
+    gate, input and product (3 F), the router (6 R), and queries with keys at three stages (3 C). A
+    narrow format adds the fp32 stream (4 D), a row (D) and the window of the convolutions (5 C).
     """
-    narrow = 10 * config.hidden_size + 3 * config.conv_channels + config.kv_channels
+    narrow = 7 * config.hidden_size + 3 * config.conv_channels + config.kv_channels
     narrow += 2 * config.num_attention_heads * config.head_dim
-    narrow += 3 * config.moe_intermediate_size + 8 * config.router_hidden_size
+    narrow += 3 * config.moe_intermediate_size + 6 * config.router_hidden_size
     if value_bytes == FP32:
         return float(FP32 * narrow)
-    extra = 4 * FP32 * config.hidden_size + 5 * value_bytes * config.conv_channels
+    extra = 4 * FP32 * config.hidden_size
+    extra += value_bytes * (config.hidden_size + 5 * config.conv_channels)
     return float(value_bytes * narrow + extra)
 
 
