@@ -158,13 +158,6 @@ class ZayaConfig:
         return self.num_experts + 1
 
     @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """The end tokens as a tuple; empty when the config names none."""
-        if self.eos_token_id is None:
-            return ()
-        return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else self.eos_token_id
-
-    @property
     def rope_thetas(self) -> dict[str, float]:
         """The rotary base of each layer type that occurs."""
         both = {FULL: self.rope_theta, SLIDING: self.sliding_rope_theta}

@@ -1,6 +1,6 @@
-"""The expert router: a small MLP on a latent state that is averaged over depth.
+"""The expert router: a small MLP on a latent state with exponential depth averaging (EDA).
 
-Paper: II.
+Paper: II-A2.
 """
 
 from dataclasses import dataclass
