@@ -15,8 +15,10 @@ def pid():
     return os.getpid()
 
 
-def hang_in_c():
-    """No signal handler of Python gets a turn while this runs."""
+def hang_in_c(begun=""):
+    """No signal handler of Python gets a turn while this runs; a file `begun` says that it does."""
+    if begun:
+        open(begun, "w").close()  # noqa: PTH123
     return 9 ** (9**9)
 
 

@@ -220,16 +220,18 @@ def test_workers_that_cannot_start_are_an_outcome_and_no_hang():
             assert "openzaya.nowhere" in outcome.message
 
 
-def test_closing_ends_running_calls_and_leaves_nobody():
+def test_closing_ends_running_calls_and_leaves_nobody(tmp_path):
     pool = Pool(2, packages=PACKAGES)
     outcomes = []
-    threads = [
-        threading.Thread(target=lambda: outcomes.append(pool.call(HERE + "hang_in_c").ended))
-        for _ in range(2)
-    ]
+
+    def hang(begun):
+        outcomes.append(pool.call(HERE + "hang_in_c", str(begun)).ended)
+
+    notes = [tmp_path / "0", tmp_path / "1"]
+    threads = [threading.Thread(target=hang, args=(note,)) for note in notes]
     for thread in threads:
         thread.start()
-    while len(pool.pids) < 2:
+    while not all(note.exists() for note in notes):
         time.sleep(0.01)
     pids = pool.pids
     pool.close()
