@@ -123,4 +123,5 @@ def test_a_run_that_cannot_begin_leaves_its_folder_to_the_next(prepared, tmp_pat
     code, shown = train(capsys, *words, "--set", "context_tokens=4000")
     assert code == 2
     assert "too few windows of 4000 tokens: 1" in shown.err
+    assert not list(tmp_path.iterdir())
     assert train(capsys, *words)[0] == 0

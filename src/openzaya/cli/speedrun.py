@@ -45,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.backends.machine import choose_threads
     from openzaya.core.config import resolve
     from openzaya.recipes.nano.speedrun import SpeedrunConfig, speedrun
-    from openzaya.train.threads import threads_of_run
+    from openzaya.train.threads import record_threads, threads_of
 
     config = resolve(SpeedrunConfig(), args.config, args.set)
     folder = Path(args.run_dir)
-    threads = threads_of_run(folder, args.threads, choose_threads)
+    threads = args.threads or threads_of(folder) or choose_threads()
     torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    record_threads(folder)
     begun = time.monotonic()
 
     def echo(line: str) -> None:

@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.core.config import resolve
     from openzaya.recipes.finetune import FinetuneConfig, finetune, named
     from openzaya.train.memory import keep_freed_memory
-    from openzaya.train.threads import threads_of_run
+    from openzaya.train.threads import threads_of
 
     words = [f"lora_rank={args.lora}"] if args.lora else []
     config = resolve(FinetuneConfig(), args.config, words + args.set)
     if config.device == "cpu":
-        torch.set_num_threads(threads_of_run(Path(args.out), args.threads, choose_threads))
+        torch.set_num_threads(args.threads or threads_of(Path(args.out)) or choose_threads())
         keep_freed_memory()
 
     def echo(line: str) -> None:

@@ -30,6 +30,7 @@ from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
 from openzaya.train.step import StepReport
+from openzaya.train.threads import record_threads
 from openzaya.train.trackers import open_writer
 
 Kind = Literal["sft", "continue"]
@@ -123,6 +124,7 @@ def finetune(
     mixture, held_out = split_data(kind, prepared, model, config)
     stage = stage_of(kind, model, mixture, config)
     claim(run_dir, kind, model_folder, prepared, config)  # only what can begin takes the folder
+    record_threads(run_dir)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
     watch = Watch(model, stage, held_out, echo)

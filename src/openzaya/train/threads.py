@@ -3,21 +3,20 @@
 Their number decides how microbatches are cut and in which order sums are taken: the last bits.
 """
 
-from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 THREADS_FILE = "threads"
 
 
-def threads_of_run(folder: Path, wanted: int, choose: Callable[[], int]) -> int:
-    """Return the number for the run in `folder`, and record it there for when it is resumed.
-
-    `wanted` threads where that is not 0, else those that the run began with, else what `choose`
-    makes of the machine's load now.
-    """
+def threads_of(folder: Path) -> int:
+    """Return the threads that a run in this folder began with, 0 when there is none."""
     path = folder / THREADS_FILE
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-    threads = wanted or (int(text) if text.isdigit() else 0) or choose()
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{threads}\n", encoding="utf-8")
-    return threads
+    return int(text) if text.isdigit() else 0
+
+
+def record_threads(folder: Path) -> None:
+    """Write down torch's threads in the folder of a run that begins, for when it is resumed."""
+    (folder / THREADS_FILE).write_text(f"{torch.get_num_threads()}\n", encoding="utf-8")

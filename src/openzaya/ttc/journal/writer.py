@@ -47,8 +47,6 @@ class Write:
     """Wait for the disk before the future is set; all writes of a commit then do."""
     waits: bool = False
     """Stay queued while the disk is full; others are refused at once."""
-    size: int = 0
-    """Roughly how many bytes it holds in memory."""
     on_error: Callable[[Exception], None] | None = None
     """Told of a failure that no further try can cure."""
     is_waited_for: bool = True
@@ -78,6 +76,7 @@ class Told:
     """Candidates whose deltas of before an event are not needed any more, and its number."""
     is_durable: bool
     size: int = 0
+    """Roughly how many bytes its events hold in memory."""
 
     waits = True
 
@@ -160,7 +159,7 @@ class Writer:
                 raise self.trouble
             is_first_waited_for = write.is_waited_for and not self._is_waited_for
             self._is_waited_for |= write.is_waited_for
-            self._add(write, write.size, wakes=is_first_waited_for)
+            self._add(write, 0, wakes=is_first_waited_for)
 
     def tell(self, teller: Teller, event: Any, size: int) -> None:
         """Queue an event of a run."""
@@ -357,7 +356,7 @@ class Writer:
 
     def _forget(self, batch: list[Job]) -> None:
         with self._news:
-            self.pending_bytes -= sum(w.size for w in batch)
+            self.pending_bytes -= sum(job.size for job in batch if isinstance(job, Told))
 
 
 def _bug(error: Exception) -> JournalError:
