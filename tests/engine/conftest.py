@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from openzaya.engine.native.build import compiler
+from openzaya.core.native.build import compiler
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError
+from openzaya.core.native import build
 from openzaya.engine.engine import Engine
-from openzaya.engine.native import build
-from openzaya.engine.native.forward import NativePass
+from openzaya.engine.native.forward import FOLDER, NativePass
 from openzaya.engine.passes import TorchPass, make_pass
 from openzaya.engine.request import SamplingParams
 from openzaya.engine.sampling import SamplingTable, sample
@@ -216,8 +216,7 @@ def test_a_late_helper_never_takes_a_chunk_of_a_finished_round(tmp_path: Path) -
     """A helper that lost its core between looking and taking meets another round's numbers."""
     program = tmp_path / "rounds"
     source = Path(__file__).parent / "pool_rounds.cpp"
-    include = Path(build.__file__).parent
-    flags = ("-O2", "-std=c++20", "-pthread", f"-I{include}")
+    flags = ("-O2", "-std=c++20", "-pthread", f"-I{FOLDER}")
     compiler = build.compiler()
     assert compiler is not None
     subprocess.run([compiler, *flags, str(source), "-o", str(program)], check=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError
+from openzaya.core.native.build import compiler
 from openzaya.engine.cuda.support import reason_against as reason_against_cuda
-from openzaya.engine.native.build import compiler
 from openzaya.engine.native.forward import NativePass
 from openzaya.engine.native.layout import FORMATS, reason_against
 from openzaya.engine.sampling import SamplingBatch

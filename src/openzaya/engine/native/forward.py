@@ -2,18 +2,53 @@
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from openzaya.core.native.build import load_library
 from openzaya.engine.native import layout
-from openzaya.engine.native.build import load_library
 from openzaya.engine.sampling import SamplingBatch
 from openzaya.model.cache import Cache
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
+
+FOLDER = Path(__file__).parent
+SOURCES = (
+    "pool.h",
+    "formats.h",
+    "matmul.h",
+    "products.h",
+    "attention.h",
+    "sample.h",
+    "forward.cpp",
+)
+
+
+@cache
+def kernels() -> ctypes.CDLL:
+    """Return our library with the types of its functions; compiling it takes 15 s, once."""
+    library = load_library(FOLDER, SOURCES)
+    library.zaya_open.restype = ctypes.c_void_p
+    library.zaya_open.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.zaya_refresh.restype = None
+    library.zaya_refresh.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.zaya_close.restype = None
+    library.zaya_close.argtypes = [ctypes.c_void_p]
+    library.zaya_forward.restype = None
+    library.zaya_forward.argtypes = [ctypes.c_void_p] * 3
+    library.zaya_draw.restype = None
+    library.zaya_draw.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 5,
+    ]
+    return library
 
 
 def tensors_of(model: Zaya | QuantizedZaya) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
@@ -52,7 +87,7 @@ class NativePass:
             num_blocks=num_blocks,
             state_dtype=torch.float32,
         )
-        self._library = load_library()
+        self._library = kernels()
         self._model = model
         self._threads = threads
         self._handle: int | None = None

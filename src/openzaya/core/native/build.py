@@ -1,4 +1,4 @@
-"""Compile the C++ forward pass for this machine's processor, once, and load it.
+"""Compile a folder of C++ for this machine's processor, once, and load it.
 
 The compiler is the user's own (g++ or clang++, or what CXX names); the result is kept in the
 user's cache folder under a name made of everything that it depends on.
@@ -10,21 +10,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from openzaya.core.errors import ConfigError
 
-SOURCES = (
-    "vec.h",
-    "pool.h",
-    "formats.h",
-    "matmul.h",
-    "products.h",
-    "attention.h",
-    "sample.h",
-    "forward.cpp",
-)
+SHARED = Path(__file__).parent
+"""Headers that every library may include."""
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-pthread")
 COMPILERS = ("g++", "clang++", "c++")
 COMPILE_TIMEOUT_S = 300
@@ -47,8 +40,10 @@ def cache_folder() -> Path:
 
 
 @cache
-def load_library() -> ctypes.CDLL:
-    """Return the compiled library, compiling it at the first call on this machine (15 s).
+def load_library(folder: Path, sources: Sequence[str]) -> ctypes.CDLL:
+    """Return the library of `folder`, compiling it at the first call on this machine (seconds).
+
+    `sources` names all of its files; the last one includes the others and is what is compiled.
 
     Raises ConfigError where there is no compiler or it fails.
     """
@@ -58,30 +53,14 @@ def load_library() -> ctypes.CDLL:
             "no C++ compiler was found, expected g++ or clang++ (or the one that CXX names); "
             'install one, or choose kernels="torch"'
         )
-    folder = Path(__file__).parent
-    target = cache_folder() / f"zaya-{_fingerprint(path, folder)}.so"
+    files = [*sorted(SHARED.glob("*.h")), *(folder / name for name in sources)]
+    target = cache_folder() / f"zaya-{folder.parent.name}-{_fingerprint(path, files)}.so"
     if not target.exists():
-        _compile(path, folder / SOURCES[-1], target)
-    library = ctypes.CDLL(str(target))
-    library.zaya_open.restype = ctypes.c_void_p
-    library.zaya_open.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.zaya_refresh.restype = None
-    library.zaya_refresh.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    library.zaya_close.restype = None
-    library.zaya_close.argtypes = [ctypes.c_void_p]
-    library.zaya_forward.restype = None
-    library.zaya_forward.argtypes = [ctypes.c_void_p] * 3
-    library.zaya_draw.restype = None
-    library.zaya_draw.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        *[ctypes.c_void_p] * 5,
-    ]
-    return library
+        _compile(path, files[-1], target)
+    return ctypes.CDLL(str(target))
 
 
-def _fingerprint(path: str, folder: Path) -> str:
+def _fingerprint(path: str, files: Sequence[Path]) -> str:
     """Return a name for what the library depends on: sources, compiler, flags and processor."""
     version = subprocess.run(
         [path, "-march=native", "-E", "-v", "-x", "c++", os.devnull],
@@ -91,8 +70,8 @@ def _fingerprint(path: str, folder: Path) -> str:
     )
     digest = hashlib.sha256(version.stderr)
     digest.update(" ".join(FLAGS).encode())
-    for name in SOURCES:
-        digest.update((folder / name).read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -102,7 +81,7 @@ def _compile(path: str, source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         fresh = Path(folder) / target.name
         done = subprocess.run(
-            [path, *FLAGS, str(source), "-o", str(fresh)],
+            [path, *FLAGS, f"-I{SHARED}", str(source), "-o", str(fresh)],
             capture_output=True,
             text=True,
             check=False,
