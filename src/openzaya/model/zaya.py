@@ -19,6 +19,7 @@ from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.fused.experts import reason_against_grouping
 from openzaya.model.fused.layout import Packed, pack_layout
+from openzaya.model.fused.native.library import reason_against_native
 from openzaya.model.norm import RMSNorm
 from openzaya.model.plan import Plan, check_lengths, make_plan
 from openzaya.model.precision import is_low, rules_of
@@ -124,7 +125,8 @@ class Zaya(nn.Module):
         if plan is not None:
             layout = plan
         elif cache is None and self.takes_fused():
-            layout = pack_layout(self.config, self.rope_thetas, known, self.device)
+            native = not reason_against_native(self.dtype, self.device)
+            layout = pack_layout(self.config, self.rope_thetas, known, self.device, native=native)
         else:
             layout = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
         x_TD = self.embed(ids_T)

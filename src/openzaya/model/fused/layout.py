@@ -27,6 +27,8 @@ class Packed:
     """True where it has two."""
     rope: Mapping[str, tuple[Tensor, Tensor]]
     """Cos and sin [T, R] by layer type."""
+    native: bool
+    """Our C++ does what surrounds the matrix products."""
 
     @property
     def is_even(self) -> bool:
@@ -35,7 +37,12 @@ class Packed:
 
 
 def pack_layout(
-    config: ZayaConfig, thetas: Mapping[str, float], lengths: Sequence[int], device: torch.device
+    config: ZayaConfig,
+    thetas: Mapping[str, float],
+    lengths: Sequence[int],
+    device: torch.device,
+    *,
+    native: bool,
 ) -> Packed:
     """Lay out documents of these lengths; copies to the device do not wait for it."""
     ends = np.cumsum([0, *lengths])
@@ -51,6 +58,7 @@ def pack_layout(
             kind: rope_tables(positions_T, theta, config.rotary_dim)
             for kind, theta in thetas.items()
         },
+        native=native,
     )
 
 
