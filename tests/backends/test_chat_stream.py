@@ -10,7 +10,7 @@ from openzaya.backends import chat_stream
 from openzaya.backends.chat_stream import RING_TOKENS, ChatStream
 from openzaya.backends.event_frame import Frames
 from openzaya.backends.json_text import body_with_messages
-from openzaya.backends.sse import StreamError
+from openzaya.backends.sse import EventReader, StreamError
 from openzaya.backends.tails_http import Ruler, TailCutter
 from openzaya.core.joined import Joined
 from openzaya.core.records import Watch
@@ -24,6 +24,29 @@ WORDS = st.one_of(
 def event(field: str, text: str, finish=None, **more) -> str:
     choice = {"index": 0, "delta": {field: text}, "finish_reason": finish, **more}
     return json.dumps({"id": "m", "model": "m", "choices": [choice]}, ensure_ascii=False)
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(["data: a", "data: b", "data:c", "data: ", "data", ": d", "id: 1", "\r", "e"])
+        | st.sampled_from(["", "", "", "data: f\r", "data: \u2028", "data: \ndata: g"]),
+        max_size=12,
+    ),
+    size=st.integers(1, 60),
+)
+@settings(max_examples=300, deadline=None)
+def test_events_are_the_same_however_the_stream_is_cut(lines, size):
+    stream = "".join(f"{line}\n" for line in lines).encode()
+    cut, by_line = EventReader(), EventReader()
+    parts = [stream[i : i + size] for i in range(0, len(stream), size)]
+    found = [event for part in parts for event in cut.feed(part)]
+    # No line is an event by itself: this way every line is looked at.
+    assert found == [event for line in stream.splitlines(True) for event in by_line.feed(line)]
+
+
+def test_lines_that_are_no_data_and_ends_of_lines_belong_to_no_event():
+    assert EventReader().feed(b"data: a\n\ndata: b\n: d\ndata:c\n\n") == ["a", "b\nc"]
+    assert EventReader().feed(b"data: a\r\n\ndata: b\n\n") == ["a", "b"]
 
 
 class NoFrames(Frames):

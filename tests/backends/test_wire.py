@@ -14,6 +14,7 @@ CHUNKED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nTrailer: 1\r\n\r\n"
 )
+WITHOUT_TRAILER = CHUNKED.replace(b"Trailer: 1\r\n", b"")
 
 
 def parse(parts, ends=True):
@@ -53,7 +54,7 @@ def by_h11(data: bytes):
         return None
 
 
-@given(size=st.integers(1, 40), response=st.sampled_from([PLAIN, CHUNKED]))
+@given(size=st.integers(1, 40), response=st.sampled_from([PLAIN, CHUNKED, WITHOUT_TRAILER]))
 @settings(max_examples=60, deadline=None)
 def test_a_response_is_the_same_however_it_is_cut(size, response):
     parts = [response[i : i + size] for i in range(0, len(response), size)]
@@ -114,6 +115,7 @@ def test_what_h11_refuses_is_refused_and_what_both_take_is_the_same(start, rest)
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\naXY0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 300,

@@ -47,6 +47,8 @@ def test_what_the_template_writes_comes_apart_again(reasoning, answer):
         ("r<|im_end|></think>a", True, Thought("r", "", False)),
         ("r</think>a</think>b", True, Thought("r", "a\n\nb", True)),
         ("", True, Thought("", "", False)),
+        ("\n\nr\n\n</think>\n\na\n", True, Thought("r", "a", True)),
+        ("</think>", False, Thought("", "", True)),
     ],
 )
 def test_odd_replies_come_apart_too(text, started, expected):

@@ -111,7 +111,7 @@ class ResponseParser:
             self._read = self._after
         return position + len(taken)
 
-    def _read_chunk_line(self, data: bytes, position: int, _body: list[bytes]) -> int:
+    def _read_chunk_line(self, data: bytes, position: int, body: list[bytes]) -> int:
         end = data.find(b"\r\n", position, position + MAX_CHUNK_LINE_BYTES)
         if end < 0:
             if len(data) - position >= MAX_CHUNK_LINE_BYTES:
@@ -120,11 +120,15 @@ class ResponseParser:
         size = _CHUNK.fullmatch(data, position, end)
         if size is None:
             raise WireError(f"{data[position:end][:40]!r} is no size of a chunk")
-        self._left = int(size[1], 16)
+        begin, length = end + 2, int(size[1], 16)
+        if length and data.startswith(b"\r\n", begin + length):  # as a rule all of it is here
+            body.append(data[begin : begin + length])
+            return begin + length + 2
+        self._left = length
         cls = ResponseParser
         self._after = cls._read_chunk_end
-        self._read = cls._read_counted if self._left else cls._read_trailer
-        return end + 2
+        self._read = cls._read_counted if length else cls._read_trailer
+        return begin
 
     def _read_chunk_end(self, data: bytes, position: int, _body: list[bytes]) -> int:
         if len(data) - position < 2:

@@ -26,6 +26,9 @@ def split_thinking(text: str, started_in_think: bool = True) -> Thought:
     opening marker, outside a block a closing one is dropped. The reply ends at the first stop
     token.
     """
+    before, closing, after = text.rpartition(THINK_CLOSE)
+    if closing and "<" not in before and "<" not in after:  # as a rule: no other marker at all
+        return Thought(before.strip("\n"), after.strip("\n"), closed=True)
     text = text.partition(IM_END)[0]
     parts = _parts(text)
     inside = started_in_think or (len(parts) > 1 and parts[1] == THINK_CLOSE)
