@@ -28,7 +28,9 @@ def event(field: str, text: str, finish=None, **more) -> str:
 
 @given(
     lines=st.lists(
-        st.sampled_from(["data: a", "data: b", "data:c", "data: ", "data", ": d", "id: 1", "\r", "e"])
+        st.sampled_from(
+            ["data: a", "data: b", "data:c", "data: ", "data", ": d", "id: 1", "\r", "e"]
+        )
         | st.sampled_from(["", "", "", "data: f\r", "data: \u2028", "data: \ndata: g"]),
         max_size=12,
     ),
