@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import ENDLESS, QUESTION, serving
 
 from openzaya.core.errors import ConfigError
@@ -350,6 +351,61 @@ def test_metrics_count_and_hold_nothing_that_clients_sent(server):
     assert "openzaya_generated_tokens_total" in text
     assert "openzaya_choices_running" in text
     assert "secret" not in text
+
+
+def figures(server) -> dict[tuple[str, ...], float]:
+    """What /metrics tells: name and labels of every sample, and its value."""
+    families = text_string_to_metric_families(server.ask("/metrics")[1].decode())
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+        if family.documentation
+    }
+
+
+def test_metrics_tell_what_the_engine_did():
+    with serving(slots=2) as small:
+        total = small.engine._scheduler._cache.pools
+        free = {("openzaya_engine_blocks", kind, "free"): p.num_blocks for kind, p in total.items()}
+        assert figures(small).items() >= free.items()
+        words = [{"role": "user", "content": "sort qdkax " * 20}]
+        small.chat(messages=words, max_tokens=9, n=2, logit_bias=ENDLESS)
+        small.settle()
+        before = figures(small)
+        small.chat(messages=words, max_tokens=9, logit_bias=ENDLESS)
+        small.settle()
+        after = figures(small)
+        stats = small.engine.stats
+        prompt = stats.tokens_prefill_saved
+        assert prompt > 64
+        engine = {name: value for name, value in after.items() if "_engine_" in name[0]}
+        known = {
+            "steps_total": stats.steps,
+            "decode_steps_total": 16,
+            "decoded_tokens_total": 24,
+            "prefilled_tokens_total": 2 * prompt - stats.prefix_hit_tokens,
+            "shared_prefill_tokens_total": prompt,
+            "prefix_hit_tokens_total": stats.prefix_hit_tokens,
+            "preemptions_total": 0,
+            "evicted_blocks_total": 0,
+            "prefix_bytes": stats.prefix_bytes,
+        }
+        assert (
+            engine.items()
+            >= {(f"openzaya_engine_{name}",): value for name, value in known.items()}.items()
+        )
+        assert stats.prefix_hit_tokens >= 64
+        assert stats.prefix_bytes > 0
+        assert after["openzaya_queue_seconds_count",] == 2
+        assert after["openzaya_queue_seconds_sum",] > before["openzaya_queue_seconds_sum",]
+        stats.preemptions, stats.evictions, stats.blocks_used = 3, 4, {"some": 5}
+        stats.steps += 6
+        told = figures(small)
+        assert told["openzaya_engine_steps_total",] == stats.steps
+        assert told["openzaya_engine_preemptions_total",] == 3
+        assert told["openzaya_engine_evicted_blocks_total",] == 4
+        assert told["openzaya_engine_blocks", "some", "used"] == 5
 
 
 @pytest.fixture

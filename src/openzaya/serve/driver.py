@@ -13,7 +13,7 @@ from threading import Condition, Thread
 from time import monotonic
 
 from openzaya.core.errors import RequestError
-from openzaya.engine.request import TokenEvent
+from openzaya.engine.request import EngineStats, TokenEvent
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.jobs import Ask, Job, TokenEngine
 
@@ -64,6 +64,11 @@ class Driver:
     def num_running(self) -> int:
         """Choices that hold a slot of the engine."""
         return self._engine.num_running
+
+    @property
+    def engine_stats(self) -> EngineStats:
+        """What the engine has done; its thread goes on counting."""
+        return self._engine.stats
 
     def check_room(self, num_choices: int) -> None:
         """Raise ApiError 429 with Retry-After when the queue is full, 503 while draining."""

@@ -134,6 +134,7 @@ async def additions(
         if added and is_first:
             is_first = False
             service.metrics.first_token_s.observe(monotonic() - job.began)
+            service.metrics.queue_s.observe((job.placed_at or monotonic()) - job.began)
         yield added
 
 

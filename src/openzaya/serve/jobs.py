@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from openzaya.engine.request import OnStart, OnToken, Output, SamplingParams, TokenEvent
+from openzaya.engine.request import (
+    EngineStats,
+    OnStart,
+    OnToken,
+    Output,
+    SamplingParams,
+    TokenEvent,
+)
 from openzaya.serve.errors import ApiError
 
 
 class TokenEngine(Protocol):
     """The part of `openzaya.Engine` that the server needs."""
+
+    stats: EngineStats
+    """What it has done."""
 
     @property
     def has_work(self) -> bool:
