@@ -195,9 +195,9 @@ async def export(journal: "Journal", args: argparse.Namespace) -> int:
     ids, count = tuple(args.ids), 0
     lines: AsyncIterator[dict[str, Any]]
     if args.format == "aggregation":
-        lines = export_aggregation(journal, args.state or "done", ids)
+        lines = export_aggregation(journal, args.state or "done", ids, warn)
     else:
-        lines = export_runs(journal, args.state, ids)
+        lines = export_runs(journal, args.state, ids, warn)
     try:
         with (
             nullcontext(sys.stdout)
@@ -211,6 +211,11 @@ async def export(journal: "Journal", args: argparse.Namespace) -> int:
         raise RequestError(f"{args.out} cannot be written: {error}; name another file") from error
     print(f"{count} lines written", file=sys.stderr)
     return 0
+
+
+def warn(text: str) -> None:
+    """Tell of something that does not end the work."""
+    print(f"openzaya: {text}", file=sys.stderr)
 
 
 async def prune(journal: "Journal", args: argparse.Namespace) -> int:

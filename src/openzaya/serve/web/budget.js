@@ -91,12 +91,13 @@ function healthPanel(model, onPick) {
     ["seed", detail.seed ?? "\u2013"],
     ["prompt template", (detail.template_sha256 || "\u2013").slice(0, 12)],
   ];
+  const notes = [...(detail.notes ?? []), ...(detail.damage ?? [])];
   const upstreams = [...new Set(model.candidates.map((c) => c.upstream).filter(Boolean))];
   if (upstreams.length) facts.push([upstreams.length > 1 ? "upstreams" : "upstream", upstreams.join(", ")]);
   return [
     el("div", { class: "checks" }, rows),
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", { class: name === "degraded" && run.degraded ? "bad" : null }, visible(value))))),
-    detail.notes?.length ? el("ul", { class: "notes" }, detail.notes.map((note) => el("li", null, visible(note)))) : null,
+    notes.length ? el("ul", { class: "notes" }, notes.map((note) => el("li", null, visible(note)))) : null,
   ];
 }
 
