@@ -295,10 +295,7 @@ class Journal:
         return await self._read(ask)
 
     async def recorded(self, run_id: str) -> Recorded:
-        """Return where to go on; give it to `MarkovianRSA.run`.
-
-        Candidates that damaged rows held are left out: they are generated again.
-        """
+        """Return where to go on, without what damaged rows held; for `MarkovianRSA.run`."""
         recorder = self._recorders.get(run_id)
         if recorder is not None and recorder.is_new:
             return Recorded()
@@ -320,10 +317,7 @@ class Journal:
         return await self._read(lambda db: views.summaries(db, limit, before, state, tenant))
 
     async def run(self, run_id: str) -> View:
-        """Return the RunDetail of a run; its `damage` says what could not be read.
-
-        Raises UnknownRunError.
-        """
+        """Return the RunDetail of a run; `damage` says what is lost. Raises UnknownRunError."""
 
         def ask(database: Database) -> View:
             row = load_run(database, run_id)
@@ -332,10 +326,7 @@ class Journal:
         return await self._read(ask)
 
     async def candidate(self, run_id: str, stage: int, slot: int, *, prompt: bool = True) -> View:
-        """Return the CandidateDetail of a candidate: its prompt, text and tail too.
-
-        Raises UnknownRunError, JournalDamagedError.
-        """
+        """Return the CandidateDetail of one. Raises UnknownRunError, JournalDamagedError."""
 
         def ask(database: Database) -> View:
             history = self._history(database, run_id)
@@ -344,10 +335,7 @@ class Journal:
         return await self._read(ask)
 
     async def candidates(self, run_id: str) -> list[View]:
-        """Return the CandidateDetail of every candidate of a run, in order of stage and slot.
-
-        The `damage` of each says why its prompt or its texts are missing, empty when they are not.
-        """
+        """Return the CandidateDetail of every candidate; `damage` says why texts are missing."""
 
         def ask(database: Database) -> list[View]:
             history = self._history(database, run_id)
