@@ -153,6 +153,13 @@ def test_views_of_a_done_run_agree_with_its_result(url):
                 dict(r.answers) for r in result.rounds
             ]
             assert detail["seed"] == 5
+            assert detail["changed"] == {
+                "num_candidates": 16,
+                "tails_per_prompt": 4,
+                "budget_tokens": 40_960,
+                "tail_tokens": 4_096,
+                "max_attempts": 3,
+            }
             parents = [tuple(c["parents"]) for c in detail["candidates"]]
             assert parents == [c.parents for r in result.rounds for c in r.candidates]
             ends = [c["ended_s"] for c in detail["candidates"]]

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from openzaya.core.config import to_mapping
 from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.journal.candidates import View, is_complete
 from openzaya.ttc.journal.database import Database
 from openzaya.ttc.journal.errors import RowDamagedError, UnknownRunError
@@ -14,6 +16,7 @@ from openzaya.ttc.journal.rows import (
     load_deltas,
 )
 from openzaya.ttc.journal.spec import ENDED
+from openzaya.ttc.presets import presets
 from openzaya.ttc.selection import histogram
 
 QUESTION_CHARS = 200
@@ -128,6 +131,7 @@ def detail(database: Database, row: RunRow, record: Record) -> View:
         "run": shown,
         "question": spec["question"],
         "config": spec["config"],
+        "changed": changed(spec),
         "seed": spec["seed"],
         "question_tokens": outcome.get("question_tokens", 0),
         "notes": outcome.get("notes", []),
@@ -138,6 +142,13 @@ def detail(database: Database, row: RunRow, record: Record) -> View:
         "winner": outcome.get("winner"),
         "damage": list(record.damage),
     }
+
+
+def changed(spec: View) -> View:
+    """Return what the preset of a run, or no preset, has where the run's settings differ."""
+    usual = to_mapping(presets.get(spec["preset"], MarkovianRSAConfig()))
+    own = spec["config"]
+    return {name: usual.get(name) for name in own if own[name] != usual.get(name)}
 
 
 def _stages(views: Sequence[View], ended: dict[int, View]) -> list[View]:
