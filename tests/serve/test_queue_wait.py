@@ -6,7 +6,9 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from hashlib import sha256
 
 import pytest
 from running_server import ask, listening
@@ -20,7 +22,7 @@ from openzaya.core.records import Message, SampleRequest
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.gateway.assembly import engine_gateway
 from openzaya.serve.gateway.config import GatewayConfig
-from openzaya.serve.keys import Keys
+from openzaya.serve.keys import RIGHTS, UNLIMITED, Allowance, Key, Keys
 from openzaya.ttc.journal import Journal
 
 CHAT = "/v1/chat/completions"
@@ -191,3 +193,37 @@ def test_a_run_whose_calls_get_no_slot_is_refused_and_a_run_that_has_begun_is_no
         status, told, _ = ask(port, CHAT, run)
         assert status == 200
         assert b"[DONE]" in told if stream else told["ttc"]["calls"] == 3
+
+
+def test_a_key_of_three_times_the_weight_is_served_three_times_as_often(monkeypatch):
+    names = {sha256(name.encode()).digest(): name for name in ("heavy", "light", "holder")}
+    weights = {"heavy": Allowance(weight=3.0)}
+    keys = [Key(d, RIGHTS, name, weights.get(name, UNLIMITED)) for d, name in names.items()]
+    served = []
+    with serving(keys=Keys(tuple(keys)), slots=1) as small:
+        driver, queue = small.service.driver, small.engine._scheduler.queue
+        pop = queue.pop
+
+        def noted(cost_tokens):
+            request = pop(cost_tokens)
+            served.append(names[bytes.fromhex(request.tenant)])
+            return request
+
+        monkeypatch.setattr(queue, "pop", noted)
+        slow_down(small, 0.002)
+
+        def post(name: str, **fields):
+            told = {"Authorization": f"Bearer {name}"}
+            body = {**PLAIN, "logit_bias": ENDLESS, **fields}
+            return small.ask(CHAT, body, headers=told)[0]
+
+        with ThreadPoolExecutor(17) as threads:
+            asked = [threads.submit(post, "holder", max_tokens=300)]
+            wait_for(lambda: small.engine.num_running == 1)
+            for name in ("light", "heavy"):
+                asked += [threads.submit(post, name, max_tokens=20) for _ in range(8)]
+            wait_for(lambda: driver.num_in_flight == 17)
+            assert {call.result() for call in asked} == {200}
+    assert served[0] == "holder"
+    assert sorted(served[1:]) == ["heavy"] * 8 + ["light"] * 8
+    assert served[1:9].count("heavy") in (5, 6)

@@ -231,6 +231,8 @@ def load_service(
         dtype="auto",
         device=device_of(folder, device),
     )
+    for key in keys.known:
+        engine.set_weight(key.tenant, key.allowance.weight)
     driver = Driver(
         engine,
         max_slots=args.max_slots or DEFAULT_SLOTS,

@@ -118,6 +118,10 @@ class Engine:
         """Version recorded with every token sampled from now on."""
         return self._version
 
+    def set_weight(self, tenant: str, weight: float) -> None:
+        """Give a tenant `weight` times the share of others; call it between steps."""
+        self._scheduler.queue.set_weight(tenant, weight)
+
     def bump_version(self) -> int:
         """Declare that the model's weights have changed; return the new version.
 
@@ -143,10 +147,6 @@ class Engine:
             )
         replace_weights(self._model, state, fingerprint)
         return self.bump_version()
-
-    def clear_prefixes(self) -> None:
-        """Forget what is kept of finished requests."""
-        self._prefix.clear()
 
     @property
     def has_work(self) -> bool:
