@@ -19,6 +19,7 @@ from serve.conftest import ENDLESS, QUESTION, serving
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.jobs import Job
 from openzaya.serve.keys import Keys, load_keys
 
@@ -102,7 +103,7 @@ def test_nothing_is_kept_of_requests_that_ended(server):
 
 
 def test_a_full_queue_says_when_to_come_back(server):
-    with serving(ServeConfig(max_queue=16), slots=1) as small:
+    with serving(GatewayConfig(max_queue=16), slots=1) as small:
         first = begin(small.port, n=16, stream=True)
         wait_for(lambda: small.service.driver.num_in_flight == 16)
         status, body, headers = small.ask("/v1/chat/completions", {**LONG, "n": 2})
@@ -111,14 +112,16 @@ def test_a_full_queue_says_when_to_come_back(server):
         first.close()
         small.settle()
         assert small.ask("/v1/chat/completions", {**LONG, "max_tokens": 1})[0] == 200
-        small.service.driver.draining = True
+        small.gateway.runs.draining = True
+        small.gateway.backend.drain()
         status, body, headers = small.ask("/v1/chat/completions", LONG)
         assert (status, body["error"]["code"]) == (503, "draining")
-        assert small.ask("/health")[:2] == (503, {"status": "draining"})
+        status, told, _ = small.ask("/health")
+        assert (status, told["status"]) == (503, "draining")
 
 
 def test_a_stream_without_news_sends_comments(monkeypatch):
-    with serving(ServeConfig(heartbeat_s=0.05), slots=1) as small:
+    with serving(GatewayConfig(heartbeat_s=0.05), slots=1) as small:
         step = small.engine.step
         monkeypatch.setattr(small.engine, "step", lambda: time.sleep(0.2) or step())
         waiting = begin(small.port, stream=True, max_tokens=4)
@@ -131,7 +134,7 @@ def test_a_stream_without_news_sends_comments(monkeypatch):
 
 def test_a_reader_that_falls_behind_is_dropped(server, monkeypatch):
     """The stream's events are bounded: a client that takes none loses its request."""
-    with serving(ServeConfig(max_unread_events=50), slots=2) as small:
+    with serving(GatewayConfig(max_unread_events=50), slots=2) as small:
         driver = small.service.driver
         jobs = []
         submit = driver.submit
@@ -221,7 +224,7 @@ def test_chunked_bodies_and_http_1_0_are_fine(server):
 
 
 def test_a_chunked_body_above_the_limit_is_cut():
-    with serving(ServeConfig(max_body_bytes=1000)) as small:
+    with serving(GatewayConfig(max_body_bytes=1000)) as small:
         piece = b"190\r\n" + b" " * 400 + b"\r\n"
         answer = raw(small.port, post(piece * 4, "Transfer-Encoding: chunked\r\n"))
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -238,7 +241,7 @@ def drip(sock: socket.socket) -> None:
 
 
 def test_requests_that_drip_are_cut():
-    with serving(ServeConfig(header_s=0.4, body_s=0.4)) as small:
+    with serving(GatewayConfig(header_s=0.4, body_s=0.4)) as small:
         assert raw(small.port).startswith(b"HTTP/1.1 408 ")
         for start in (b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"):
             with socket.create_connection(("127.0.0.1", small.port), timeout=5) as sock:

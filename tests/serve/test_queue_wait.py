@@ -27,7 +27,7 @@ from openzaya.ttc.journal import Journal
 
 CHAT = "/v1/chat/completions"
 PLAIN = {"model": "nano", "messages": QUESTION}
-QUEUE_S = 0.3
+QUEUE_S = 0.8
 
 
 def begin(port: int, **fields) -> socket.socket:
@@ -52,7 +52,7 @@ def wait_for(condition, limit_s: float = 5.0) -> None:
 @contextmanager
 def full(queue_s: float = QUEUE_S, slots: int = 1) -> Iterator[tuple[Running, socket.socket]]:
     """Run a server all of whose slots are taken; give it and the connection that takes them."""
-    with serving(ServeConfig(queue_s=queue_s), slots=slots) as small:
+    with serving(GatewayConfig(queue_s=queue_s), slots=slots) as small:
         # A nano model at full speed would reach the end of its context meanwhile.
         slow_down(small)
         with closing(begin(small.port, n=slots, stream=True)) as holder:
@@ -93,9 +93,9 @@ def test_what_gets_no_slot_in_time_is_refused_and_leaves_nothing_behind():
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_the_first_choice_is_waited_for_and_what_has_begun_goes_on(stream):
     """Three choices in one slot: each takes longer than the wait for the first one may."""
-    with serving(ServeConfig(queue_s=QUEUE_S), slots=1) as small:
+    with serving(GatewayConfig(queue_s=QUEUE_S), slots=1) as small:
         slow_down(small)
-        tokens = 48
+        tokens = 100
         fields = {"n": 3, "max_tokens": tokens, "logit_bias": ENDLESS}
         began = time.perf_counter()
         if stream:
@@ -178,11 +178,11 @@ def test_a_run_whose_calls_get_no_slot_is_refused_and_a_run_that_has_begun_is_no
     args = argparse.Namespace(model="nano", max_slots=1, context=1024)
     service = verb.load_service(args, config, Keys(), threads=1)
     kept = Journal.open(str(tmp_path / "j.sqlite"))
-    app, _ = engine_gateway(service, config, kept, max_slots=1)
-    ttc = {"num_candidates": 3, "rounds": 0, "budget_tokens": 48, "tail_tokens": 8}
+    app, gateway = engine_gateway(service, config, kept, max_slots=1)
+    ttc = {"num_candidates": 3, "rounds": 0, "budget_tokens": 60, "tail_tokens": 8}
     run = {**PLAIN, "ttc": ttc, "stream": stream, "logit_bias": ENDLESS}
     with listening(app, config) as port:
-        slow_down(Running(port, service))
+        slow_down(Running(port, service, gateway))
         with closing(begin(port, stream=True)) as holder:
             wait_for(lambda: service.driver.num_running == 1)
             status, told, _ = ask(port, CHAT, run)

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp
 from openzaya.core.errors import ContextLengthError, EngineError, RequestError
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Watch
 from openzaya.serve import generation
-from openzaya.serve.app import card
 from openzaya.serve.chat import schemas_of
+from openzaya.serve.engine_routes import card
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
