@@ -3,7 +3,8 @@
 
     setup      install the core (setup dev: the tools for tests as well; setup dev,real: all)
     demo       answer held-out problems with the bundled nano model
-    test       run the tests            test-slow   run all of them
+    test       run the tests that take no time; arguments go on to pytest
+    test-slow  run all tests but those of test-real
     test-real  run those that want a browser, PostgreSQL or somebody else's server
     speedrun   train the nano model through every stage of the recipe
     check      formatting, lint, types, import contract, budgets

@@ -350,7 +350,9 @@ def fill_up(filler: Path, free: int) -> None:
 
 def main() -> int:
     """Run what was asked for and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", default=["kill", "term", "flip", "disk"])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--flips", type=int, default=100)

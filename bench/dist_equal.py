@@ -59,7 +59,9 @@ def cpu_seconds() -> float:
 
 def main() -> int:
     """Print the table; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two processes only")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)

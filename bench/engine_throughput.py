@@ -98,7 +98,9 @@ def measure(model: Zaya, batch: int, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the arguments and measure every batch size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 256])

@@ -188,7 +188,9 @@ def classify(pair: Pair, ours: bool, theirs: bool | None) -> str:
 
 def main() -> None:
     """Measure what the flags ask for."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--audit", type=int, metavar="N", help="answers of each sign")
     parser.add_argument("--compare", type=int, metavar="N", help="pairs, half of them right")
     parser.add_argument("--seed", type=int, default=0)

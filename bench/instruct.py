@@ -98,7 +98,9 @@ def null_rewards(count: int) -> dict[str, float]:
 
 def main() -> int:
     """Print the figures; exit code 1 when one is out of bounds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--chars", type=int, default=100_000)
     arguments = parser.parse_args()

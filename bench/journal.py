@@ -3,7 +3,7 @@
     python bench/journal.py speed            commits a second, and its share of a run's time
     python bench/journal.py cost             CPU of a candidate while many runs are in flight
     python bench/journal.py chaos            200 times kill -9; --kills N for another number
-    python bench/journal.py --quick          all, small
+    python bench/journal.py --quick          all of it, small
 
 cost: what 96 runs told, prompts of 16 KB and answers of 3 KB, is told again to a journal, 32 runs
 at a time; what the gateway reads of a run is read as well. Counted is the CPU time of the process,
@@ -327,13 +327,20 @@ def killed(where: str, url: str, key: str, wait_s: float | None) -> str | None:
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what", nargs="?", default="all", choices=("speed", "cost", "chaos", "child", "all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="all, small")
-    parser.add_argument("--rate", type=float, default=1000, help="of cost: candidates a second")
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="all",
+        choices=("speed", "cost", "chaos", "child", "all"),
+        metavar="{speed,cost,chaos,all}",  # the last process of chaos is called as `child`
+        help="[all]",
+    )
+    parser.add_argument("--quick", action="store_true", help="small: 16 runs, 10 kills")
+    parser.add_argument("--rate", type=float, default=1000, help="of cost: candidates a s [1000]")
+    parser.add_argument("--kills", type=int, default=200, help="of chaos: how many [200]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
     for name in ("--journal", "--url", "--key"):
         parser.add_argument(name, default="", help=argparse.SUPPRESS)

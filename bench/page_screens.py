@@ -32,7 +32,9 @@ NARROW = {"width": 360, "height": 740}
 
 def main() -> None:
     """Take every picture, or with --quick the first."""
-    args = argparse.ArgumentParser(description=__doc__)
+    args = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     args.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures")
     args.add_argument("--quick", action="store_true")
     given = args.parse_args()

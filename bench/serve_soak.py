@@ -2,7 +2,7 @@
 
     python bench/serve_soak.py --requests 2000 --streams 64
 
-Starts `openzaya serve` on the nano model (or takes --url), asks each of `--questions` questions
+Starts `openzaya serve` on the nano model, asks each of `--questions` questions
 alone, then all of them again and again from `--streams` clients of which a third leave at a random
 token. Prints rates, leaks and how many whole answers differ from the ones given alone.
 """
@@ -153,7 +153,9 @@ def rss_mib(pid: int) -> float:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--questions", type=int, default=40)

@@ -210,7 +210,9 @@ def saturated(base: MarkovianRSAConfig, slots: int, count: int, every_s: float, 
 
 def main() -> None:
     """Print every table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer seeds")
     seeds = 20 if parser.parse_args().quick else 200
     base = preset("16k")

@@ -1,6 +1,6 @@
 """What a call to an upstream costs this process, beside aiohttp and httpx doing the same calls.
 
-    PYTHONPATH=src python bench/upstream.py [--quick] [--calls 4000] [--events 4] [--rounds 3]
+    PYTHONPATH=src python bench/upstream.py [--quick] [--calls 4000] [--chunk 4] [--rounds 3]
     PYTHONPATH=src python bench/upstream.py --runs 1000      # 48,000 calls of 500 ms, 1,024 at once
 
 The mock upstream is a process of its own. Every client streams the same replies to the end and puts
@@ -233,7 +233,9 @@ def child(words: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer calls and rounds")
     parser.add_argument("--calls", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)

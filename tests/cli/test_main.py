@@ -169,6 +169,13 @@ def test_debug_shows_the_traceback(install, capsys, words):
     assert shown.endswith("openzaya: error: size is 3\n")
 
 
+def test_debug_may_follow_a_subcommand(capsys):
+    assert cli.main(["runs", "show", "nope", "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "no run 'nope'" in shown
+
+
 def test_a_bug_of_ours_keeps_its_traceback(install):
     install(raising(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):

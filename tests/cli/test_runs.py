@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -243,3 +244,33 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
 def asked(mock):
     """The bodies of the calls of runs, without those that probe the server."""
     return [b for b in mock.bodies if "question " in b["messages"][0]["content"]]
+
+
+def test_a_damaged_row_is_told_of_and_resuming_generates_what_it_held(capsys):
+    with serving(Mock(content=r"so \boxed{42}")) as mock:
+        assert cli.main(["solve", "what is it?", "--model", mock.url, *SMALL]) == 0
+        capsys.readouterr()
+        run_id = json.loads(run(capsys, "list", "--json")[1])[0]["id"]
+        path = Path(os.environ["XDG_STATE_HOME"]) / "openzaya" / "runs.sqlite"
+        with sqlite3.connect(path) as file:
+            file.execute("UPDATE told SET content = content || '!' WHERE content IS NOT NULL")
+        file.close()
+        calls = len(mock.streamed)
+        assert cli.main(["runs", "export"]) == 0
+        told = capsys.readouterr()
+        line = json.loads(told.out)
+        assert {c["text"] for c in line["candidates"]} == {""}
+        assert f"openzaya: row {run_id}/" in told.err
+        assert "1 lines written" in told.err
+        assert cli.main(["runs", "export", "--format", "aggregation"]) == 0
+        assert "0 lines written" in capsys.readouterr().err
+        code, out = run(capsys, "resume", run_id)
+        assert (code, "42" in out) == (0, True)
+        assert len(mock.streamed) == 2 * calls
+        with sqlite3.connect(path) as file:
+            file.execute("UPDATE told SET body = body || '!' WHERE run = ?", (run_id,))
+        file.close()
+        code, out = run(capsys, "show", run_id)
+        assert code == 0
+        assert f"lost:     row {run_id}/" in out
+        assert "answer:   42" in out

@@ -43,7 +43,7 @@ def assert_undisturbed(
 
 def assert_empty(engine: Engine) -> None:
     """Nothing is held, and nothing is lost, once the kept prefixes are cleared too."""
-    engine.clear_prefixes()
+    engine._prefix.clear()
     scheduler, cache = engine._scheduler, engine._runner.cache
     assert scheduler.num_running == 0
     assert not scheduler.queue

@@ -257,7 +257,7 @@ def test_kept_states_are_counted(long_model: Zaya) -> None:
     assert engine.stats.prefix_bytes == 2 * (state + experts)
     used, free = engine.stats.blocks_used, engine.stats.blocks_free
     assert (used["hybrid"], free["hybrid"]) == (0, engine._runner.cache.pools["hybrid"].num_blocks)
-    engine.clear_prefixes()
+    engine._prefix.clear()
     assert engine._prefix.nbytes == len(engine._prefix) == 0
 
 

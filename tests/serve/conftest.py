@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from running_server import ask, listening
 
 from openzaya.cli import serve as verb
 from openzaya.engine.request import SamplingParams
-from openzaya.serve.app import create_app
-from openzaya.serve.config import ServeConfig
+from openzaya.serve.gateway.assembly import engine_gateway
+from openzaya.serve.gateway.config import GatewayConfig
+from openzaya.serve.gateway.service import Gateway
 from openzaya.serve.jobs import TokenEngine
 from openzaya.serve.keys import Keys
 from openzaya.serve.service import Service
+from openzaya.ttc.journal import Journal
 
 QUESTION = [{"role": "user", "content": "sort qdkax"}]
 ENDLESS = {"2": -100.0, "264": -100.0}
@@ -30,6 +33,7 @@ class Running:
 
     port: int
     service: Service
+    gateway: Gateway
 
     @property
     def engine(self) -> TokenEngine:
@@ -85,14 +89,17 @@ class Running:
 
 @contextmanager
 def serving(
-    config: ServeConfig | None = None, keys: Keys | None = None, *, slots: int = 8
+    config: GatewayConfig | None = None, keys: Keys | None = None, *, slots: int = 8
 ) -> Iterator[Running]:
     """Run a server while the block runs."""
-    config = replace(config or ServeConfig(), port=0, model_name="nano")
+    config = replace(config or GatewayConfig(), port=0, model_name="nano")
     args = argparse.Namespace(model="nano", max_slots=slots, context=1024)
     service = verb.load_service(args, config, keys or Keys(), threads=1)
-    with listening(create_app(service), config) as port:
-        yield Running(port, service)
+    with TemporaryDirectory() as folder:
+        journal = Journal.open(f"{folder}/runs.sqlite")
+        app, gateway = engine_gateway(service, config, journal, max_slots=slots)
+        with listening(app, config) as port:
+            yield Running(port, service, gateway)
 
 
 @pytest.fixture(scope="session")

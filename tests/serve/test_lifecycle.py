@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import ENDLESS, QUESTION, serving
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.jobs import Job
 from openzaya.serve.keys import Keys, load_keys
 
@@ -101,7 +103,7 @@ def test_nothing_is_kept_of_requests_that_ended(server):
 
 
 def test_a_full_queue_says_when_to_come_back(server):
-    with serving(ServeConfig(max_queue=16), slots=1) as small:
+    with serving(GatewayConfig(max_queue=16), slots=1) as small:
         first = begin(small.port, n=16, stream=True)
         wait_for(lambda: small.service.driver.num_in_flight == 16)
         status, body, headers = small.ask("/v1/chat/completions", {**LONG, "n": 2})
@@ -110,30 +112,29 @@ def test_a_full_queue_says_when_to_come_back(server):
         first.close()
         small.settle()
         assert small.ask("/v1/chat/completions", {**LONG, "max_tokens": 1})[0] == 200
-        small.service.driver.draining = True
+        small.gateway.runs.draining = True
+        small.gateway.backend.drain()
         status, body, headers = small.ask("/v1/chat/completions", LONG)
         assert (status, body["error"]["code"]) == (503, "draining")
-        assert small.ask("/health")[:2] == (503, {"status": "draining"})
+        status, told, _ = small.ask("/health")
+        assert (status, told["status"]) == (503, "draining")
 
 
-def test_a_stream_without_news_sends_comments(server, monkeypatch):
-    config = ServeConfig(heartbeat_s=0.05, max_queue=16)
-    with serving(config, slots=1) as small:
-        blocker = begin(small.port, stream=True)
-        wait_for(lambda: small.engine.num_running == 1)
-        waiting = begin(small.port, stream=True, max_tokens=1)
+def test_a_stream_without_news_sends_comments(monkeypatch):
+    with serving(GatewayConfig(heartbeat_s=0.05), slots=1) as small:
+        step = small.engine.step
+        monkeypatch.setattr(small.engine, "step", lambda: time.sleep(0.2) or step())
+        waiting = begin(small.port, stream=True, max_tokens=4)
         answer = b""
-        while answer.count(b": still here\n\n") < 2:
-            answer += waiting.recv(4096)
-        blocker.close()
         while b"[DONE]" not in answer:
             answer += waiting.recv(4096)
         waiting.close()
+        assert answer.count(b": still here\n\n") >= 2
 
 
 def test_a_reader_that_falls_behind_is_dropped(server, monkeypatch):
     """The stream's events are bounded: a client that takes none loses its request."""
-    with serving(ServeConfig(max_unread_events=50), slots=2) as small:
+    with serving(GatewayConfig(max_unread_events=50), slots=2) as small:
         driver = small.service.driver
         jobs = []
         submit = driver.submit
@@ -223,7 +224,7 @@ def test_chunked_bodies_and_http_1_0_are_fine(server):
 
 
 def test_a_chunked_body_above_the_limit_is_cut():
-    with serving(ServeConfig(max_body_bytes=1000)) as small:
+    with serving(GatewayConfig(max_body_bytes=1000)) as small:
         piece = b"190\r\n" + b" " * 400 + b"\r\n"
         answer = raw(small.port, post(piece * 4, "Transfer-Encoding: chunked\r\n"))
         assert answer.startswith(b"HTTP/1.1 413 ")
@@ -240,7 +241,7 @@ def drip(sock: socket.socket) -> None:
 
 
 def test_requests_that_drip_are_cut():
-    with serving(ServeConfig(header_s=0.4, body_s=0.4)) as small:
+    with serving(GatewayConfig(header_s=0.4, body_s=0.4)) as small:
         assert raw(small.port).startswith(b"HTTP/1.1 408 ")
         for start in (b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"):
             with socket.create_connection(("127.0.0.1", small.port), timeout=5) as sock:
@@ -353,6 +354,61 @@ def test_metrics_count_and_hold_nothing_that_clients_sent(server):
     assert "openzaya_generated_tokens_total" in text
     assert "openzaya_choices_running" in text
     assert "secret" not in text
+
+
+def figures(server) -> dict[tuple[str, ...], float]:
+    """What /metrics tells: name and labels of every sample, and its value."""
+    families = text_string_to_metric_families(server.ask("/metrics")[1].decode())
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+        if family.documentation
+    }
+
+
+def test_metrics_tell_what_the_engine_did():
+    with serving(slots=2) as small:
+        total = small.engine._scheduler._cache.pools
+        free = {("openzaya_engine_blocks", kind, "free"): p.num_blocks for kind, p in total.items()}
+        assert figures(small).items() >= free.items()
+        words = [{"role": "user", "content": "sort qdkax " * 20}]
+        small.chat(messages=words, max_tokens=9, n=2, logit_bias=ENDLESS)
+        small.settle()
+        before = figures(small)
+        small.chat(messages=words, max_tokens=9, logit_bias=ENDLESS)
+        small.settle()
+        after = figures(small)
+        stats = small.engine.stats
+        prompt = stats.tokens_prefill_saved
+        assert prompt > 64
+        engine = {name: value for name, value in after.items() if "_engine_" in name[0]}
+        known = {
+            "steps_total": stats.steps,
+            "decode_steps_total": 16,
+            "decoded_tokens_total": 24,
+            "prefilled_tokens_total": 2 * prompt - stats.prefix_hit_tokens,
+            "shared_prefill_tokens_total": prompt,
+            "prefix_hit_tokens_total": stats.prefix_hit_tokens,
+            "preemptions_total": 0,
+            "evicted_blocks_total": 0,
+            "prefix_bytes": stats.prefix_bytes,
+        }
+        assert (
+            engine.items()
+            >= {(f"openzaya_engine_{name}",): value for name, value in known.items()}.items()
+        )
+        assert stats.prefix_hit_tokens >= 64
+        assert stats.prefix_bytes > 0
+        assert after["openzaya_queue_seconds_count",] == 2
+        assert after["openzaya_queue_seconds_sum",] > before["openzaya_queue_seconds_sum",]
+        stats.preemptions, stats.evictions, stats.blocks_used = 3, 4, {"some": 5}
+        stats.steps += 6
+        told = figures(small)
+        assert told["openzaya_engine_steps_total",] == stats.steps
+        assert told["openzaya_engine_preemptions_total",] == 3
+        assert told["openzaya_engine_evicted_blocks_total",] == 4
+        assert told["openzaya_engine_blocks", "some", "used"] == 5
 
 
 @pytest.fixture

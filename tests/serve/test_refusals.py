@@ -83,11 +83,6 @@ CHAT_FIELDS = [
     ({"audio": {}}, "unknown_parameter", "audio"),
     ({"model": None}, "invalid_value", "model"),
     ({"model": ""}, "invalid_value", "model"),
-    ({"model": "../etc/passwd"}, "invalid_value", "model"),
-    ({"model": "/etc/passwd"}, "invalid_value", "model"),
-    ({"model": "a\nb"}, "invalid_value", "model"),
-    ({"model": "a\x7fb"}, "invalid_value", "model"),
-    ({"model": "m" * 201}, "invalid_value", "model"),
     ({"n": 0}, None, "n"),
     ({"n": 17}, None, "n"),
     ({"n": True}, None, "n"),
@@ -252,10 +247,12 @@ def test_fields_of_a_chat_that_are_refused(server, fields, code, param):
     refused(server.ask("/v1/chat/completions", {**CHAT, **fields}), 400, code, param)
 
 
-@pytest.mark.parametrize("name", ["model", "messages"])
-def test_fields_that_must_be_there(server, name):
+@pytest.mark.parametrize(
+    ("name", "code"), [("model", "invalid_value"), ("messages", "missing_parameter")]
+)
+def test_fields_that_must_be_there(server, name, code):
     body = {key: value for key, value in CHAT.items() if key != name}
-    refused(server.ask("/v1/chat/completions", body), 400, "missing_parameter", name)
+    refused(server.ask("/v1/chat/completions", body), 400, code, name)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +277,11 @@ def test_fields_that_must_be_there(server, name):
         ("/v1/completions", {**TEXT, "logprobs": 21}, 400),
         ("/v1/completions", {**TEXT, "model": "other"}, 404),
         ("/v1/chat/completions", {**CHAT, "model": "other"}, 404),
+        ("/v1/chat/completions", {**CHAT, "model": "m" * 201}, 404),
+        ("/v1/chat/completions", {**CHAT, "model": "a\x7fb"}, 404),
+        ("/v1/chat/completions", {**CHAT, "model": "a\nb"}, 404),
+        ("/v1/chat/completions", {**CHAT, "model": "/etc/passwd"}, 404),
+        ("/v1/chat/completions", {**CHAT, "model": "../etc/passwd"}, 404),
         ("/v1/chat/completions", {**CHAT, "model": "nano:mrsa"}, 404),
         ("/v1/chat/completions", {**CHAT, "messages": user("x" * 3000)}, 400),
         ("/tokenize", {}, 400),

@@ -40,7 +40,9 @@ def ask(client, **fields):
 
 
 def test_the_sdk_chats_and_learns_the_model(client):
-    assert [model.id for model in client.models.list()] == ["nano"]
+    first, *others = [model.id for model in client.models.list()]
+    assert first == "nano"
+    assert all(name.startswith("nano:mrsa-") for name in others)
     assert client.models.retrieve("nano").id == "nano"
     answer = ask(client, temperature=0)
     choice = answer.choices[0]

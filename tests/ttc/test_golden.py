@@ -23,7 +23,7 @@ from openzaya.core.errors import UpstreamError as Upstream
 from openzaya.core.records import Message, SampleRequest
 from openzaya.core.seeding import stream_seed
 from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
-from openzaya.ttc.strategies import delethink, pacore_hybrid, parallel, preset, rsa
+from openzaya.ttc.strategies import config_from, preset
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SMALL = MarkovianRSAConfig(
@@ -32,10 +32,10 @@ SMALL = MarkovianRSAConfig(
 CONFIGS = {
     "small": SMALL,
     "final": replace(SMALL, final_budget_tokens=50, final_candidates=2, final_temperature=0.5),
-    "parallel": parallel(5, 100),
-    "delethink": delethink(replace(SMALL, rounds=4)),
-    "rsa": rsa(replace(SMALL, budget_tokens=40)),
-    "hybrid": pacore_hybrid(replace(SMALL, budget_tokens=40)),
+    "parallel": MarkovianRSAConfig(num_candidates=5, rounds=0, budget_tokens=100),
+    "delethink": config_from({"strategy": "delethink"}, SMALL),
+    "rsa": config_from({"strategy": "rsa"}, replace(SMALL, budget_tokens=40)),
+    "hybrid": replace(SMALL, budget_tokens=40, tail_source="answer_or_thinking"),
     "balanced, cache, line": replace(SMALL, subset="balanced", order="cache", snap="line"),
     "all": replace(SMALL, tail_source="all", rounds=3),
     "answer": replace(SMALL, tail_source="answer", budget_tokens=60),

@@ -22,7 +22,7 @@ from openzaya.ttc import (
     RunStarted,
     StageDone,
 )
-from openzaya.ttc.strategies import delethink, parallel, rsa
+from openzaya.ttc.strategies import config_from
 
 SMALL = MarkovianRSAConfig(
     num_candidates=6, tails_per_prompt=3, rounds=2, budget_tokens=20, tail_tokens=5
@@ -106,7 +106,7 @@ def test_budgets_of_requests_are_beta_then_the_final_budget():
 
 def test_without_rounds_it_is_parallel_sampling_from_the_plain_question():
     sampler = FakeSampler()
-    result = run(parallel(5, 100), sampler, seed=3)
+    result = run(config_from({"strategy": "parallel", "num_candidates": 5}, SMALL), sampler, seed=3)
     assert [r.messages for r in sampler.requests] == [(Message("user", QUESTION),)] * 5
     assert len(result.rounds) == 1
     seeds = [stream_seed(3, "ttc", "sample", 0, slot) for slot in range(5)]
@@ -117,7 +117,7 @@ def test_without_rounds_it_is_parallel_sampling_from_the_plain_question():
 
 def test_with_one_tail_each_slot_continues_its_own_chain():
     sampler = FakeSampler()
-    result = run(delethink(SMALL), sampler)
+    result = run(config_from({"strategy": "delethink", "rounds": SMALL.rounds}, SMALL), sampler)
     for before, after in zip(result.rounds, result.rounds[1:], strict=False):
         for old, new in zip(before.candidates, after.candidates, strict=True):
             assert new.parents == (old.slot,)
@@ -128,7 +128,7 @@ def test_with_one_tail_each_slot_continues_its_own_chain():
 
 
 def test_with_tail_equal_to_the_budget_whole_traces_are_passed():
-    result = run(rsa(SMALL))
+    result = run(config_from({"strategy": "rsa"}, SMALL))
     for candidate in (c for r in result.rounds for c in r.candidates):
         assert candidate.tail == candidate.thinking.strip()
         assert candidate.tail
@@ -227,7 +227,7 @@ def test_events_tell_the_story_in_order():
     assert done[-1].total_tokens == result.usage.generated
     stages = [e for e in events if isinstance(e, StageDone)]
     assert [e.num_tokens for e in stages] == list(result.usage.generated_by_stage)
-    assert [dict(e.answers) for e in stages] == [dict(a) for a in result.answers_by_stage]
+    assert [dict(e.answers) for e in stages] == [dict(r.answers) for r in result.rounds]
 
 
 def test_a_result_survives_json():

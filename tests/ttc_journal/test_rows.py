@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +153,13 @@ def test_views_of_a_done_run_agree_with_its_result(url):
                 dict(r.answers) for r in result.rounds
             ]
             assert detail["seed"] == 5
+            assert detail["changed"] == {
+                "num_candidates": 16,
+                "tails_per_prompt": 4,
+                "budget_tokens": 40_960,
+                "tail_tokens": 4_096,
+                "max_attempts": 3,
+            }
             parents = [tuple(c["parents"]) for c in detail["candidates"]]
             assert parents == [c.parents for r in result.rounds for c in r.candidates]
             ends = [c["ended_s"] for c in detail["candidates"]]
@@ -242,12 +250,18 @@ def test_a_bit_flipped_in_any_table_is_found_and_named(url, table, column):
             run_id, _ = await finished(journal)
         async with opened(url) as journal:  # one that does not know the run
             in_rows(url, f"UPDATE {table} SET {column} = replace({column}, 'a', 'b')")
-            readers = [journal.recorded]
+            named = re.compile(f"row {run_id}/.* is damaged")
             if column == "body":
-                readers = [journal.run, *([journal.events] if table == "told" else [])]
-            for read in readers:
-                with pytest.raises(JournalDamagedError, match=f"row {run_id}/.* is damaged"):
-                    await read(run_id)
+                detail = await journal.run(run_id)
+                assert detail["damage"]
+                assert all(map(named.match, detail["damage"]))
+            if table == "told":
+                assert await journal.candidates(run_id) == [] or column == "content"
+                assert all(named.match(c["damage"]) for c in await journal.candidates(run_id))
+                assert (await journal.recorded(run_id)).finished == []
+            else:
+                with pytest.raises(JournalDamagedError, match=named):
+                    await journal.spec(run_id)
 
     asyncio.run(main())
 

@@ -50,7 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--tokenizer", required=True, metavar="DIR", help="a model folder, or nano"
     )
-    prepare.add_argument("-j", "--workers", type=int, help="processes [one for every core]")
+    prepare.add_argument(
+        "-j", "--workers", type=int, metavar="N", help="processes [one for every core]"
+    )
     prepare.add_argument("--loss", choices=("all", "last"), help="assistant turns to train [all]")
     _context_flag(prepare)
     prepare.add_argument("-q", "--quiet", action="store_true", help="show no progress")
@@ -59,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     inspect = _action(actions, "inspect", "show a document, its loss mask and its trimming")
     inspect.add_argument("folder", metavar="DIR", help="a folder that prepare finished")
-    inspect.add_argument("--index", type=int, default=0, help="which document; -1 = the last [0]")
+    inspect.add_argument(
+        "--index", type=int, default=0, metavar="N", help="which document; -1 = the last [0]"
+    )
     _context_flag(inspect)
     inspect.add_argument("--whole", action="store_true", help="do not shorten long segments")
     inspect.add_argument("--verify", action="store_true", help="check the hash of every shard")

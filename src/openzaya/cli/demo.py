@@ -15,7 +15,7 @@ EXAMPLES = """
 examples:
   openzaya demo                      126 problems, then one question with its rounds
   openzaya demo --problems 5         fewer: 5 of each of the nine tasks
-  openzaya demo --model runs/nano/model
+  openzaya demo --model runs/nano/model    the model that `openzaya speedrun` made
 """
 
 QUESTION = "subset 2 of a4 b8 c7 d1 e4 = 5"
@@ -25,7 +25,9 @@ QUESTION = "subset 2 of a4 b8 c7 d1 e4 = 5"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--model", default="nano", help="nano or a model folder [nano]")
-    parser.add_argument("--problems", type=int, default=14, help="problems a task [14]")
+    parser.add_argument(
+        "--problems", type=int, default=14, metavar="N", help="of each of nine tasks [14]"
+    )
     parser.add_argument("--seed", type=int, default=1, help="names the random streams [1]")
     parser.epilog = EXAMPLES
 

@@ -58,9 +58,10 @@ def help_text() -> str:
     lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
     return "\n".join(
         [
-            "usage: openzaya [--version] [--debug] VERB ...",
+            "usage: openzaya [--help] [--version] [--debug] VERB ...",
             "",
-            "The open, trainable, runnable ZAYA1-8B system.",
+            "The open, trainable, runnable ZAYA1-8B system: a reasoning model (arXiv 2605.05365),",
+            "its training, and the test-time compute that answers hard questions with it.",
             "",
             "verbs:",
             *lines,
@@ -135,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    if words[:1] == ["--debug"]:
-        words = words[1:]
+    words = [word for word in words if word != "--debug"]
     try:
         code = dispatch(words)
         sys.stdout.flush()  # a closed pipe must show up here, not while the interpreter exits

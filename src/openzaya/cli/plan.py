@@ -51,7 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--utilization", type=float, metavar="SHARE", help="of the peak rate [the hardware's]"
     )
     parser.add_argument("--serve", action="store_true", help="plan serving on one device instead")
-    parser.add_argument("--config", action="append", default=[], help="TOML file for the recipe")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="TOML file for the recipe"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change one setting"
     )

@@ -23,6 +23,7 @@ def run_text(detail: View) -> str:
     ]
     lines += [f"error:    {printable(run['error'])}"] if run["error"] else []
     lines += [f"note:     {printable(note)}" for note in detail["notes"]]
+    lines += [f"lost:     {printable(damage)}" for damage in detail["damage"]]
     ancestors = winners(detail)
     for stage in detail["stages"]:
         answers = ", ".join(f"{clip(a)} ({n})" for a, n in stage["answers"].items())

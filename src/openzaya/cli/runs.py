@@ -43,33 +43,52 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = _action(actions, "list", "the newest runs")
-    listing.add_argument("-n", "--limit", type=int, default=20, help="how many [20]")
-    listing.add_argument("--state", choices=STATES, help="only those")
+    listing.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="how many [20]")
+    _add_state(listing)
     show = _action(actions, "show", "stages, answers, tokens and lineage of a run")
-    show.add_argument("id", metavar="ID")
+    _add_id(show)
     show.add_argument("--candidate", metavar="STAGE/SLOT", help="the prompt and tail of one")
     view = _action(actions, "view", "write the page of a run: one file that needs no server")
-    view.add_argument("id", metavar="ID")
+    _add_id(view)
     view.add_argument("-o", "--out", metavar="FILE", help="where to [run-ID.html]")
     view.add_argument("--open", action="store_true", help="open it in the browser")
-    resume = _action(actions, "resume", "go on with a run that did not end, or failed")
-    resume.add_argument("id", metavar="ID")
+    resume = _action(actions, "resume", "go on with a run that did not end, failed, or lost rows")
+    _add_id(resume)
     resume.add_argument("--model", help="where the model is now, if it moved")
     export = _action(actions, "export", "write runs as lines of JSON")
     export.add_argument("ids", metavar="ID", nargs="*", help="which runs [all]")
     export.add_argument("-o", "--out", default="-", metavar="FILE", help="- = stdout [-]")
-    export.add_argument("--format", choices=("runs", "aggregation"), default="runs")
-    export.add_argument("--state", choices=STATES, help="only those")
+    export.add_argument(
+        "--format",
+        choices=("runs", "aggregation"),
+        default="runs",
+        help="runs whole, or examples to train aggregation on [runs]",
+    )
+    _add_state(export)
     prune = _action(actions, "prune", "forget runs that nobody works on")
-    prune.add_argument("--days", type=float, help="those older than that")
-    prune.add_argument("--keep", type=int, help="all but the newest so many")
-    prune.add_argument("--max-mib", type=float, help="the oldest until the journal is that small")
-    prune.add_argument("--id", action="append", default=[], help="this run")
+    prune.add_argument("--days", type=float, metavar="N", help="those older than N days")
+    prune.add_argument("--keep", type=int, metavar="N", help="all but the newest N")
+    prune.add_argument(
+        "--max-mib", type=float, metavar="MIB", help="the oldest until the journal is that small"
+    )
+    prune.add_argument("--id", action="append", default=[], help="this run; may be repeated")
+
+
+def _add_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="of the run, as `openzaya runs list` shows it")
+
+
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    told = f"only runs that are {', '.join(STATES[:-1])} or {STATES[-1]}"
+    parser.add_argument("--state", choices=STATES, metavar="STATE", help=told)
 
 
 def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=summary)
-    made.add_argument("--journal", metavar="PATH|URL", help="where the runs are recorded")
+    sentence = f"{summary[0].upper()}{summary[1:]}."
+    made: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=sentence)
+    made.add_argument(
+        "--journal", metavar="PATH|URL", help="where the runs are recorded [the user's own journal]"
+    )
     made.add_argument("--json", action="store_true", help="print JSON for machines")
     return made
 
@@ -195,9 +214,9 @@ async def export(journal: "Journal", args: argparse.Namespace) -> int:
     ids, count = tuple(args.ids), 0
     lines: AsyncIterator[dict[str, Any]]
     if args.format == "aggregation":
-        lines = export_aggregation(journal, args.state or "done", ids)
+        lines = export_aggregation(journal, args.state or "done", ids, warn)
     else:
-        lines = export_runs(journal, args.state, ids)
+        lines = export_runs(journal, args.state, ids, warn)
     try:
         with (
             nullcontext(sys.stdout)
@@ -211,6 +230,11 @@ async def export(journal: "Journal", args: argparse.Namespace) -> int:
         raise RequestError(f"{args.out} cannot be written: {error}; name another file") from error
     print(f"{count} lines written", file=sys.stderr)
     return 0
+
+
+def warn(text: str) -> None:
+    """Tell of something that does not end the work."""
+    print(f"openzaya: {text}", file=sys.stderr)
 
 
 async def prune(journal: "Journal", args: argparse.Namespace) -> int:

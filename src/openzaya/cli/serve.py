@@ -39,7 +39,7 @@ examples:
   openzaya serve --set max_runs=16 --set log_format=json       any other setting
   openzaya serve --sandbox                            run programs instead: POST /run_code
 
-ask for the model NAME:mrsa-16k (or NAME:mrsa-nano, ...) and a run of Markovian RSA answers; NAME
+Ask for the model NAME:mrsa-16k (or NAME:mrsa-nano, ...) and a run of Markovian RSA answers; NAME
 alone is plain. The page at / shows runs live. Keys: one SHA-256 in hex per line (printf %s KEY |
 sha256sum), file mode 0600; without --keys only this machine can ask. SIGTERM lets running requests
 finish, a second one ends at once. An upstream's key is read from OPENAI_API_KEY.
@@ -55,12 +55,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one [8000]")
     parser.add_argument(
-        "--max-slots", type=int, help="requests at once [16; 64 an upstream; programs: cores]"
+        "--max-slots",
+        type=int,
+        metavar="N",
+        help="requests at once [16; 64 for each upstream; --sandbox: one a core]",
     )
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="prompt plus reply [the model's, max 4096]"
     )
-    parser.add_argument("--keys", metavar="FILE", help="who may ask")
+    parser.add_argument("--keys", metavar="FILE", help="the keys that may ask [nobody needs one]")
     parser.add_argument(
         "--sandbox",
         nargs="?",
@@ -69,7 +72,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve the sandbox, no model",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change another setting"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change another setting; a wrong NAME lists all",
     )
     parser.epilog = EXAMPLES
 
@@ -231,6 +238,8 @@ def load_service(
         dtype="auto",
         device=device_of(folder, device),
     )
+    for key in keys.known:
+        engine.set_weight(key.tenant, key.allowance.weight)
     driver = Driver(
         engine,
         max_slots=args.max_slots or DEFAULT_SLOTS,

@@ -30,34 +30,40 @@ examples:
       --model http://localhost:8000 --preset 16k             any OpenAI-compatible server
   openzaya solve 'sort qdkax' -n 4 --budget 120 --show rounds
   openzaya solve 'sort qdkax' --set rounds=2 --set tail_tokens=32 --set tails_per_prompt=2
-
   openzaya solve -f problems.jsonl -o answers.jsonl          a batch; killed? run it again
 
 A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
 left out. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
 --set journal=PATH or postgresql://... says where, --set journal=none nowhere.
-cost: at most N * (T * beta + F) new tokens; the plan is printed before any work.
-Ctrl-C stops and prints the best answer so far.
+Cost: at most N candidates * (T rounds of aggregation * the budget + the last round's) new tokens;
+the plan is printed before any work. A prompt shows at most N tails. --set with a wrong NAME lists
+all settings. Ctrl-C stops and prints the best answer so far.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("question", nargs="?", default="", help="the question")
-    parser.add_argument("-f", "--file", help="read the question from a file (- = stdin)")
+    parser.add_argument("-f", "--file", help="read the question (- = stdin) or a .jsonl batch")
     parser.add_argument("--model", default="nano", help="nano, a model folder or a URL [nano]")
-    parser.add_argument("--upstream-model", default="", help="model name on a server")
-    parser.add_argument("--preset", help="16k, 40k, light, ... [nano for nano, else 16k]")
     parser.add_argument(
-        "-n", type=int, metavar="N", help="candidates a round; C follows when it is larger"
+        "--upstream-model", default="", metavar="NAME", help="the server's, where it has several"
+    )
+    parser.add_argument("--preset", help="16k, 40k, light, high, ... [nano for nano, else 16k]")
+    parser.add_argument("-n", type=int, metavar="N", help="candidates in each round [the preset's]")
+    parser.add_argument(
+        "--budget", type=int, metavar="TOKENS", help="most tokens of a candidate [the preset's]"
     )
     parser.add_argument(
-        "--budget", type=int, metavar="TOKENS", help="tokens a candidate may use in any round"
+        "--show", choices=("answer", "rounds", "all"), default="answer", help="[answer]"
     )
-    parser.add_argument("--show", choices=("answer", "rounds", "all"), default="answer")
     parser.add_argument("--seed", type=int, default=0, help="names the random streams [0]")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a preset's field"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change another setting",
     )
     parser.add_argument("-o", "--out", metavar="FILE", help="batch: where the answers go")
     parser.epilog = EXAMPLES

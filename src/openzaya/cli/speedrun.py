@@ -22,9 +22,15 @@ report.json, REPORT.md with load_entropy.svg, and the final model folder.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--run-dir", default="runs/nano", help="where to work [runs/nano]")
-    parser.add_argument("--config", action="append", default=[], help="TOML file with settings")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads [free cores]")
+    parser.add_argument(
+        "--run-dir", default="runs/nano", metavar="DIR", help="where to work [runs/nano]"
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="TOML file with settings"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads [free cores]"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="change one setting"
     )

@@ -81,10 +81,16 @@ def _action(actions: Any, name: str, summary: str) -> None:
         metavar="[NAME=]DIR",
         help="a folder that `openzaya data prepare` finished; may be repeated",
     )
-    parser.add_argument("--out", default=f"runs/{name}", help=f"where to work [runs/{name}]")
+    parser.add_argument(
+        "--out", default=f"runs/{name}", metavar="DIR", help=f"where to work [runs/{name}]"
+    )
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank only")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads [free cores]")
-    parser.add_argument("--config", action="append", default=[], help="TOML file with settings")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="torch threads [free cores]"
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="TOML file with settings"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting"
     )

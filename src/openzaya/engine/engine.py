@@ -23,6 +23,7 @@ from openzaya.engine.prefix import PrefixCache
 from openzaya.engine.request import (
     EngineStats,
     FinishReason,
+    OnStart,
     OnToken,
     Output,
     Request,
@@ -117,6 +118,10 @@ class Engine:
         """Version recorded with every token sampled from now on."""
         return self._version
 
+    def set_weight(self, tenant: str, weight: float) -> None:
+        """Give a tenant `weight` times the share of others; call it between steps."""
+        self._scheduler.queue.set_weight(tenant, weight)
+
     def bump_version(self) -> int:
         """Declare that the model's weights have changed; return the new version.
 
@@ -143,10 +148,6 @@ class Engine:
         replace_weights(self._model, state, fingerprint)
         return self.bump_version()
 
-    def clear_prefixes(self) -> None:
-        """Forget what is kept of finished requests."""
-        self._prefix.clear()
-
     @property
     def has_work(self) -> bool:
         """True while `step` has something to do or to return."""
@@ -171,13 +172,14 @@ class Engine:
         *,
         tenant: str = "",
         salt: str = "",
+        on_start: OnStart | None = None,
         on_token: OnToken | None = None,
     ) -> int:
         """Queue a request and return its id; smaller `priority` is admitted first.
 
         Requests of one priority are admitted so that every `tenant` is served alike. Only requests
-        with the same `salt` share what was computed of equal prompts. `on_token` is called by
-        `step` for every sampled token.
+        with the same `salt` share what was computed of equal prompts. `step` calls `on_start` when
+        it admits the request and `on_token` for every sampled token.
 
         Raises `ContextLengthError` for a prompt that leaves no room for a token, `RequestError`
         for one that is empty, for ids outside the vocabulary and for one that needs more blocks
@@ -202,6 +204,7 @@ class Engine:
                 limit=limit,
                 tenant=tenant,
                 salt=salt,
+                on_start=on_start,
                 on_token=on_token,
             )
             self._next_id += 1

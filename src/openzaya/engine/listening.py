@@ -1,4 +1,4 @@
-"""Telling those who asked about every token while their requests go on."""
+"""Telling those who asked about the start and every token of their requests."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ class Listeners:
         self._requests: dict[int, Request] = {}
 
     def open(self, request: Request) -> None:
-        """Start the row of an admitted request."""
+        """Start the row of an admitted request, and say that it waits no longer."""
+        if request.on_start is not None:
+            request.on_start()
         if request.on_token is not None:
             self._requests[request.row] = request
 

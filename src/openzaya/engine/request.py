@@ -139,6 +139,8 @@ class TokenEvent:
     """None while the request goes on."""
 
 
+OnStart = Callable[[], None]
+"""Called from the stepping thread once, when a request stops waiting; it must not raise."""
 OnToken = Callable[[TokenEvent], None]
 """Called from the stepping thread for every sampled token; it must not raise. An aborted request
 is told no more."""
@@ -189,6 +191,8 @@ class Request:
     """Who shares the engine fairly with other tenants."""
     salt: str = ""
     """Only requests with equal salts share what was computed of their prompts."""
+    on_start: OnStart | None = None
+    """Who is told that it waits no longer."""
     on_token: OnToken | None = None
     """Who is told of every token."""
     row: int = -1

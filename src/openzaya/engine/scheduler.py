@@ -54,6 +54,7 @@ class Scheduler:
         self._prefix = prefix
         self.room = Room(cache)
         """Whether the blocks at hand suffice."""
+        self.room.report(stats)
         self._record = record
         self._stats = stats
         self._prefills: list[Prefill] = []

@@ -21,6 +21,9 @@ class ServeConfig:
     """Name that requests must give; empty takes the name of the model's folder."""
     max_queue: int = 64
     """Choices that may wait for a slot; more are refused with 429."""
+    queue_s: float = 60.0
+    """Longest wait of a plain request, or of a run's first call, for a slot or for a place at an
+    upstream; then it is refused with 503."""
     drain_s: float = 30.0
     """Longest time that running requests get to finish after SIGTERM."""
     header_s: float = 10.0
@@ -45,7 +48,7 @@ class ServeConfig:
                 f"max_queue is {self.max_queue}, expected at least {MIN_QUEUE}, the most choices "
                 "of one request; choose a larger one"
             )
-        for name in ("drain_s", "header_s", "body_s", "heartbeat_s", "slow_reader_s"):
+        for name in ("queue_s", "drain_s", "header_s", "body_s", "heartbeat_s", "slow_reader_s"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 to 86400 seconds")
         for name in ("max_body_bytes", "max_unread_events"):

@@ -13,7 +13,7 @@ from threading import Condition, Thread
 from time import monotonic
 
 from openzaya.core.errors import RequestError
-from openzaya.engine.request import TokenEvent
+from openzaya.engine.request import EngineStats, TokenEvent
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.jobs import Ask, Job, TokenEngine
 
@@ -65,6 +65,11 @@ class Driver:
         """Choices that hold a slot of the engine."""
         return self._engine.num_running
 
+    @property
+    def engine_stats(self) -> EngineStats:
+        """What the engine has done; its thread goes on counting."""
+        return self._engine.stats
+
     def check_room(self, num_choices: int) -> None:
         """Raise ApiError 429 with Retry-After when the queue is full, 503 while draining."""
         if self.failure is not None:
@@ -88,13 +93,23 @@ class Driver:
                 headers={"Retry-After": str(self._retry_s())},
             )
 
-    def submit(self, asks: Sequence[Ask], priority: int, tenant: str = "") -> Job:
+    def submit(
+        self,
+        asks: Sequence[Ask],
+        priority: int,
+        tenant: str = "",
+        queue_s: float | None = None,
+    ) -> Job:
         """Queue all choices of a request; they share one prefill where their prompts are equal.
 
+        The job fails with 503 when none of them got a slot within `queue_s`; None waits for ever.
         Raises what `check_room` raises.
         """
         self.check_room(len(asks))
         job = Job(asks, priority, tenant)
+        if queue_s is not None:
+            assert self._loop is not None  # set by start
+            job.queue_timer = self._loop.call_later(queue_s, self._give_up, job, queue_s)
         self._jobs.add(job)
         self.num_in_flight += len(asks)
         with self._changed:
@@ -119,13 +134,26 @@ class Driver:
                 self._engine.abort(job.ids[index])
             self._changed.notify()
 
+    def _give_up(self, job: Job, queue_s: float) -> None:
+        """Refuse a job that has waited too long; what runs by now goes on."""
+        error = ApiError(
+            503,
+            f"no place came free in {queue_s:g} s; ask again later",
+            code="queue_timeout",
+            headers={"Retry-After": str(self._retry_s())},
+        )
+        self.abort(job)
+        self._fail(job, error)
+
     def _finish(self, job: Job, index: int) -> None:
         """Take note that a choice ended."""
         job.open.discard(index)
         self.num_in_flight -= 1
         if not job.open:
             self._jobs.discard(job)
-            self._mean_s += 0.1 * (monotonic() - job.began - self._mean_s)
+            job.end_wait()
+            if job.placed_at is not None:
+                self._mean_s += 0.1 * (monotonic() - job.placed_at - self._mean_s)
 
     def _retry_s(self) -> int:
         """Guess when a place in the queue is free."""
@@ -160,14 +188,14 @@ class Driver:
             return
         for index, ask in enumerate(job.asks):
             try:
-                note = partial(self._note, job, index)
                 request_id = self._engine.add(
                     ask.prompt,
                     ask.params,
                     job.priority,
                     tenant=job.tenant,
                     salt=job.tenant,
-                    on_token=note,
+                    on_start=partial(self._post, job.place),
+                    on_token=partial(self._note, job, index),
                 )
                 job.ids.append(request_id)
             except RequestError as error:

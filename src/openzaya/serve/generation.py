@@ -90,27 +90,28 @@ async def respond(
         created=created,
     )
     replies = [Reply(service.codec.tokenizer, rules) for _ in asks]
-    # From here on nothing may fail without `abort`.
     tenant = service.keys.tenant(request.headers.get("authorization", ""))
-    job = service.driver.submit(asks, ask.priority or 0, tenant)
+    # From here on nothing may fail without `end`.
+    job = service.driver.submit(asks, ask.priority or 0, tenant, service.config.queue_s)
     service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
 
     def end(is_whole: bool) -> None:
         service.driver.abort(job)
-        service.metrics.disconnects.inc(not is_whole)
+        service.metrics.disconnects.inc(not is_whole and job.failure is None)
         service.metrics.generated_tokens.inc(sum(len(reply.events) for reply in replies))
 
-    if ask.stream:
+    # A stream begins when it has a slot: a request that gets none is told so by its status.
+    work = job.placed() if ask.stream else collect(service, job, replies)
+    try:
+        is_here = await unless_gone(work, request.receive)
+    except BaseException:
+        end(False)
+        raise
+    if is_here and ask.stream:
         parts = stream_parts(service, job, replies, shape)
         return EventStream(parts, end, service.config.slow_reader_s)
-    is_whole = False
-    try:
-        is_whole = await unless_gone(collect(service, job, replies), request.receive)
-    finally:
-        end(is_whole)
-    if not is_whole:
-        return Response(status_code=CLIENT_GONE)
-    return json_response(shape.whole(replies))
+    end(is_here)
+    return json_response(shape.whole(replies)) if is_here else Response(status_code=CLIENT_GONE)
 
 
 async def additions(
@@ -133,6 +134,7 @@ async def additions(
         if added and is_first:
             is_first = False
             service.metrics.first_token_s.observe(monotonic() - job.began)
+            service.metrics.queue_s.observe((job.placed_at or monotonic()) - job.began)
         yield added
 
 

@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
-from openzaya.engine.request import OnToken, Output, SamplingParams, TokenEvent
+from openzaya.engine.request import (
+    EngineStats,
+    OnStart,
+    OnToken,
+    Output,
+    SamplingParams,
+    TokenEvent,
+)
 from openzaya.serve.errors import ApiError
 
 
 class TokenEngine(Protocol):
     """The part of `openzaya.Engine` that the server needs."""
+
+    stats: EngineStats
+    """What it has done."""
 
     @property
     def has_work(self) -> bool:
@@ -32,6 +42,7 @@ class TokenEngine(Protocol):
         *,
         tenant: str = "",
         salt: str = "",
+        on_start: OnStart | None = None,
         on_token: OnToken | None = None,
     ) -> int:
         """Queue a request and return its id."""
@@ -69,9 +80,32 @@ class Job:
         """The engine's ids, once its thread has taken the job."""
         self.cancelled = False
         self.began = monotonic()
+        self.placed_at: float | None = None
+        """When the first choice got a slot of the engine."""
+        self.queue_timer: asyncio.TimerHandle | None = None
+        """Ends the wait for a slot."""
+        self._waited = asyncio.Event()
         self.unread: deque[tuple[int, TokenEvent]] = deque()
         self.wake = asyncio.Event()
         self.failure: ApiError | None = None
+
+    def place(self) -> None:
+        """Take note that a choice got a slot."""
+        if self.placed_at is None:
+            self.placed_at = monotonic()
+            self.end_wait()
+
+    def end_wait(self) -> None:
+        """Wait no longer for a slot: there is one, or nobody wants it."""
+        self._waited.set()
+        if self.queue_timer is not None:
+            self.queue_timer.cancel()
+
+    async def placed(self) -> None:
+        """Return when the first choice got a slot. Raises ApiError when none will."""
+        await self._waited.wait()
+        if self.failure is not None:
+            raise self.failure
 
     async def events(self, patience_s: float) -> list[tuple[int, TokenEvent]]:
         """Return the (choice, token) pairs that came since the last call; wait for one at least.

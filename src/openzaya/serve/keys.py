@@ -31,7 +31,7 @@ class Allowance:
     runs: float = math.inf
     """Runs at the same time."""
     weight: float = 1.0
-    """Share of a busy upstream against other keys."""
+    """Share of a busy upstream, or of our own engine, against other keys."""
 
     def __post_init__(self) -> None:
         """Refuse amounts with which nothing could be asked."""
@@ -58,6 +58,11 @@ class Key:
     """What logs and metrics of its bearer say; empty where the file gives none."""
     allowance: Allowance = UNLIMITED
     """What it may use."""
+
+    @property
+    def tenant(self) -> str:
+        """Its name where requests are served in turns."""
+        return self.digest.hex()
 
 
 ANYBODY = Key(b"", RIGHTS)

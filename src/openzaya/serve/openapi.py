@@ -1,7 +1,6 @@
 """The OpenAPI document, made from the models that check the requests."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,12 +20,6 @@ POSTS: Mapping[str, tuple[type[BaseModel], str]] = {
     "/tokenize": (TokenizeRequest, "Turn text into token ids"),
     "/detokenize": (DetokenizeRequest, "Turn token ids into text"),
 }
-GETS = {
-    "/v1/models": "List the model",
-    "/health": "Say whether requests are taken",
-    "/metrics": "Counters for Prometheus",
-    "/openapi.json": "This document",
-}
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -43,12 +36,6 @@ ERROR = {
         }
     },
 }
-
-
-@cache
-def document(model_name: str) -> dict[str, Any]:
-    """Return the OpenAPI document of a server with one model."""
-    return build(POSTS, GETS, [model_name])
 
 
 def build(

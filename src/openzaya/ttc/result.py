@@ -124,11 +124,6 @@ class Result:
     notes: tuple[str, ...] = ()
     """What went differently than asked, one sentence each."""
 
-    @property
-    def answers_by_stage(self) -> tuple[Mapping[str, int], ...]:
-        """The histogram of answers of every stage."""
-        return tuple(r.answers for r in self.rounds)
-
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON-compatible values, answers of every stage included."""
         chosen = self.chosen

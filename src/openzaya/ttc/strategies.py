@@ -23,12 +23,8 @@ __all__ = [
     "MarkovianRSAConfig",
     "Strategy",
     "config_from",
-    "delethink",
-    "pacore_hybrid",
-    "parallel",
     "preset",
     "presets",
-    "rsa",
     "strategies",
 ]
 
@@ -242,34 +238,3 @@ strategies: Mapping[str, Strategy] = MappingProxyType(
     }
 )
 """All strategies by name. Sources: arXiv:2305.11860, 2509.26626, 2510.06557; PaCoRe."""
-
-
-def parallel(num_candidates: int, budget_tokens: int) -> MarkovianRSAConfig:
-    """Return plain parallel sampling: T = 0. The vote over it is self-consistency."""
-    return MarkovianRSAConfig(
-        num_candidates=num_candidates,
-        tails_per_prompt=min(4, num_candidates),
-        rounds=0,
-        budget_tokens=budget_tokens,
-    )
-
-
-def delethink(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
-    """Return `config` with C = 1: N chains that each continue from their own tail."""
-    return replace(config, tails_per_prompt=1)
-
-
-def rsa(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
-    """Return `config` with tau = beta: traces are passed whole, as in recursive self-aggregation.
-
-    Source: arXiv:2509.26626.
-    """
-    return replace(config, tail_tokens=config.budget_tokens)
-
-
-def pacore_hybrid(config: MarkovianRSAConfig) -> MarkovianRSAConfig:
-    """Return `config` that passes a finished answer forward, else the partial reasoning.
-
-    Paper: VI-C.
-    """
-    return replace(config, tail_source="answer_or_thinking")

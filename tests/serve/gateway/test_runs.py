@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sqlite3
 import time
 
 import openai
@@ -293,3 +294,22 @@ def test_a_stream_without_news_sends_comments(slow):
         answer += sock.recv(65536)
     sock.close()
     wait_for(lambda: slow.mock.records.in_flight == 0)
+
+
+def test_no_answer_is_made_of_a_damaged_record(mock, tmp_path):
+    """A gateway that does not know the run reads it: what a damaged row held is no answer."""
+    path, headers = tmp_path / "j.sqlite", {"Idempotency-Key": "k"}
+    with gatewaying(mock, path) as first:
+        run_id = first.run(headers=headers)["ttc"]["run_id"]
+    body = {"model": "mock", "messages": QUESTION, "ttc": SMALL}
+    for column in ("content", "body"):
+        with sqlite3.connect(path) as file:
+            where = "content IS NOT NULL AND run = ?"
+            file.execute(f"UPDATE told SET {column} = {column} || '!' WHERE {where}", (run_id,))
+        file.close()
+        with gatewaying(mock, path) as second:
+            status, told, _ = second.ask(CHAT, body, headers=headers)
+            assert (status, told["error"]["code"]) == (503, "journal_failed")
+            assert f"row {run_id}/" in told["error"]["message"]
+            status, told, _ = second.ask(f"/v1/ttc/runs/{run_id}")
+            assert (status, bool(told["damage"])) == (200, column == "body")

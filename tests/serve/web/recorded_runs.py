@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
+from openzaya.core.config import to_mapping
 from openzaya.core.errors import OpenZayaError, UpstreamError
 from openzaya.core.records import Completion, Message, SampleRequest
 from openzaya.core.seeding import stream_seed
 from openzaya.ttc import Candidate, MarkovianRSA, MarkovianRSAConfig, Result, preview
+from openzaya.ttc.journal.views import changed
 
 CREATED_S = 1_790_000_000.0
 CONCLUDES = re.compile(r"so it is (\S+?)[.,]?(?=\s|$)")
@@ -255,6 +257,7 @@ class _Writer:
             "run": self.summary(result, elapsed, error),
             "question": [{"role": "user", "content": self.question}],
             "config": asdict(self.config),
+            "changed": changed({"preset": self.preset, "config": to_mapping(self.config)}),
             "seed": self.seed,
             "notes": list(result.notes) if result else [],
             "template_sha256": result.template_sha256 if result else None,

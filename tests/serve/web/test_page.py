@@ -312,6 +312,40 @@ def test_asking_previews_sends_and_follows_the_run(open_page, player):
     page.wait_for_selector(".answer")
 
 
+def test_settings_that_differ_from_the_preset_come_first_and_the_usual_ones_are_folded(
+    open_page, player
+):
+    run = player.add(hard_run())
+    page = open_page(f"#/runs/{run.id}")
+    box = page.locator("div.settings .facts")
+    box.first.wait_for()
+    panel = page.locator("div.settings")
+    assert "2 settings differ from the preset light." in panel.inner_text()
+    first = box.first.locator(".changed").all_inner_texts()
+    assert [" ".join(text.split()) for text in first] == [
+        "num candidates (N) 12 instead of 16",
+        "rounds (T) 3 instead of 2",
+    ]
+    shown = set(panel.locator("dt:visible").all_inner_texts())
+    assert shown == {
+        "num candidates (N)", "rounds (T)", "tails per prompt (C)", "budget tokens (\u03b2)",
+        "tail tokens (\u03c4)", "final budget tokens (F)",
+    }  # fmt: skip
+    summary = panel.locator("summary")
+    number = len(run.run["config"]) - 6
+    assert summary.inner_text() == f"{number} more settings as in the preset light"
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert panel.locator("dt:visible").count() == len(run.run["config"])
+    page.keyboard.press("Enter")
+    assert panel.locator("dt:visible").count() == 6
+    good = player.add(good_run())
+    page = open_page(f"#/runs/{good.id}")
+    page.locator("div.settings .facts").first.wait_for()
+    assert "All as in the preset 16k." in page.locator("div.settings").inner_text()
+    assert page.locator("div.settings .changed").count() == 0
+
+
 def test_settings_that_do_not_fit_are_refused_before_sending(open_page, player):
     page = open_page("#/", allow="400")
     page.fill("#question", "?")

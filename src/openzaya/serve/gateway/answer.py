@@ -13,7 +13,7 @@ from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Wish
 from openzaya.serve.tool_calls import Call, Schemas, ToolScanner
 from openzaya.ttc import extract_answer
-from openzaya.ttc.journal import Journal
+from openzaya.ttc.journal import Journal, JournalDamagedError
 from openzaya.ttc.selection import Extract
 
 
@@ -79,6 +79,8 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
     Raises ApiError 409 for one without a result, and what the journal raises.
     """
     detail = await journal.run(run_id)
+    if detail["damage"]:  # what is left is shown, and is no answer
+        raise JournalDamagedError(detail["damage"][0])
     run, winner = detail["run"], detail["winner"]
     if run["state"] not in ("done", "interrupted") or winner is None:
         raise ApiError(409, f"run {run_id} ended without an answer: {run['error'] or run['why']}")

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from openzaya.serve.app import engine_routes, running
+from openzaya.serve.engine_routes import engine_routes, running
 from openzaya.serve.gateway.app import create_gateway
 from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.config import GatewayConfig

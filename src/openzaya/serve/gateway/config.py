@@ -6,7 +6,7 @@ from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.logs import LogFormat
 
-SECONDS = ("first_news_s", "first_token_s", "between_tokens_s", "queue_s")
+SECONDS = ("first_news_s", "first_token_s", "between_tokens_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +23,6 @@ class GatewayConfig(ServeConfig):
     """Most tokens that one run may generate, for every key."""
     run_share: float = 0.5
     """Share of the places of a busy engine that one run may hold."""
-    queue_s: float = 60.0
-    """Longest wait for a place at an upstream: of a plain request, and of a run's first call."""
     first_token_s: float = 600.0
     """Longest wait of a call for its first token."""
     between_tokens_s: float = 120.0

@@ -1,9 +1,9 @@
 """Runs on the engine of this process: its calls go beside plain requests, through one driver."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.types import ASGIApp
@@ -11,8 +11,8 @@ from starlette.types import ASGIApp
 from openzaya.core.errors import ContextLengthError, EngineError, RequestError
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Watch
 from openzaya.serve import generation
-from openzaya.serve.app import card
 from openzaya.serve.chat import schemas_of
+from openzaya.serve.engine_routes import card
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
@@ -30,6 +30,7 @@ from openzaya.ttc.continuing import before_of
 
 BUSY_S = 0.2
 """How long a call waits when plain requests have filled the queue."""
+T = TypeVar("T")
 
 
 class EngineBackend:
@@ -131,7 +132,7 @@ class EngineSampler:
     live: LiveText | None
     tail_method: str = "exact"
     has_begun: bool = False
-    """Whether any call got a place."""
+    """Whether any call got a slot."""
 
     @property
     def context_tokens(self) -> int:
@@ -191,7 +192,6 @@ class EngineSampler:
             raise kind(error.message) from None
         async with self.backend.turns.place(self.run, self.wish.priority):
             job = await self._submit(ask)
-            self.has_begun = True
             try:
                 thinks = self.wish.body.thinks and THINK_CLOSE not in opening
                 return await self._collect(job, watch, prompt, is_final, thinks)
@@ -243,8 +243,10 @@ class EngineSampler:
         reply = Reply(service.codec.tokenizer, rules)
         cut = asyncio.create_task(watch.cut.wait())
         try:
+            await _unless_cut(job.placed(), cut)
+            self.has_begun |= job.placed_at is not None
             while not (reply.is_done or watch.cut.is_set()):
-                for _, event in await _events_or(job, cut):
+                for _, event in await _unless_cut(job.events(3600.0), cut) or ():
                     reply.feed(event)
                     is_text = event.finish_reason != "stop" or event.token_id not in stop_ids
                     text = detokenizer.feed(event.token_id) if is_text else ""
@@ -267,14 +269,14 @@ class EngineSampler:
         )
 
 
-async def _events_or(job: Job, cut: "asyncio.Task[bool]") -> Any:
-    """Return a job's next tokens; none when `cut` comes first."""
-    news = asyncio.ensure_future(job.events(3600.0))
+async def _unless_cut(work: Coroutine[Any, Any, T], cut: "asyncio.Task[bool]") -> T | None:
+    """Return what `work` gives; None when `cut` comes first."""
+    task = asyncio.ensure_future(work)
     try:
-        await asyncio.wait((news, cut), return_when=asyncio.FIRST_COMPLETED)
-        return news.result() if news.done() else []
+        await asyncio.wait((task, cut), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
     finally:
-        news.cancel()
+        task.cancel()
 
 
 def _reason_of(reply: Reply) -> FinishReason:

@@ -91,12 +91,13 @@ function healthPanel(model, onPick) {
     ["seed", detail.seed ?? "\u2013"],
     ["prompt template", (detail.template_sha256 || "\u2013").slice(0, 12)],
   ];
+  const notes = [...(detail.notes ?? []), ...(detail.damage ?? [])];
   const upstreams = [...new Set(model.candidates.map((c) => c.upstream).filter(Boolean))];
   if (upstreams.length) facts.push([upstreams.length > 1 ? "upstreams" : "upstream", upstreams.join(", ")]);
   return [
     el("div", { class: "checks" }, rows),
     el("dl", { class: "facts" }, facts.map(([name, value]) => el("div", null, el("dt", null, name), el("dd", { class: name === "degraded" && run.degraded ? "bad" : null }, visible(value))))),
-    detail.notes?.length ? el("ul", { class: "notes" }, detail.notes.map((note) => el("li", null, visible(note)))) : null,
+    notes.length ? el("ul", { class: "notes" }, notes.map((note) => el("li", null, visible(note)))) : null,
   ];
 }
 
@@ -113,6 +114,22 @@ function settingValue(value) {
   return typeof value === "number" ? value.toLocaleString("en-US") : typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+// What the run changed comes first, then the letters of the paper; what is as usual is folded away.
 function settingsPanel(model) {
-  return el("dl", { class: "facts" }, Object.entries(model.config).map(([name, value]) => el("div", null, el("dt", null, settingName(name)), el("dd", null, visible(settingValue(value))))));
+  const { config, detail, run } = model;
+  const changed = detail.changed ?? {};
+  const usual = run.preset ? `the preset ${run.preset}` : "the defaults";
+  const row = (name) => el("div", { class: name in changed ? "changed" : null }, el("dt", null, settingName(name)),
+    el("dd", null, el("b", null, visible(settingValue(config[name]))), name in changed ? el("span", { class: "quiet" }, " instead of ", visible(settingValue(changed[name]))) : null));
+  const rows = (names) => el("dl", { class: "facts" }, names.map(row));
+  const names = Object.keys(config);
+  const own = names.filter((name) => name in changed);
+  const main = names.filter((name) => name in LETTERS && !(name in changed));
+  const rest = names.filter((name) => !(name in LETTERS || name in changed));
+  return [
+    el("p", { class: "quiet" }, own.length ? `${plural(own.length, "setting differs", "settings differ")} from ${usual}.` : `All as in ${usual}.`),
+    own.length ? rows(own) : null,
+    rows(main),
+    rest.length ? el("details", null, el("summary", null, `${plural(rest.length, "more setting")} as in ${usual}`), rows(rest)) : null,
+  ];
 }

@@ -112,7 +112,7 @@ class RunView {
     if (!parts.answers.contains(document.activeElement)) fill(parts.answers, answersPanel(model, { onClass: (c, button) => this.pick(() => new Set(model.candidates.filter((d) => d.answer === c.answer).map((d) => keyOf(d.stage, d.slot))), button) }));
     fill(parts.budget, budgetPanel(model));
     if (!parts.health.contains(document.activeElement)) fill(parts.health, healthPanel(model, (keys, button) => this.pick(keys, button)));
-    fill(parts.settings, settingsPanel(model));
+    if (!parts.settings.firstChild) fill(parts.settings, settingsPanel(model)); // they never change
     this.winnerButton.hidden = !model.winner;
     this.lineage.update();
     if (model.isOver || performance.now() - this.timed > TIMELINE_MS) {

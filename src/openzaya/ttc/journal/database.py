@@ -4,7 +4,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from os import umask
 from pathlib import Path
@@ -34,7 +34,7 @@ class Database(ABC):
     """
 
     joins: str
-    """SQL that joins the column `line` of all rows, with line feeds."""
+    """SQL that joins the column `line` of all rows, with line feeds and with spaces for theirs."""
     locks: str
     """SQL after a SELECT that keeps others off its rows until the transaction ends."""
 
@@ -45,7 +45,7 @@ class Database(ABC):
             self.execute(_insertion(table, len(some[0]), len(some)), [*chain.from_iterable(some)])
 
     def lines(self, select: str, values: Sequence[Value] = ()) -> list[str]:
-        """Return the column `line` of a SELECT, whose values hold no line feed, in any order."""
+        """Return the column `line` of a SELECT in any order; line feeds in it become spaces."""
         joined = self.execute(f"SELECT {self.joins} FROM ({select}) AS found", values)[0][0]
         return joined.split("\n") if joined else []
 
@@ -93,7 +93,7 @@ class SqliteDatabase(Database):
     FULL also a power cut.
     """
 
-    joins = "group_concat(line, char(10))"
+    joins = "group_concat(replace(line, char(10), ' '), char(10))"
     locks = ""  # a transaction has the file to itself
 
     def __init__(self, path: Path) -> None:
@@ -111,6 +111,8 @@ class SqliteDatabase(Database):
                 check_same_thread=False,
                 cached_statements=_NUM_STATEMENTS,
             )
+            # A damaged text may be no UTF-8. Its checksum tells so, and the other rows are read.
+            self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             self._prepare()
         except (OSError, sqlite3.Error) as error:
             raise JournalError(

@@ -15,6 +15,10 @@ class JournalDamagedError(JournalError):
     """A row, or the file, does not hold what was written; the message names it."""
 
 
+class RowDamagedError(JournalDamagedError):
+    """One row does not hold what was written; the others are as good as before."""
+
+
 class LeaseLostError(JournalError):
     """Somebody else runs or ended this run: the write was refused, and the run here must end."""
 

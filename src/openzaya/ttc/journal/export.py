@@ -1,35 +1,63 @@
 """Runs as lines of JSON: whole, or as examples of aggregation to train on."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
+from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.journal import Journal
 
 PAGE = 50
+OnDamage = Callable[[str], None]
+"""Is told of every damaged row."""
+
+
+def ignore(_damage: str) -> None:
+    """Say nothing of damaged rows."""
+
+
+async def _read(journal: Journal, run_id: str, on_damage: OnDamage) -> tuple[View, list[View]]:
+    """Return the RunDetail and every CandidateDetail of a run."""
+    detail, candidates = await journal.run(run_id), await journal.candidates(run_id)
+    # One row holds several candidates: it is told of once.
+    for damage in dict.fromkeys([*detail["damage"], *(c["damage"] for c in candidates)]):
+        if damage:
+            on_damage(damage)
+    return detail, candidates
 
 
 async def export_runs(
-    journal: Journal, state: str | None = None, ids: tuple[str, ...] = ()
-) -> AsyncIterator[dict[str, Any]]:
-    """Go through runs, newest first: a RunDetail each, with the texts of every candidate."""
+    journal: Journal,
+    state: str | None = None,
+    ids: tuple[str, ...] = (),
+    on_damage: OnDamage = ignore,
+) -> AsyncIterator[View]:
+    """Go through runs, newest first: a RunDetail each, with the texts of every candidate.
+
+    What damaged rows held is missing; `damage` says so, of the run and of each candidate.
+    """
     async for run_id in _chosen(journal, state, ids):
-        detail = await journal.run(run_id)
-        yield {**detail, "candidates": await journal.candidates(run_id)}
+        detail, candidates = await _read(journal, run_id, on_damage)
+        yield {**detail, "candidates": candidates}
 
 
 async def export_aggregation(
-    journal: Journal, state: str | None = "done", ids: tuple[str, ...] = ()
-) -> AsyncIterator[dict[str, Any]]:
+    journal: Journal,
+    state: str | None = "done",
+    ids: tuple[str, ...] = (),
+    on_damage: OnDamage = ignore,
+) -> AsyncIterator[View]:
     """Go through the finished candidates that saw tails: an example for SFT or RL each.
 
     `messages` is THE aggregation prompt, built by `text/tails.py` when the run was, and the reply
     with its reasoning: a record that `openzaya data prepare --loss last` takes. The other fields
-    say where it is from; `agrees` tells whether its answer is the run's, to filter by.
+    say where it is from; `agrees` tells whether its answer is the run's, to filter by. Candidates
+    of which a row is damaged are left out.
     """
     async for run_id in _chosen(journal, state, ids):
-        detail = await journal.run(run_id)
-        for found in await journal.candidates(run_id):
+        detail, candidates = await _read(journal, run_id, on_damage)
+        for found in candidates:
             if not (found["parents"] and found["state"] == "done" and found["is_finished"]):
+                continue
+            if found["damage"]:
                 continue
             target = {
                 "role": "assistant",

@@ -139,9 +139,10 @@ class Journal:
             self.writer.put(_cancelling(begun.run_id, waits=True))
 
     async def acquire(self, run_id: str) -> Lease:
-        """Take over a run that ended without being done, or whose owner is gone.
+        """Take over a run that ended without being done, lost rows, or whose owner is gone.
 
-        Raises LeaseHeldError while its owner lives, RequestError when it is done, UnknownRunError.
+        Raises LeaseHeldError while its owner lives, RequestError when it is done and whole,
+        UnknownRunError, JournalDamagedError when nobody knows what to run.
         """
 
         def apply(database: Database) -> tuple[Lease, Record, int]:
@@ -294,7 +295,7 @@ class Journal:
         return await self._read(ask)
 
     async def recorded(self, run_id: str) -> Recorded:
-        """Return where to go on; give it to `MarkovianRSA.run`. Raises JournalDamagedError."""
+        """Return where to go on, without what damaged rows held; for `MarkovianRSA.run`."""
         recorder = self._recorders.get(run_id)
         if recorder is not None and recorder.is_new:
             return Recorded()
@@ -316,7 +317,7 @@ class Journal:
         return await self._read(lambda db: views.summaries(db, limit, before, state, tenant))
 
     async def run(self, run_id: str) -> View:
-        """Return the RunDetail of a run. Raises UnknownRunError, JournalDamagedError."""
+        """Return the RunDetail of a run; `damage` says what is lost. Raises UnknownRunError."""
 
         def ask(database: Database) -> View:
             row = load_run(database, run_id)
@@ -325,7 +326,7 @@ class Journal:
         return await self._read(ask)
 
     async def candidate(self, run_id: str, stage: int, slot: int, *, prompt: bool = True) -> View:
-        """Return the CandidateDetail of a candidate: its prompt, text and tail too."""
+        """Return the CandidateDetail of one. Raises UnknownRunError, JournalDamagedError."""
 
         def ask(database: Database) -> View:
             history = self._history(database, run_id)
@@ -334,11 +335,11 @@ class Journal:
         return await self._read(ask)
 
     async def candidates(self, run_id: str) -> list[View]:
-        """Return the CandidateDetail of every candidate of a run, in order of stage and slot."""
+        """Return the CandidateDetail of every candidate; `damage` says why texts are missing."""
 
         def ask(database: Database) -> list[View]:
             history = self._history(database, run_id)
-            return [views.candidate_detail(database, history, place) for place in history]
+            return [views.marked_detail(database, history, place) for place in history]
 
         return await self._read(ask)
 

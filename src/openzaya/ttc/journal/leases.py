@@ -11,9 +11,11 @@ from openzaya.ttc.journal.errors import IdempotencyConflictError, LeaseHeldError
 from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.rows import (
     Entry,
+    Place,
     Row,
+    empty_told,
     last_seq,
-    load_outcome,
+    load_document,
     load_run,
     save_document,
     told_row,
@@ -72,16 +74,23 @@ def refused(reason: str) -> IdempotencyConflictError:
 
 
 def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Lease:
-    """Take a run over. Raises LeaseHeldError, RequestError, UnknownRunError."""
+    """Take a run over; what damaged rows held is forgotten, so that it is generated again.
+
+    Raises LeaseHeldError, RequestError for a run that is done and whole, UnknownRunError, and
+    JournalDamagedError where nobody knows what to run.
+    """
     row, now_s = load_run(database, run_id), database.now_s()
-    if row.state == "done":
+    load_document(database, run_id, "spec")
+    record = Record.of(database, run_id)
+    history = record.history
+    again = history.lost(database)
+    if row.state == "done" and not (again or record.damage):
         raise RequestError(f"run {run_id} is done; `openzaya runs show {run_id}` shows its answer")
     if row.is_live(now_s):
         raise LeaseHeldError(
             f"run {run_id} is being worked on by another process, which was heard of within "
             f"{lease_s:.0f} s; wait for it, or cancel the run"
         )
-    history = History.of(database, run_id)
     taken = database.execute(
         "UPDATE run SET owner = ?, epoch = epoch + 1, expires_s = ?, clock_s = ?, state = 'queued' "
         "WHERE id = ? AND epoch = ? RETURNING epoch",
@@ -90,19 +99,18 @@ def acquire(database: Database, run_id: str, owner: str, lease_s: float) -> Leas
     if not taken:
         raise LeaseHeldError(f"run {run_id} was taken over by another process just now")
     if row.state == "failed":
-        _retry_failures(database, history)
-    outcome = load_outcome(database, run_id)
-    kept = {name: value for name, value in outcome.items() if name in _KEPT}
+        again += _failures(history)
+    empty_told(database, run_id, history.damage)
+    _tell(database, history, [again_values(history.view(place)) for place in again])
+    kept = {name: value for name, value in record.outcome.items() if name in _KEPT}
     save_document(database, run_id, "outcome", kept)
     return Lease(run_id, owner, taken[0][0], row.created_s, history.at_s)
 
 
-def _retry_failures(database: Database, history: History) -> None:
-    """Let the failed candidates of the last stage be tried again; nobody has built on them."""
-    views = history.views()
-    last = max((view["stage"] for view in views), default=0)
-    failed = [view for view in views if view["stage"] == last and view["state"] == "failed"]
-    _tell(database, history, [again_values(view) for view in failed])
+def _failures(history: History) -> list[Place]:
+    """Return the failed candidates of the last stage: nobody has built on them."""
+    last = max((stage for stage, _ in history), default=0)
+    return [p for p in history if p[0] == last and history.view(p)["state"] == "failed"]
 
 
 def _tell(database: Database, history: History, candidates: Sequence[Values]) -> int:

@@ -24,7 +24,7 @@ _BUSY = ("40", "55", "57", "08", "53")
 class PostgresDatabase(Database):
     """One connection; it is opened again when it was lost."""
 
-    joins = "string_agg(line, chr(10))"
+    joins = "string_agg(replace(line, chr(10), ' '), chr(10))"
     locks = "FOR UPDATE"
 
     def __init__(self, url: str) -> None:

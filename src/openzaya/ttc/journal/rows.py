@@ -1,13 +1,14 @@
 """Reading and writing rows; a checksum on each tells that it is what was written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 from openzaya.ttc.journal.candidates import view_of
 from openzaya.ttc.journal.database import Database, Value
-from openzaya.ttc.journal.errors import JournalDamagedError, UnknownRunError
+from openzaya.ttc.journal.errors import RowDamagedError, UnknownRunError
 from openzaya.ttc.journal.owner import is_gone
 from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
 from openzaya.ttc.journal.spec import ENDED, JournalEvent, RunSpec
@@ -88,19 +89,15 @@ def save_document(database: Database, run_id: str, kind: str, value: Mapping[str
 
 
 def load_document(database: Database, run_id: str, kind: str) -> dict[str, Any]:
-    """Return the `spec` or `outcome` of a run. Raises JournalDamagedError."""
+    """Return the `spec` or `outcome` of a run; no outcome is known before the run starts.
+
+    Raises JournalDamagedError.
+    """
     rows = database.execute("SELECT body FROM document WHERE run = ? AND kind = ?", (run_id, kind))
-    if not rows:
-        raise JournalDamagedError(f"row {run_id}/{kind} is missing from the journal")
-    value: dict[str, Any] = unseal(rows[0][0], run_id, kind)
+    if not rows and kind == "outcome":
+        return {}
+    value: dict[str, Any] = unseal(rows[0][0] if rows else None, run_id, kind)
     return value
-
-
-def load_outcome(database: Database, run_id: str) -> dict[str, Any]:
-    """Return what is known of a run beyond its candidates, nothing before it starts."""
-    where = "WHERE run = ? AND kind = 'outcome'"
-    rows = database.execute(f"SELECT body FROM document {where}", (run_id,))
-    return unseal(rows[0][0], run_id, "outcome") if rows else {}
 
 
 def load_spec(database: Database, run_id: str) -> RunSpec:
@@ -115,20 +112,41 @@ def told_row(run_id: str, entries: Sequence[Entry], texts: Sequence[str]) -> Row
     return (run_id, seq, seal(entries, run_id, seq), content)
 
 
-def load_told(database: Database, run_id: str, after: int = 0) -> list[tuple[int, list[Entry]]]:
-    """Return rows with events that follow a number, in order: the row's number and its events."""
+@dataclass(frozen=True, slots=True)
+class ToldRow:
+    """A row of the table `told`, as far as it can be read."""
+
+    seq: int
+    """Its number."""
+    entries: Sequence[Entry]
+    """Its events."""
+    damage: str = ""
+    """Why there are none."""
+
+
+def load_told(database: Database, run_id: str, after: int = 0) -> list[ToldRow]:
+    """Return rows with events that follow a number, in order; damaged ones are marked."""
     lines = database.lines(
         "SELECT seq || ' ' || body AS line FROM told WHERE run = ? AND seq > ?", (run_id, after)
     )
     found = []
     for line in lines:
-        seq, _, body = line.partition(" ")
-        if not seq.isdigit():
-            raise JournalDamagedError(
-                f"row {run_id}/? is damaged: it holds a line feed; restore the journal from a copy"
-            )
-        found.append((int(seq), unseal(body, run_id, int(seq))))
-    return sorted(found, key=itemgetter(0))
+        number, _, body = line.partition(" ")
+        seq = int(number)
+        try:
+            found.append(ToldRow(seq, unseal(body, run_id, seq)))
+        except RowDamagedError as error:
+            found.append(ToldRow(seq, (), str(error)))
+    return sorted(found, key=attrgetter("seq"))
+
+
+def empty_told(database: Database, run_id: str, seqs: Iterable[int]) -> None:
+    """Overwrite rows that cannot be read with rows without events; their numbers stay taken."""
+    for seq in seqs:
+        database.execute(
+            "UPDATE told SET body = ?, content = NULL WHERE run = ? AND seq = ?",
+            (seal([], run_id, seq), run_id, seq),
+        )
 
 
 def load_text(database: Database, run_id: str, at: TextAt) -> str:
@@ -172,10 +190,13 @@ def drop_deltas(database: Database, run_id: str, place: Place, before: int) -> N
 
 
 def load_events(database: Database, run_id: str, after: int) -> list[JournalEvent]:
-    """Return the events that follow a number; progress of complete candidates is gone."""
+    """Return the events that follow a number; progress of complete candidates is gone.
+
+    What damaged rows told is left out.
+    """
     events = []
-    for _, entries in load_told(database, run_id, after):
-        for entry in entries:
+    for row in load_told(database, run_id, after):
+        for entry in row.entries:
             seq, kind = entry[:2]
             if seq > after:
                 shown = view_of(entry[VALUE:]) if kind == "candidate" else entry[VALUE]
@@ -183,7 +204,8 @@ def load_events(database: Database, run_id: str, after: int) -> list[JournalEven
     for seq, stage, slot, body in database.execute(
         "SELECT seq, stage, slot, body FROM delta WHERE run = ? AND seq > ?", (run_id, after)
     ):
-        data = unseal(body, run_id, seq, stage, slot)
-        del data["text"]
-        events.append(JournalEvent(seq, "progress", data))
+        with suppress(RowDamagedError):
+            data = unseal(body, run_id, seq, stage, slot)
+            del data["text"]
+            events.append(JournalEvent(seq, "progress", data))
     return sorted(events, key=lambda event: event.seq)

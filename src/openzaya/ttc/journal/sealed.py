@@ -4,7 +4,7 @@ import json
 from typing import Any
 from zlib import crc32
 
-from openzaya.ttc.journal.errors import JournalDamagedError
+from openzaya.ttc.journal.errors import RowDamagedError
 
 _DIGITS = 8
 _AS_IT_IS = "="
@@ -43,24 +43,33 @@ def seal_text(text: str, *place: str | int) -> str:
 
 
 def unseal(stored: object, *place: str | int) -> Any:
-    """Return what `seal` was given. Raises JournalDamagedError, which names the row."""
+    """Return what `seal` was given. Raises RowDamagedError, which names the row."""
     return decode(_checked(stored, place))[0]
 
 
 def unseal_text(stored: object, *place: str | int) -> str:
-    """Return what `seal_text` was given. Raises JournalDamagedError, which names the row."""
+    """Return what `seal_text` was given. Raises RowDamagedError, which names the row."""
     text = _checked(stored, place)
     return text[1:] if text.startswith(_AS_IT_IS) else str(decode(text)[0])
 
 
 def _checked(stored: object, place: tuple[str | int, ...]) -> str:
-    if isinstance(stored, str):
-        text = stored[_DIGITS:]
-        if stored[:_DIGITS] == _sum(text.encode("utf-8", errors="replace"), place):
-            return text
-    raise JournalDamagedError(
-        f"{_name(place)} is damaged: its checksum does not fit its text; restore the journal from "
-        "a copy, or forget the run with `openzaya runs prune --id`"
+    if not isinstance(stored, str):
+        raise damaged(place, "it holds nothing, expected a text")
+    text, expected = stored[_DIGITS:], stored[:_DIGITS]
+    found = _sum(text.encode("utf-8", errors="replace"), place)
+    if found != expected:
+        raise damaged(place, f"its text has the checksum {found}, expected {expected!r}")
+    return text
+
+
+def damaged(place: tuple[str | int, ...], what: str) -> RowDamagedError:
+    """Return the error for a row that is not what was written; `place` begins with the run."""
+    cure = f"let `openzaya runs resume {place[0]}` generate the lost candidates again"
+    if place[1] == "spec":  # without it nobody knows what to generate
+        cure = f"forget the run with `openzaya runs prune --id {place[0]}`"
+    return RowDamagedError(
+        f"{_name(place)} is damaged: {what}; restore the journal from a copy, or {cure}"
     )
 
 

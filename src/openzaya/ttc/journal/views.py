@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 
+from openzaya.core.config import to_mapping
 from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.journal.candidates import View, is_complete
 from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import UnknownRunError
-from openzaya.ttc.journal.history import History, Record
+from openzaya.ttc.journal.errors import RowDamagedError, UnknownRunError
+from openzaya.ttc.journal.history import History, Record, readable
 from openzaya.ttc.journal.rows import (
     Place,
     RunRow,
     list_runs,
     load_deltas,
-    load_document,
-    load_outcome,
 )
 from openzaya.ttc.journal.spec import ENDED
+from openzaya.ttc.presets import presets
 from openzaya.ttc.selection import histogram
 
 QUESTION_CHARS = 200
@@ -51,11 +52,15 @@ def summaries(
 
 
 def _summary_of(database: Database, row: RunRow) -> View:
-    """Return a RunSummary; the events are only read of runs that nobody ended."""
-    spec, outcome = load_document(database, row.id, "spec"), load_outcome(database, row.id)
+    """Return a RunSummary; the events are only read of runs that nobody ended, or that need it."""
+    damage: list[str] = []
+    spec = readable(database, row.id, "spec", damage)
+    outcome = readable(database, row.id, "outcome", damage)
     if "usage" in outcome and "elapsed_s" in outcome:
-        return summary(row.id, row.created_s, row.state, spec, outcome)
-    return _summary(database, row, Record(spec, outcome, History.of(database, row.id)))
+        shown = summary(row.id, row.created_s, row.state, spec, outcome)
+    else:
+        shown = _summary(database, row, Record(spec, outcome, History.of(database, row.id)))
+    return {**shown, "error": "; ".join([shown["error"], *damage])} if damage else shown
 
 
 def _summary(database: Database, row: RunRow, record: Record) -> View:
@@ -83,7 +88,7 @@ def summary(run_id: str, created_s: float, state: str, spec: View, outcome: View
         "answer": outcome.get("answer"),
         "why": outcome.get("why", ""),
         "degraded": outcome.get("degraded", False),
-        "stages": spec["config"]["rounds"] + 1,
+        "stages": spec["config"].get("rounds", 0) + 1,
         "calls": usage.pop("calls"),
         "failed_calls": usage.pop("failed_calls"),
         "usage": usage,
@@ -126,6 +131,7 @@ def detail(database: Database, row: RunRow, record: Record) -> View:
         "run": shown,
         "question": spec["question"],
         "config": spec["config"],
+        "changed": changed(spec),
         "seed": spec["seed"],
         "question_tokens": outcome.get("question_tokens", 0),
         "notes": outcome.get("notes", []),
@@ -134,7 +140,15 @@ def detail(database: Database, row: RunRow, record: Record) -> View:
         "stages": _stages(views, record.history.stages),
         "candidates": views,
         "winner": outcome.get("winner"),
+        "damage": list(record.damage),
     }
+
+
+def changed(spec: View) -> View:
+    """Return what the preset of a run, or no preset, has where the run's settings differ."""
+    usual = to_mapping(presets.get(spec["preset"], MarkovianRSAConfig()))
+    own = spec["config"]
+    return {name: usual.get(name) for name in own if own[name] != usual.get(name)}
 
 
 def _stages(views: Sequence[View], ended: dict[int, View]) -> list[View]:
@@ -158,15 +172,36 @@ def _stages(views: Sequence[View], ended: dict[int, View]) -> list[View]:
 def candidate_detail(
     database: Database, history: History, place: Place, *, prompt: bool = True
 ) -> View:
-    """Return the CandidateDetail of one candidate; of an unfinished one the text so far."""
+    """Return the CandidateDetail of one candidate; of an unfinished one the text so far.
+
+    Raises UnknownRunError, JournalDamagedError.
+    """
     if place not in history:
-        raise UnknownRunError("run {} has no candidate {}/{}".format(history.run_id, *place))
-    view = history.view(place)
-    if is_complete(view):
-        texts = history.texts(database, place)
-    else:
-        pieces = load_deltas(database, history.run_id, *place)
-        so_far = "".join(piece["text"] for piece in pieces)
-        texts = {"text": so_far, "thinking": "", "answer_text": "", "tail": ""}
-    asked = {"prompt": history.prompt(database, place)} if prompt else {}
-    return {**view, **asked, **texts}
+        damage = "".join(f"; {text}" for text in history.damage.values())
+        raise UnknownRunError(
+            f"run {history.run_id} has no candidate {place[0]}/{place[1]}{damage}"
+        )
+    found = marked_detail(database, history, place, prompt=prompt)
+    if found["damage"]:
+        raise RowDamagedError(found["damage"])
+    return found
+
+
+def marked_detail(
+    database: Database, history: History, place: Place, *, prompt: bool = True
+) -> View:
+    """Return the CandidateDetail of one candidate; its `damage` says what could not be read."""
+    view, damage = history.view(place), ""
+    texts = {"text": "", "thinking": "", "answer_text": "", "tail": ""}
+    asked: View = {"prompt": []} if prompt else {}
+    try:
+        if is_complete(view):
+            texts = history.texts(database, place)
+        else:
+            pieces = load_deltas(database, history.run_id, *place)
+            texts["text"] = "".join(piece["text"] for piece in pieces)
+        if prompt:
+            asked["prompt"] = history.prompt(database, place)
+    except RowDamagedError as error:
+        damage = str(error)
+    return {**view, **asked, **texts, "damage": damage}
