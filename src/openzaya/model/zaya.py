@@ -19,6 +19,7 @@ from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.fused.experts import reason_against_grouping
 from openzaya.model.fused.layout import Packed, pack_layout
+from openzaya.model.fused.native import rows
 from openzaya.model.fused.native.library import reason_against_native
 from openzaya.model.norm import RMSNorm
 from openzaya.model.plan import Plan, check_lengths, make_plan
@@ -129,7 +130,8 @@ class Zaya(nn.Module):
             layout = pack_layout(self.config, self.rope_thetas, known, self.device, native=native)
         else:
             layout = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
-        x_TD = self.embed(ids_T)
+        native = isinstance(layout, Packed) and layout.native
+        x_TD = self._embed_native(ids_T) if native else self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
         probs: list[Tensor] = []
@@ -144,7 +146,9 @@ class Zaya(nn.Module):
         if cache is not None and chosen is not None:
             cache.advance(chosen, known)
         probs_TLX = torch.stack(probs, dim=1) if probs else None
-        return Trunk(self.norm(x_TD), torch.stack(choices, dim=-1), probs_TLX)
+        norm = self.norm
+        hidden_TD = rows.norm_rows(x_TD, norm.weight, norm.eps) if native else norm(x_TD)
+        return Trunk(hidden_TD, torch.stack(choices, dim=-1), probs_TLX)
 
     def _run(
         self,
@@ -181,6 +185,12 @@ class Zaya(nn.Module):
             x_TD = x_TD.float()
         x_TD = (x_TD + self.input_hidden_states_bias) * self.input_hidden_states_scale
         return x_TD.float() if is_low(x_TD.dtype) else x_TD
+
+    def _embed_native(self, ids_T: Tensor) -> Tensor:
+        x_TD = F.embedding(ids_T, self.embed_tokens.weight)
+        return rows.shift_and_scale(
+            x_TD, self.input_hidden_states_bias, self.input_hidden_states_scale
+        )
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         """Return logits [N, V] of any N rows: the weight dtype, or fp32 for the paper's set."""

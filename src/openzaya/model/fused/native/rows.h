@@ -1,0 +1,295 @@
+// What happens to single rows: residual sums and norms, the router's steps. Any width is taken.
+#pragma once
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "vec.h"
+
+namespace zaya {
+
+// Sixteen columns of a row, or the fewer that are left at its end; the others read as `none`.
+struct Whole {
+  int64_t first;
+  INLINE v16 load(const float* row, float = 0.0f) const { return zaya::load(row + first); }
+  INLINE void store(float* row, v16 x) const { zaya::store(row + first, x); }
+};
+struct Rest {
+  int64_t first, count;
+#if defined(__AVX512F__)
+  INLINE __mmask16 mask() const { return __mmask16((1u << count) - 1); }
+  INLINE v16 load(const float* row, float none = 0.0f) const {
+    return (v16)_mm512_mask_loadu_ps((__m512)splat(none), mask(), row + first);
+  }
+  INLINE void store(float* row, v16 x) const {
+    _mm512_mask_storeu_ps(row + first, mask(), (__m512)x);
+  }
+#else
+  INLINE v16 load(const float* row, float none = 0.0f) const {
+    v16 x = splat(none);
+    std::memcpy(&x, row + first, size_t(count) * sizeof(float));
+    return x;
+  }
+  INLINE void store(float* row, v16 x) const {
+    std::memcpy(row + first, &x, size_t(count) * sizeof(float));
+  }
+#endif
+};
+template <class Step> INLINE void columns(int64_t width, Step step) {
+  int64_t first = 0;
+  for (; first + LANES <= width; first += LANES) step(Whole{first});
+  if (first < width) step(Rest{first, width - first});
+}
+
+// Sums over all rows, one for each column: over SPAN rows at a time, then over the spans, so that
+// what is added never becomes small beside the sum.
+struct ColumnSums {
+  static constexpr int64_t SPAN = 64;
+  ColumnSums(float* totals, int64_t size) : totals(totals), size(size), span(size_t(size)) {
+    std::fill_n(totals, size, 0.0f);
+  }
+  INLINE void add(int64_t vector, int64_t width, auto at, v16 x) {
+    float* sums = span.data() + vector * width;
+    at.store(sums, at.load(sums) + x);
+  }
+  void row_done(int64_t row, int64_t rows) {
+    if ((row + 1) % SPAN && row + 1 < rows) return;
+    for (int64_t i = 0; i < size; ++i) totals[i] += span[size_t(i)];
+    std::fill(span.begin(), span.end(), 0.0f);
+  }
+  float* totals;
+  int64_t size;
+  std::vector<float> span;
+};
+
+// A row of the sum is `branch`; with SCALED (branch + branch_bias) branch_scale; with STREAM plus
+// stream times scale, where SCALED shifts the stream by its bias first.
+struct Terms {
+  const float *branch, *stream, *branch_scale, *branch_bias, *scale, *bias;
+  Terms row(int64_t offset) const {
+    Terms moved = *this;
+    moved.branch += offset;
+    if (stream) moved.stream += offset;
+    return moved;
+  }
+};
+template <bool SCALED, bool STREAM> INLINE v16 sum_of(const Terms& row, auto at) {
+  v16 x = at.load(row.branch);
+  if constexpr (SCALED) x = (x + at.load(row.branch_bias)) * at.load(row.branch_scale);
+  if constexpr (STREAM) {
+    v16 kept = at.load(row.stream);
+    if constexpr (SCALED) kept += at.load(row.bias);
+    x += kept * at.load(row.scale);
+  }
+  return x;
+}
+
+struct SumNorm {
+  Terms terms;
+  const float* weight;  // null: no norm
+  float eps;
+  int64_t rows, width;
+
+  // `sums` is null where nobody wants them, `normed` and `inverse_T` without norm.
+  template <bool SCALED, bool STREAM> void forward(float* sums, float* normed, float* inverse_T) const {
+    for (int64_t t = 0; t < rows; ++t) {
+      Terms row = terms.row(t * width);
+      float* out = sums ? sums + t * width : nullptr;
+      v16 square{};
+      columns(width, [&](auto at) {
+        v16 x = sum_of<SCALED, STREAM>(row, at);
+        square += x * x;
+        if (out) at.store(out, x);
+      });
+      if (!weight) continue;
+      float inverse = inverse_T[t] = 1.0f / std::sqrt(sum(square) / float(width) + eps);
+      const float* source = out ? out : row.branch;
+      float* y = normed + t * width;
+      columns(width, [&](auto at) { at.store(y, at.load(source) * inverse * at.load(weight)); });
+    }
+  }
+
+  // Gradients of the sums and of the normed rows are null where there are none. The five vectors
+  // of `vector_grads` follow the order branch_scale, branch_bias, scale, bias, weight.
+  template <bool SCALED, bool STREAM>
+  void backward(const float* inverse_T, const float* sum_grad, const float* normed_grad,
+                float* branch_grad, float* stream_grad, float* vector_grads) const {
+    enum { BRANCH, ALL, KEPT, UNUSED, WEIGHT };  // places of the sums until they are all known
+    ColumnSums sums(vector_grads, 5 * width);
+    for (int64_t t = 0; t < rows; ++t) {
+      Terms row = terms.row(t * width);
+      const float* from_sum = sum_grad ? sum_grad + t * width : nullptr;
+      const float* from_norm = normed_grad ? normed_grad + t * width : nullptr;
+      float inverse = from_norm ? inverse_T[t] : 0.0f, mean = 0.0f;
+      if (from_norm) {
+        v16 dot{};
+        columns(width, [&](auto at) {
+          dot += at.load(from_norm) * at.load(weight) * sum_of<SCALED, STREAM>(row, at);
+        });
+        mean = sum(dot) * inverse / float(width);
+      }
+      columns(width, [&](auto at) {
+        v16 grad = from_sum ? at.load(from_sum) : v16{};
+        if (from_norm) {
+          v16 unit = sum_of<SCALED, STREAM>(row, at) * inverse, g = at.load(from_norm);
+          sums.add(WEIGHT, width, at, g * unit);
+          grad += (g * at.load(weight) - unit * mean) * inverse;
+        }
+        v16 branch = grad;
+        if constexpr (SCALED) {
+          sums.add(ALL, width, at, grad);
+          sums.add(BRANCH, width, at, grad * at.load(row.branch));
+          branch *= at.load(row.branch_scale);
+        }
+        at.store(branch_grad + t * width, branch);
+        if constexpr (STREAM) {
+          sums.add(KEPT, width, at, grad * at.load(row.stream));
+          at.store(stream_grad + t * width, grad * at.load(row.scale));
+        }
+      });
+      sums.row_done(t, rows);
+    }
+    if constexpr (!SCALED) return;
+    columns(width, [&](auto at) {
+      auto vector = [&](int place) { return vector_grads + place * width; };
+      v16 all = at.load(vector(ALL));
+      at.store(vector(0), at.load(vector(BRANCH)) + all * at.load(terms.branch_bias));
+      at.store(vector(1), all * at.load(terms.branch_scale));
+      if constexpr (STREAM) {
+        at.store(vector(2), at.load(vector(KEPT)) + all * at.load(terms.bias));
+        at.store(vector(3), all * at.load(terms.scale));
+      }
+    });
+  }
+};
+// Calls `work` as a template of which terms there are.
+INLINE void with_terms(const Terms& terms, auto work) {
+  bool scaled = terms.branch_scale, stream = terms.stream;
+  if (scaled && stream) return work.template operator()<true, true>();
+  if (scaled) return work.template operator()<true, false>();
+  if (stream) return work.template operator()<false, true>();
+  work.template operator()<false, false>();
+}
+
+// Distribution and density of the standard normal.
+INLINE v16 normal_cdf(v16 x) { return erf(x * 0.70710678118654752f) * 0.5f + 0.5f; }
+INLINE v16 normal_pdf(v16 x) { return exp(x * x * -0.5f) * 0.39894228040143268f; }
+
+// Probabilities of a row of scores.
+INLINE void softmax(const float* scores, int64_t width, float* probs) {
+  constexpr float lowest = std::numeric_limits<float>::lowest();
+  v16 largest16 = splat(lowest), poison{}, total{};
+  columns(width, [&](auto at) {
+    v16 x = at.load(scores, lowest);
+    largest16 = maximum(largest16, x);
+    poison += x - x;  // no number where x is none or infinite
+  });
+  float peak = largest(largest16), unknown = sum(poison);
+  columns(width, [&](auto at) {
+    v16 e = exp(at.load(scores, lowest) - peak);
+    e = e + unknown;
+    total += e;
+    at.store(probs, e);
+  });
+  float share = 1.0f / sum(total);
+  columns(width, [&](auto at) { at.store(probs, at.load(probs) * share); });
+}
+// The first of the largest.
+INLINE int64_t argmax(const float* x, const float* shift, int64_t width) {
+  int64_t best = 0;
+  float most = x[0] + shift[0];
+  for (int64_t i = 1; i < width; ++i) {
+    float value = x[i] + shift[i];
+    best = value > most ? i : best;
+    most = value > most ? value : most;
+  }
+  return best;
+}
+
+}  // namespace zaya
+
+extern "C" {
+
+void sum_norm(const float* branch, const float* stream, const float* branch_scale,
+              const float* branch_bias, const float* scale, const float* bias, const float* weight,
+              float eps, int64_t rows, int64_t width, float* sums, float* normed, float* inverse_T) {
+  zaya::SumNorm all{{branch, stream, branch_scale, branch_bias, scale, bias}, weight, eps, rows, width};
+  zaya::with_terms(all.terms, [&]<bool SCALED, bool STREAM>() {
+    all.forward<SCALED, STREAM>(sums, normed, inverse_T);
+  });
+}
+
+void sum_norm_backward(const float* branch, const float* stream, const float* branch_scale,
+                       const float* branch_bias, const float* scale, const float* bias,
+                       const float* weight, float eps, int64_t rows, int64_t width,
+                       const float* inverse_T, const float* sum_grad, const float* normed_grad,
+                       float* branch_grad, float* stream_grad, float* vector_grads) {
+  zaya::SumNorm all{{branch, stream, branch_scale, branch_bias, scale, bias}, weight, eps, rows, width};
+  zaya::with_terms(all.terms, [&]<bool SCALED, bool STREAM>() {
+    all.backward<SCALED, STREAM>(inverse_T, sum_grad, normed_grad, branch_grad, stream_grad,
+                                 vector_grads);
+  });
+}
+
+void gelu(const float* x, int64_t size, float* y) {
+  zaya::columns(size, [&](auto at) {
+    zaya::v16 value = at.load(x);
+    at.store(y, value * zaya::normal_cdf(value));
+  });
+}
+
+void gelu_backward(const float* x, const float* y_grad, int64_t size, float* x_grad) {
+  zaya::columns(size, [&](auto at) {
+    zaya::v16 value = at.load(x);
+    zaya::v16 slope = zaya::normal_cdf(value) + value * zaya::normal_pdf(value);
+    at.store(x_grad, at.load(y_grad) * slope);
+  });
+}
+
+// `replay_T` is null where the choice is free.
+void choose(const float* scores, const float* balance, const int64_t* replay_T, int64_t rows,
+            int64_t width, int64_t* expert_T, float* gate_T, float* probs) {
+  for (int64_t t = 0; t < rows; ++t) {
+    float* row = probs + t * width;
+    zaya::softmax(scores + t * width, width, row);
+    expert_T[t] = replay_T ? replay_T[t] : zaya::argmax(row, balance, width);
+    gate_T[t] = row[expert_T[t]];
+  }
+}
+
+void choose_backward(const float* probs, const int64_t* expert_T, const float* gate_grad_T,
+                     int64_t rows, int64_t width, float* scores_grad) {
+  for (int64_t t = 0; t < rows; ++t) {
+    const float* row = probs + t * width;
+    float* out = scores_grad + t * width;
+    float step = gate_grad_T[t] * row[expert_T[t]];
+    zaya::columns(width, [&](auto at) { at.store(out, at.load(row) * -step); });
+    out[expert_T[t]] += step;
+  }
+}
+
+void add_identity(const float* out, const float* h, const float* weight_T, int64_t rows,
+                  int64_t width, float* sum) {
+  for (int64_t t = 0; t < rows; ++t) {
+    int64_t row = t * width;
+    zaya::columns(width, [&](auto at) {
+      at.store(sum + row, at.load(out + row) + at.load(h + row) * weight_T[t]);
+    });
+  }
+}
+
+void add_identity_backward(const float* h, const float* weight_T, const float* grad, int64_t rows,
+                           int64_t width, float* h_grad, float* weight_grad_T) {
+  for (int64_t t = 0; t < rows; ++t) {
+    int64_t row = t * width;
+    zaya::v16 dot{};
+    zaya::columns(width, [&](auto at) {
+      zaya::v16 g = at.load(grad + row);
+      dot += g * at.load(h + row);
+      at.store(h_grad + row, g * weight_T[t]);
+    });
+    weight_grad_T[t] = zaya::sum(dot);
+  }
+}
+
+}
