@@ -41,25 +41,36 @@ template <class Step> INLINE void columns(int64_t width, Step step) {
   if (first < width) step(Rest{first, width - first});
 }
 
-// Sums over all rows, one for each column: over SPAN rows at a time, then over the spans, so that
-// what is added never becomes small beside the sum.
-struct ColumnSums {
+// Sums over all rows of a few values for each column: over SPAN rows at a time, then over the spans,
+// so that what is added never becomes small beside the sum.
+template <int VALUES> class ColumnSums {
+ public:
+  explicit ColumnSums(int64_t width) : stride((width + LANES - 1) / LANES), lines(2 * VALUES * stride) {}
+  INLINE void add(int value, auto at, v16 x) {
+    float* sums = lines[value * stride + at.first / LANES].lanes;
+    store(sums, load(sums) + x);
+  }
+  void end_row(int64_t row) {
+    if (row % SPAN == SPAN - 1) end_span();
+  }
+  void end_span() {
+    Line* totals = &lines[VALUES * stride];
+    for (int64_t i = 0; i < VALUES * stride; ++i) {
+      store(totals[i].lanes, load(totals[i].lanes) + load(lines[i].lanes));
+      lines[i] = {};
+    }
+  }
+  INLINE v16 total(int value, auto at) const {
+    return load(lines[(VALUES + value) * stride + at.first / LANES].lanes);
+  }
+
+ private:
   static constexpr int64_t SPAN = 64;
-  ColumnSums(float* totals, int64_t size) : totals(totals), size(size), span(size_t(size)) {
-    std::fill_n(totals, size, 0.0f);
-  }
-  INLINE void add(int64_t vector, int64_t width, auto at, v16 x) {
-    float* sums = span.data() + vector * width;
-    at.store(sums, at.load(sums) + x);
-  }
-  void row_done(int64_t row, int64_t rows) {
-    if ((row + 1) % SPAN && row + 1 < rows) return;
-    for (int64_t i = 0; i < size; ++i) totals[i] += span[size_t(i)];
-    std::fill(span.begin(), span.end(), 0.0f);
-  }
-  float* totals;
-  int64_t size;
-  std::vector<float> span;
+  struct alignas(64) Line {  // a store that crosses cache lines costs several
+    float lanes[LANES] = {};
+  };
+  int64_t stride;
+  std::vector<Line> lines;
 };
 
 // A row of the sum is `branch`; with SCALED (branch + branch_bias) branch_scale; with STREAM plus
@@ -114,8 +125,8 @@ struct SumNorm {
   template <bool SCALED, bool STREAM>
   void backward(const float* inverse_T, const float* sum_grad, const float* normed_grad,
                 float* branch_grad, float* stream_grad, float* vector_grads) const {
-    enum { BRANCH, ALL, KEPT, UNUSED, WEIGHT };  // places of the sums until they are all known
-    ColumnSums sums(vector_grads, 5 * width);
+    enum { ALL, BRANCH, STREAM_, WEIGHT, COUNT };
+    ColumnSums<COUNT> sums(width);
     for (int64_t t = 0; t < rows; ++t) {
       Terms row = terms.row(t * width);
       const float* from_sum = sum_grad ? sum_grad + t * width : nullptr;
@@ -132,33 +143,40 @@ struct SumNorm {
         v16 grad = from_sum ? at.load(from_sum) : v16{};
         if (from_norm) {
           v16 unit = sum_of<SCALED, STREAM>(row, at) * inverse, g = at.load(from_norm);
-          sums.add(WEIGHT, width, at, g * unit);
+          sums.add(WEIGHT, at, g * unit);
           grad += (g * at.load(weight) - unit * mean) * inverse;
         }
         v16 branch = grad;
         if constexpr (SCALED) {
-          sums.add(ALL, width, at, grad);
-          sums.add(BRANCH, width, at, grad * at.load(row.branch));
+          sums.add(ALL, at, grad);
+          sums.add(BRANCH, at, grad * at.load(row.branch));
           branch *= at.load(row.branch_scale);
         }
         at.store(branch_grad + t * width, branch);
         if constexpr (STREAM) {
-          sums.add(KEPT, width, at, grad * at.load(row.stream));
+          sums.add(STREAM_, at, grad * at.load(row.stream));
           at.store(stream_grad + t * width, grad * at.load(row.scale));
         }
       });
-      sums.row_done(t, rows);
+      sums.end_row(t);
     }
-    if constexpr (!SCALED) return;
+    sums.end_span();
     columns(width, [&](auto at) {
-      auto vector = [&](int place) { return vector_grads + place * width; };
-      v16 all = at.load(vector(ALL));
-      at.store(vector(0), at.load(vector(BRANCH)) + all * at.load(terms.branch_bias));
-      at.store(vector(1), all * at.load(terms.branch_scale));
-      if constexpr (STREAM) {
-        at.store(vector(2), at.load(vector(KEPT)) + all * at.load(terms.bias));
-        at.store(vector(3), all * at.load(terms.scale));
+      auto put = [&](int vector, v16 x) { at.store(vector_grads + vector * width, x); };
+      v16 all = sums.total(ALL, at);
+      if constexpr (SCALED) {
+        put(0, sums.total(BRANCH, at) + all * at.load(terms.branch_bias));
+        put(1, all * at.load(terms.branch_scale));
       }
+      if constexpr (STREAM) {
+        v16 kept = sums.total(STREAM_, at);
+        if constexpr (SCALED) {
+          kept += all * at.load(terms.bias);
+          put(3, all * at.load(terms.scale));
+        }
+        put(2, kept);
+      }
+      put(4, sums.total(WEIGHT, at));
     });
   }
 };
