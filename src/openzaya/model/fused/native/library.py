@@ -1,6 +1,7 @@
 """Calls of our C++ with tensors."""
 
 import ctypes
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import ConfigError
-from openzaya.core.native.build import compiler, load_library
+from openzaya.core.native.build import load_library
 
 FOLDER = Path(__file__).parent
 SOURCES = (
@@ -17,6 +18,8 @@ SOURCES = (
     "kernels.cpp",
 )
 Argument = Tensor | int | float | None
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -34,13 +37,17 @@ def reason_against_native(dtype: torch.dtype, device: torch.device) -> str:
 
 @cache
 def _reason_against_library() -> str:
-    if not compiler():
-        return "no C++ compiler was found, expected g++ or clang++"
     try:
         kernels()
     except ConfigError as error:
+        log.warning("training on this CPU is slower without our C++: %s", error)
         return str(error)
     return ""
+
+
+def library_name() -> str:
+    """Return a name that is another one where the last bits may be others."""
+    return Path(kernels()._name).stem
 
 
 def call(name: str, *args: Argument) -> None:
