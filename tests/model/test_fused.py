@@ -5,8 +5,17 @@ import torch
 from model.tiny import MIXED, distance, tiny_model, tokens
 
 from openzaya.core.errors import ConfigError
+from openzaya.model import zaya
 from openzaya.model.fused.compiling import COMPILING, region
 from openzaya.model.fused.experts import reason_against_grouping
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request, monkeypatch):
+    """Run the fused forward in our C++, and as torch's operations."""
+    if request.param == "torch":
+        monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
+
 
 LENGTHS = [1, 2, 20, 3, 30, 4]
 CASES = [{}, MIXED, {"skip_mode": "identity"}, {"num_key_value_heads": 1}]
@@ -34,6 +43,7 @@ def skipping_model(**changes):
     return model
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("changes", CASES, ids=str)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(changes, recompute):
@@ -48,6 +58,7 @@ def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(change
         assert distance(found[name], grad) < 1e-5, name
 
 
+@pytest.mark.usefixtures("kernels")
 def test_a_replay_is_followed_and_its_gates_stay_live():
     model = skipping_model()
     model.fused = "on"
@@ -59,6 +70,7 @@ def test_a_replay_is_followed_and_its_gates_stay_live():
     assert distance(fused.hidden_TD, plain.hidden_TD) < 1e-5
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("empty", [0, 2, 3])
 def test_an_expert_without_tokens_gets_a_zero_gradient(empty):
     model = skipping_model()
@@ -110,6 +122,7 @@ def test_a_region_that_cannot_be_compiled_runs_eagerly_and_says_so(caplog, monke
 def test_compiled_regions_give_the_same_numbers(monkeypatch):
     model = skipping_model()
     _, wanted = run(model, "off")
+    monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
     monkeypatch.setattr(COMPILING, "on_cpu", True)
     monkeypatch.setattr(COMPILING, "backend", "aot_eager")
     _, found = run(model, "on")

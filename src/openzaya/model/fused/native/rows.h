@@ -180,9 +180,9 @@ struct SumNorm {
     });
   }
 };
-// Calls `work` as a template of which terms there are.
+// Calls `work` as a template of which terms there are; rows may be null where there are none.
 INLINE void with_terms(const Terms& terms, auto work) {
-  bool scaled = terms.branch_scale, stream = terms.stream;
+  bool scaled = terms.branch_scale, stream = terms.scale;
   if (scaled && stream) return work.template operator()<true, true>();
   if (scaled) return work.template operator()<true, false>();
   if (stream) return work.template operator()<false, true>();
