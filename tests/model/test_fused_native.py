@@ -20,7 +20,6 @@ SHARED = [
     "averaged_state",
     "gelu",
     "choose",
-    "add_identity",
 ]
 
 
@@ -42,7 +41,6 @@ def arguments(name, count, width):
         "gelu": [3 * x],
         "choose": [2 * x, 0.1 * vector, None],
         "replay": [2 * x, 0.1 * vector, torch.arange(count) % width],
-        "add_identity": [x, y, draw(count)],
         "shift_and_scale": [x, vector, scaling[0]],
     }[name]
 

@@ -35,7 +35,8 @@ def check(mesh, name, count, settings=SETTINGS):
     """Compare losses, norms, gradients, weights and the balancer with one process."""
     model = tiny_model()
     if mesh.keys() & {"ep", "cp"}:
-        model.fused = "off"  # As on such ranks: AdamW makes much of the last bits of small gradients.
+        # As on such ranks: AdamW makes much of the last bits of small gradients.
+        model.fused = "off"
     one = steps(lambda _model: None, CASES[name], count, model, settings)
     two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, settings)[0]
     for a, b in zip(one["loss"], two["loss"], strict=True):

@@ -85,8 +85,7 @@ def mixture(
     Tokens that skip pass the last expert with weight 0: leaving them out would have to wait for
     their number.
     """
-    steps = steps_of(layout)
-    routing = route(part.gate, h_TD, previous_TR, replay_T, steps)
+    routing = route(part.gate, h_TD, previous_TR, replay_T, steps_of(layout))
     last = part.num_choices - 2
     is_kept_T = routing.expert_T <= last
     out_TD = mix_experts(
@@ -97,7 +96,7 @@ def mixture(
         part.experts.down_proj,
     )
     if part.identity_skip:
-        out_TD = steps.add_identity(out_TD, h_TD, routing.gate_T * ~is_kept_T)
+        out_TD = regions.add_identity(out_TD, h_TD, routing.gate_T * ~is_kept_T)
     return out_TD, routing
 
 

@@ -285,29 +285,4 @@ void choose_backward(const float* probs, const int64_t* expert_T, const float* g
     out[expert_T[t]] += step;
   }
 }
-
-void add_identity(const float* out, const float* h, const float* weight_T, int64_t rows,
-                  int64_t width, float* sum) {
-  for (int64_t t = 0; t < rows; ++t) {
-    int64_t row = t * width;
-    zaya::columns(width, [&](auto at) {
-      at.store(sum + row, at.load(out + row) + at.load(h + row) * weight_T[t]);
-    });
-  }
-}
-
-void add_identity_backward(const float* h, const float* weight_T, const float* grad, int64_t rows,
-                           int64_t width, float* h_grad, float* weight_grad_T) {
-  for (int64_t t = 0; t < rows; ++t) {
-    int64_t row = t * width;
-    zaya::v16 dot{};
-    zaya::columns(width, [&](auto at) {
-      zaya::v16 g = at.load(grad + row);
-      dot += g * at.load(h + row);
-      at.store(h_grad + row, g * weight_T[t]);
-    });
-    weight_grad_T[t] = zaya::sum(dot);
-  }
-}
-
 }

@@ -144,41 +144,18 @@ class _Choose(torch.autograd.Function):
             *(expert_T, gate_T, probs_TX),
         )
         ctx.mark_non_differentiable(expert_T, probs_TX)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(probs_TX, expert_T)
         return expert_T, gate_T, probs_TX
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         probs_TX, expert_T = ctx.saved_tensors
+        if grads[1] is None:
+            return None, None, None
         scores_grad = torch.empty_like(probs_TX)
         call(
             "choose_backward",
             *(probs_TX, expert_T, grads[1].contiguous(), *probs_TX.shape, scores_grad),
         )
         return scores_grad, None, None
-
-
-def add_identity(out_TD: Tensor, h_TD: Tensor, weight_T: Tensor) -> Tensor:
-    """Return the mixture's output plus the input of tokens that skip, times their weight."""
-    return _AddIdentity.apply(out_TD, h_TD, weight_T)  # type: ignore[no-untyped-call,no-any-return]
-
-
-class _AddIdentity(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> Tensor:
-        out_TD, h_TD, weight_T = args
-        sum_TD = torch.empty_like(out_TD)
-        call("add_identity", out_TD, h_TD, weight_T, *h_TD.shape, sum_TD)
-        ctx.save_for_backward(h_TD, weight_T)
-        return sum_TD
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        h_TD, weight_T = ctx.saved_tensors
-        grad_TD = grads[0].contiguous()
-        h_grad, weight_grad_T = torch.empty_like(h_TD), torch.empty_like(weight_T)
-        call(
-            "add_identity_backward",
-            *(h_TD, weight_T, grad_TD, *h_TD.shape, h_grad, weight_grad_T),
-        )
-        return grad_TD, h_grad, weight_grad_T
