@@ -8,6 +8,7 @@ from openzaya.core.errors import ConfigError
 from openzaya.model import zaya
 from openzaya.model.fused.compiling import COMPILING, region
 from openzaya.model.fused.experts import reason_against_grouping
+from openzaya.model.lora import LoraConfig, adapters, add_lora
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -45,14 +46,28 @@ def skipping_model(**changes):
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("changes", CASES, ids=str)
-@pytest.mark.parametrize("recompute", [False, True])
-def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(changes, recompute):
+@pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"offload": True}], ids=str)
+def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(changes, settings):
     model = skipping_model(**changes)
     plain, wanted = run(model, "off")
-    fused, found = run(model, "on", recompute=recompute)
+    fused, found = run(model, "on", **settings)
     assert torch.equal(plain.experts_TL, fused.experts_TL)
     assert int((plain.experts_TL == model.config.num_experts).sum()) > 20
     assert distance(fused.hidden_TD, plain.hidden_TD) < 1e-5
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert distance(found[name], grad) < 1e-5, name
+
+
+@pytest.mark.usefixtures("kernels")
+def test_adapters_of_a_frozen_model_get_the_gradients_of_the_plain_forward():
+    model = skipping_model()
+    add_lora(model, LoraConfig(rank=2, targets=("attention", "experts")))
+    with torch.no_grad():
+        for _, adapter in adapters(model):
+            adapter.lora_b.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(3))
+    _, wanted = run(model, "off")
+    _, found = run(model, "on")
     assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
         assert distance(found[name], grad) < 1e-5, name
