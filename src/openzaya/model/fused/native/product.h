@@ -1,0 +1,79 @@
+// Products of matrices small enough for the first-level cache, summed in registers.
+#pragma once
+#include <cstdlib>
+#include <memory>
+
+#include "vec.h"
+
+namespace zaya {
+
+constexpr int TILE_ROWS = 8;  // times two vectors: sixteen sums, twice what keeps both adders busy
+
+// Numbers that begin with a cache line, freed at the end of the block.
+struct Scratch {
+  explicit Scratch(int64_t count)
+      : data(static_cast<float*>(std::aligned_alloc(64, size_t(count + LANES) / LANES * 64)),
+             &std::free) {}
+  operator float*() const { return data.get(); }
+  std::unique_ptr<float, void (*)(void*)> data;
+};
+
+// A matrix of rows `stride` numbers apart. A left factor may be read TURNED: element (r, k) is then at
+// [k][r], which costs nothing, as it is a single number spread over a vector either way.
+struct Rows {
+  const float* at;
+  int64_t stride;
+};
+
+template <int ROWS, int VECS, bool TURNED, bool ADD>
+INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps) {
+  v16 sums[ROWS][VECS];
+  UNROLL for (int r = 0; r < ROWS; ++r)
+    UNROLL for (int i = 0; i < VECS; ++i)
+      sums[r][i] = ADD ? load(c + r * c_stride + i * LANES) : v16{};
+  for (int k = 0; k < steps; ++k) {
+    v16 right[VECS];
+    UNROLL for (int i = 0; i < VECS; ++i) right[i] = load(b.at + k * b.stride + i * LANES);
+    UNROLL for (int r = 0; r < ROWS; ++r) {
+      v16 left = splat(TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]);
+      UNROLL for (int i = 0; i < VECS; ++i) sums[r][i] += left * right[i];
+    }
+  }
+  UNROLL for (int r = 0; r < ROWS; ++r)
+    UNROLL for (int i = 0; i < VECS; ++i) store(c + r * c_stride + i * LANES, sums[r][i]);
+}
+
+template <int ROWS, int VECS, bool TURNED, bool ADD>
+void multiply_rows(Rows a, Rows b, float* c, int64_t c_stride, int rows, int steps) {
+  for (; rows >= ROWS; rows -= ROWS) {
+    multiply_tile<ROWS, VECS, TURNED, ADD>(a, b, c, c_stride, steps);
+    a.at += TURNED ? ROWS : ROWS * a.stride;
+    c += ROWS * c_stride;
+  }
+  if constexpr (ROWS > 1)
+    if (rows) multiply_rows<ROWS / 2, VECS, TURNED, ADD>(a, b, c, c_stride, rows, steps);
+}
+
+// c [rows][columns] = (or += if ADD) a [rows][steps] b [steps][columns], columns a multiple of LANES.
+template <bool TURNED, bool ADD>
+INLINE void multiply(Rows a, Rows b, float* c, int64_t c_stride, int rows, int columns, int steps) {
+  int n = 0;
+  for (; n + 2 * LANES <= columns; n += 2 * LANES)
+    multiply_rows<TILE_ROWS, 2, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows, steps);
+  if (n < columns)
+    multiply_rows<TILE_ROWS, 1, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows, steps);
+}
+
+// Row i of sixteen becomes column i: each level deals the even and the odd elements to two halves.
+INLINE void turn16(v16* x) {
+  v16 y[LANES];
+  UNROLL for (int level = 0; level < 4; ++level) {
+    UNROLL for (int i = 0; i < LANES / 2; ++i) {
+      y[i] = EVENS(x[2 * i], x[2 * i + 1]);
+      y[i + LANES / 2] = ODDS(x[2 * i], x[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < LANES; ++i) x[i] = y[i];
+  }
+}
+
+}  // namespace zaya
