@@ -13,7 +13,8 @@
 
 namespace zaya {
 
-constexpr int QUERIES = 2 * LANES;  // tokens of a tile
+constexpr int VECTORS = 2;
+constexpr int QUERIES = VECTORS * LANES;  // tokens of a tile
 constexpr int KEYS = 64;            // keys that a tile meets at once
 
 // Queries [T, heads, width], keys and values [T, groups, width]; width is a multiple of LANES.
@@ -99,31 +100,71 @@ INLINE i16 sees(const QueryTile& tile, int64_t window, int64_t key, int lane) {
   return (distance >= 0) & (distance < int(std::min<int64_t>(window, INT32_MAX)));
 }
 
-// What the queries of one head have seen so far of their running softmax, and their weighted values.
+// What the queries of one head have seen so far: the best score, the softmax's sum relative to it and
+// the weighted values [QUERIES][width].
 struct Running {
   float best[QUERIES], total[QUERIES];
+  float* values;
 };
 
-// Scores [keys][QUERIES] become weights relative to the best so far, and so does what was summed.
-inline void weigh(const KeyBlock& block, float* scores, Running& run, float* out, int64_t width) {
-  for (int lane = 0; lane < QUERIES; lane += LANES) {
-    v16 old = load(run.best + lane), best = old, total = {};
-    for (int s = 0; s < block.count; ++s) best = maximum(best, load(scores + s * QUERIES + lane));
-    for (int s = 0; s < block.count; ++s) {
-      v16 e = exp2_below(load(scores + s * QUERIES + lane) - best);
-      store(scores + s * QUERIES + lane, e);
-      total += e;
+INLINE void largest_scores(const float* scores, int keys, v16 (&best)[VECTORS]) {
+  v16 other[VECTORS];  // a second chain: one alone would wait for itself
+  UNROLL for (int i = 0; i < VECTORS; ++i) other[i] = best[i];
+  int s = 0;
+  for (; s + 2 <= keys; s += 2)
+    UNROLL for (int i = 0; i < VECTORS; ++i) {
+      best[i] = maximum(best[i], load(scores + s * QUERIES + i * LANES));
+      other[i] = maximum(other[i], load(scores + (s + 1) * QUERIES + i * LANES));
     }
-    v16 kept = exp2_below(old - best);
-    store(run.total + lane, load(run.total + lane) * kept + total);
-    if (same(old, best)) continue;
-    store(run.best + lane, best);
-    for (int r = 0; r < LANES; ++r)
-      for (int64_t p = 0; p < width; p += LANES) {
-        float* at = out + (lane + r) * width + p;
-        store(at, load(at) * kept[r]);
-      }
+  UNROLL for (int i = 0; i < VECTORS; ++i) {
+    if (s < keys) best[i] = maximum(best[i], load(scores + s * QUERIES + i * LANES));
+    best[i] = maximum(best[i], other[i]);
   }
+}
+
+// Scores [keys][QUERIES] become weights relative to the best so far, and so does what was summed.
+inline void weigh(float* scores, int keys, Running& run, int64_t width) {
+  v16 best[VECTORS], total[VECTORS] = {};
+  float kept[QUERIES];
+  bool changed = false;
+  UNROLL for (int i = 0; i < VECTORS; ++i) best[i] = load(run.best + i * LANES);
+  largest_scores(scores, keys, best);
+  for (int s = 0; s < keys; ++s)
+    UNROLL for (int i = 0; i < VECTORS; ++i) {
+      float* at = scores + s * QUERIES + i * LANES;
+      v16 e = exp2_below(load(at) - best[i]);
+      store(at, e);
+      total[i] += e;
+    }
+  UNROLL for (int i = 0; i < VECTORS; ++i) {
+    v16 old = load(run.best + i * LANES), share = exp2_below(old - best[i]);
+    changed |= !same(old, best[i]);
+    store(kept + i * LANES, share);
+    store(run.best + i * LANES, best[i]);
+    store(run.total + i * LANES, load(run.total + i * LANES) * share + total[i]);
+  }
+  if (!changed) return;
+  for (int r = 0; r < QUERIES; ++r)
+    for (int64_t p = 0; p < width; p += LANES) {
+      float* at = run.values + r * width + p;
+      store(at, load(at) * kept[r]);
+    }
+}
+
+inline void begin(Running& run, float* values, int64_t width) {
+  std::fill_n(run.best, QUERIES, -FLT_MAX);
+  std::fill_n(run.total, QUERIES, 0.0f);
+  std::fill_n(values, QUERIES * width, 0.0f);
+  run.values = values;
+}
+
+inline void finish(const Running& run, const QueryTile& tile, int64_t width, float* out,
+                   int64_t stride) {
+  float shares[QUERIES];
+  for (int i = 0; i < QUERIES; i += LANES) store(shares + i, 1.0f / load(run.total + i));
+  for (int r = 0; r < tile.count(); ++r)
+    for (int64_t p = 0; p < width; p += LANES)
+      store(out + r * stride + p, load(run.values + r * width + p) * shares[r]);
 }
 
 inline void mask_scores(const QueryTile& tile, int64_t window, const KeyBlock& block, float hidden,
@@ -139,10 +180,11 @@ constexpr float LOG2_E = 1.44269504088896341f;
 
 }  // namespace zaya
 
-// out [T, heads, width] and the logarithms (base 2) of the softmax's sums, lse [heads, T].
-extern "C" void attend_forward(const float* q, const float* k, const float* v, float* out, float* lse,
-                               const int32_t* ends, int64_t documents, int64_t heads, int64_t groups,
-                               int64_t width, int64_t window, float scale) {
+// out [T, heads, width], and of each softmax the best score (in powers of 2) and the sum relative to
+// it, both [heads, T].
+extern "C" void attend_forward(const float* q, const float* k, const float* v, float* out, float* best,
+                               float* total, const int32_t* ends, int64_t documents, int64_t heads,
+                               int64_t groups, int64_t width, int64_t window, float scale) {
   using namespace zaya;
   const AttentionShape shape{heads, groups, width, window, scale};
   const int64_t group = shape.group(), tokens = ends[documents], size = QUERIES * width;
@@ -154,10 +196,8 @@ extern "C" void attend_forward(const float* q, const float* k, const float* v, f
       for (int64_t h = 0; h < group; ++h) {
         turn_rows(q + first + h * width, shape.q_stride(), tile.count(), width, scale * LOG2_E,
                   turned + h * size);
-        std::fill_n(runs[h].best, QUERIES, -FLT_MAX);
-        std::fill_n(runs[h].total, QUERIES, 0.0f);
+        begin(runs[h], sums + h * size, width);
       }
-      std::fill_n(static_cast<float*>(sums), group * size, 0.0f);
       for_each_block(tile, window, [&](const KeyBlock& block) {
         const int64_t at = block.from * shape.k_stride() + g * width;
         const Rows keys{k + at, shape.k_stride()}, values{v + at, shape.k_stride()};
@@ -165,19 +205,17 @@ extern "C" void attend_forward(const float* q, const float* k, const float* v, f
           multiply<false, false>(keys, {turned + h * size, QUERIES}, scores, QUERIES, block.count,
                                  QUERIES, int(width));
           if (block.partial) mask_scores(tile, window, block, -INFINITY, scores);
-          weigh(block, scores, runs[h], sums + h * size, width);
-          multiply<true, true>({scores, QUERIES}, values, sums + h * size, width, tile.count(),
+          weigh(scores, block.count, runs[h], width);
+          multiply<true, true>({scores, QUERIES}, values, runs[h].values, width, tile.count(),
                                int(width), block.count);
         }
       });
-      for (int64_t h = 0; h < group; ++h)
-        for (int r = 0; r < tile.count(); ++r) {
-          const float total = runs[h].total[r], share = 1.0f / total;
-          float* row = out + first + r * shape.q_stride() + h * width;
-          for (int64_t p = 0; p < width; p += LANES)
-            store(row + p, load(sums + h * size + r * width + p) * share);
-          lse[(g * group + h) * tokens + tile.from + r] = runs[h].best[r] + std::log2(total);
-        }
+      for (int64_t h = 0; h < group; ++h) {
+        finish(runs[h], tile, width, out + first + h * width, shape.q_stride());
+        const int64_t at = (g * group + h) * tokens + tile.from;
+        std::copy_n(runs[h].best, tile.count(), best + at);
+        std::copy_n(runs[h].total, tile.count(), total + at);
+      }
     });
 }
 

@@ -45,9 +45,10 @@ class _Attend(torch.autograd.Function):
         assert isinstance(scale, float)
         q, k, v = (x.contiguous() for x in inputs if isinstance(x, Tensor))
         tokens, heads, width = q.shape
-        out, lse_HT = torch.empty_like(q), q.new_empty(heads, tokens)
+        out, best_HT, total_HT = torch.empty_like(q), *q.new_empty(2, heads, tokens)
         sizes = (ends_B.numel() - 1, heads, k.shape[1], width, window)
-        call("attend_forward", q, k, v, out, lse_HT, ends_B, *sizes, scale)
+        call("attend_forward", q, k, v, out, best_HT, total_HT, ends_B, *sizes, scale)
+        lse_HT = best_HT + total_HT.log2_()
         ctx.save_for_backward(q, k, v, out, lse_HT, ends_B)
         ctx.sizes, ctx.scale = sizes, scale  # type: ignore[attr-defined]
         return out
