@@ -15,6 +15,8 @@ from openzaya.model.fused import regions
 from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.experts import mix_experts
 from openzaya.model.fused.layout import Packed
+from openzaya.model.fused.native.attention import attend
+from openzaya.model.fused.native.cca import MixWeights, mix
 from openzaya.model.norm import RMSNorm
 from openzaya.model.residual import ResidualScaling
 from openzaya.model.router import Router, Routing
@@ -22,6 +24,8 @@ from openzaya.model.router import Router, Routing
 
 def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     """Return the attention output of packed normed rows."""
+    if layout.native:
+        return native_attention(part, h_TD, layout)
     cca = part.qkv_proj
     u_TC = F.linear(h_TD, torch.cat((cca.q_proj.weight, cca.k_proj.weight)))
     v_TW = F.linear(h_TD, torch.cat((cca.v_proj_current.weight, cca.v_proj_delayed.weight)))
@@ -42,6 +46,22 @@ def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     )
     v_TKP = regions.delay(v_TW, layout.has_one_T).view(-1, part.num_keys, width)
     return F.linear(attend_packed(q_THP, k_TKP, v_TKP, layout, part.window), part.o_proj.weight)
+
+
+def native_attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
+    """Return the same in fp32 by our C++, between one product in front and one behind."""
+    cca = part.qkv_proj
+    projections = (cca.q_proj, cca.k_proj, cca.v_proj_current, cca.v_proj_delayed)
+    x_TE = F.linear(h_TD, torch.cat([projection.weight for projection in projections]))
+    weights = MixWeights(
+        depthwise_C2=cca.conv_qk_depthwise.weight.squeeze(1),
+        shift_C=cca.conv_qk_depthwise.bias,
+        grouped_CP2=cca.conv_qk_grouped.weight,
+        bias_C=cca.conv_qk_grouped.bias,
+        temp_K=part.qk_norm.temp,
+    )
+    heads = mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
+    return F.linear(attend(*heads, layout.ends_B, part.window), part.o_proj.weight)
 
 
 def route(
