@@ -52,7 +52,7 @@ def mix(x_TE: Tensor, weights: MixWeights, ends_B: Tensor, rope: tuple[Tensor, T
         x_TE = torch.cat((_padded(u_TC.mT, width, missing).mT, v_TW), dim=1)
         parts = [_padded(part, width, missing) for part in parts]
         parts[2] = F.pad(parts[2], (0, 0, 0, missing))
-    q, k, v_TW = _Mix.apply(  # type: ignore[no-untyped-call]
+    q, k, v_TW = _MixHeads.apply(  # type: ignore[no-untyped-call]
         x_TE, *parts, weights.temp_K, *rope, ends_B, length
     )
     return q[..., :width], k[..., :width], v_TW.view(-1, keys, width)
@@ -64,7 +64,7 @@ def _padded(x: Tensor, width: int, missing: int) -> Tensor:
     return F.pad(heads, (0, 0, 0, missing)).reshape(-1, *x.shape[1:])
 
 
-class _Mix(torch.autograd.Function):
+class _MixHeads(torch.autograd.Function):
     """Both convolutions, QK-mean, norm, temperature, rotation and value delay in one pass."""
 
     @staticmethod

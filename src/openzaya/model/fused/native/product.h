@@ -27,10 +27,7 @@ struct Rows {
 
 template <int ROWS, int VECS, bool TURNED, bool ADD>
 INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps) {
-  v16 sums[ROWS][VECS];
-  UNROLL for (int r = 0; r < ROWS; ++r)
-    UNROLL for (int i = 0; i < VECS; ++i)
-      sums[r][i] = ADD ? load(c + r * c_stride + i * LANES) : v16{};
+  v16 sums[ROWS][VECS] = {};
   for (int k = 0; k < steps; ++k) {
     v16 right[VECS];
     UNROLL for (int i = 0; i < VECS; ++i) right[i] = load(b.at + k * b.stride + i * LANES);
@@ -40,7 +37,11 @@ INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps)
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r)
-    UNROLL for (int i = 0; i < VECS; ++i) store(c + r * c_stride + i * LANES, sums[r][i]);
+    UNROLL for (int i = 0; i < VECS; ++i) {
+      // Added as a whole: the sum over a long document is one of short sums, with their small errors.
+      float* at = c + r * c_stride + i * LANES;
+      store(at, ADD ? load(at) + sums[r][i] : sums[r][i]);
+    }
 }
 
 template <int ROWS, int VECS, bool TURNED, bool ADD>
