@@ -25,7 +25,7 @@ INLINE v8 load8(const float* p) {
 }
 INLINE void store8(float* p, v8 x) { std::memcpy(p, &x, sizeof x); }
 
-// A head's width is a multiple of LANES; the channels from `length` on are padding.
+// A head's width is a multiple of LANES; zeros behind a narrower one stay zeros.
 struct MixShape {
   int64_t heads, groups, width, pairs, row;  // pairs of rotated channels; numbers in a row
   float length;                              // of a normed query
@@ -55,8 +55,9 @@ inline void first_convolution(const float* x, int64_t row, const TokenTile& tile
     const float* at = x + tile.from * row + channel + p;
     const v16 older = load(weights.older + channel + p), newer = load(weights.newer + channel + p);
     const v16 shift = load(weights.shift + channel + p);
-    v16 before = tile.from - tile.begin >= 2 ? load(at - 2 * row) : v16{};
-    v16 now = tile.from - tile.begin >= 1 ? load(at - row) : v16{};
+    // A tile that is not the document's first has a whole one in front of it.
+    v16 before = tile.from > tile.begin ? load(at - 2 * row) : v16{};
+    v16 now = tile.from > tile.begin ? load(at - row) : v16{};
     for (int t = 0;; ++t) {
       store(out + t * width + p, before * older + now * newer + shift);
       if (t == tile.count) break;
