@@ -7,7 +7,18 @@
 
 namespace zaya {
 
-constexpr int TILE_ROWS = 8;  // times two vectors: sixteen sums, twice what keeps both adders busy
+// What the sums of a tile are kept in. Compilers keep only the processor's own vectors in registers,
+// hence not v16 throughout; two columns of eight rows fill AVX-512's, smaller tiles the others'.
+#if defined(__AVX512F__)
+constexpr int PIECE = 16, TILE_ROWS = 8, TILE_PIECES = 2;
+#elif defined(__AVX__)
+constexpr int PIECE = 8, TILE_ROWS = 4, TILE_PIECES = 2;
+#else
+constexpr int PIECE = 4, TILE_ROWS = 4, TILE_PIECES = 4;
+#endif
+constexpr int TILE_COLUMNS = TILE_PIECES * PIECE;
+typedef float piece __attribute__((vector_size(4 * PIECE), aligned(4)));
+INLINE piece load_piece(const float* p) { return *reinterpret_cast<const piece*>(p); }
 
 // Numbers that begin with a cache line, freed at the end of the block.
 struct Scratch {
@@ -25,44 +36,46 @@ struct Rows {
   int64_t stride;
 };
 
-template <int ROWS, int VECS, bool TURNED, bool ADD>
+template <int ROWS, int PIECES, bool TURNED, bool ADD>
 INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps) {
-  v16 sums[ROWS][VECS] = {};
+  piece sums[ROWS][PIECES] = {};
   for (int k = 0; k < steps; ++k) {
-    v16 right[VECS];
-    UNROLL for (int i = 0; i < VECS; ++i) right[i] = load(b.at + k * b.stride + i * LANES);
+    piece right[PIECES];
+    UNROLL for (int i = 0; i < PIECES; ++i) right[i] = load_piece(b.at + k * b.stride + i * PIECE);
     UNROLL for (int r = 0; r < ROWS; ++r) {
-      v16 left = splat(TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]);
-      UNROLL for (int i = 0; i < VECS; ++i) sums[r][i] += left * right[i];
+      const piece left = (TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]) - piece{};
+      UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] += left * right[i];
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r)
-    UNROLL for (int i = 0; i < VECS; ++i) {
+    UNROLL for (int i = 0; i < PIECES; ++i) {
       // Added as a whole: the sum over a long document is one of short sums, with their small errors.
-      float* at = c + r * c_stride + i * LANES;
-      store(at, ADD ? load(at) + sums[r][i] : sums[r][i]);
+      piece* at = reinterpret_cast<piece*>(c + r * c_stride + i * PIECE);
+      *at = ADD ? *at + sums[r][i] : sums[r][i];
     }
 }
 
-template <int ROWS, int VECS, bool TURNED, bool ADD>
+template <int ROWS, int PIECES, bool TURNED, bool ADD>
 void multiply_rows(Rows a, Rows b, float* c, int64_t c_stride, int rows, int steps) {
   for (; rows >= ROWS; rows -= ROWS) {
-    multiply_tile<ROWS, VECS, TURNED, ADD>(a, b, c, c_stride, steps);
+    multiply_tile<ROWS, PIECES, TURNED, ADD>(a, b, c, c_stride, steps);
     a.at += TURNED ? ROWS : ROWS * a.stride;
     c += ROWS * c_stride;
   }
   if constexpr (ROWS > 1)
-    if (rows) multiply_rows<ROWS / 2, VECS, TURNED, ADD>(a, b, c, c_stride, rows, steps);
+    if (rows) multiply_rows<ROWS / 2, PIECES, TURNED, ADD>(a, b, c, c_stride, rows, steps);
 }
 
 // c [rows][columns] = (or += if ADD) a [rows][steps] b [steps][columns], columns a multiple of LANES.
 template <bool TURNED, bool ADD>
 INLINE void multiply(Rows a, Rows b, float* c, int64_t c_stride, int rows, int columns, int steps) {
   int n = 0;
-  for (; n + 2 * LANES <= columns; n += 2 * LANES)
-    multiply_rows<TILE_ROWS, 2, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows, steps);
-  if (n < columns)
-    multiply_rows<TILE_ROWS, 1, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows, steps);
+  for (; n + TILE_COLUMNS <= columns; n += TILE_COLUMNS)
+    multiply_rows<TILE_ROWS, TILE_PIECES, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows,
+                                                       steps);
+  if constexpr (TILE_COLUMNS > LANES)
+    if (n < columns)
+      multiply_rows<TILE_ROWS, 1, TURNED, ADD>(a, {b.at + n, b.stride}, c + n, c_stride, rows, steps);
 }
 
 // Row i of sixteen becomes column i: each level deals the even and the odd elements to two halves.
