@@ -13,9 +13,9 @@
 
 namespace zaya {
 
-constexpr int VECTORS = 2;
-constexpr int QUERIES = VECTORS * LANES;  // tokens of a tile
-constexpr int KEYS = 64;            // keys that a tile meets at once
+constexpr int QUERIES = 2 * LANES;  // tokens of a tile
+constexpr int PIECES = QUERIES / PIECE;
+constexpr int KEYS = 64;  // keys that a tile meets at once
 
 // Queries [T, heads, width], keys and values [T, groups, width]; width is a multiple of LANES.
 struct AttentionShape {
@@ -31,28 +31,37 @@ struct AttentionShape {
 struct QueryTile {
   int64_t from, to, first_key;
   int count() const { return int(to - from); }
-  int lanes() const { return (count() + LANES - 1) / LANES * LANES; }
 };
 
-// 2^x for x <= 127: 2^n times a polynomial on [-1/2, 1/2]. 0 for -infinity, and NaN stays.
-INLINE v16 exp2_below(v16 x) {
-  const v16 magic = splat(12582912.0f);  // adding 1.5 * 2^23 rounds to a whole number
-#if !defined(__AVX512F__)
-  v16 whole = x;
-  x = x < splat(-126.0f) ? splat(-126.0f) : x;
+// The second where one is no number, as in vec.h.
+INLINE piece larger(piece a, piece b) {
+#if defined(__AVX512F__)
+  return maximum(a, b);
+#else
+  return a > b ? a : b;
 #endif
-  v16 sum = x + magic, n = sum - magic, r = x - n;
-  v16 p = splat(0.00132647273f);
+}
+
+// 2^x for x <= 127: 2^n times a polynomial on [-1/2, 1/2]. 0 for -infinity, and NaN stays.
+INLINE piece exp2_below(piece x) {
+  const piece magic = spread(12582912.0f);  // adding 1.5 * 2^23 rounds to a whole number
+#if !defined(__AVX512F__)
+  const piece given = x, least = spread(-126.0f);
+  x = x < least ? least : x;
+#endif
+  const piece sum = x + magic, n = sum - magic, r = x - n;
+  piece p = spread(0.00132647273f);
   p = p * r + 0.00967151299f;
   p = p * r + 0.0555073358f;
   p = p * r + 0.240222424f;
   p = p * r + 0.693147004f;
   p = p * r + 1.0f;
 #if defined(__AVX512F__)
-  return (v16)_mm512_scalef_ps((__m512)p, (__m512)n);
+  // Of n = -infinity this makes 0, although p is no number then.
+  return (piece)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  p = (v16)((i16)p + ((i16)sum << 23));
-  return whole < splat(-126.0f) ? v16{} : p;
+  p = (piece)((whole_piece)p + ((whole_piece)sum << 23));  // n added to the exponent
+  return given < least ? piece{} : p;
 #endif
 }
 
@@ -93,10 +102,11 @@ INLINE void for_each_tile(const int32_t* ends, int64_t documents, int64_t window
                      std::max<int64_t>(ends[d], from - window + 1)});
 }
 
-// Lanes of the tile's queries, from `lane` on, that see a key.
-INLINE i16 sees(const QueryTile& tile, int64_t window, int64_t key, int lane) {
-  const i16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  i16 distance = lanes + int(tile.from + lane - key);  // < QUERIES + the keys of a window
+// Which of the tile's queries, from `lane` on, see a key.
+INLINE whole_piece sees(const QueryTile& tile, int64_t window, int64_t key, int lane) {
+  whole_piece distance;
+  UNROLL for (int i = 0; i < PIECE; ++i) distance[i] = i;
+  distance += int(tile.from + lane - key);
   return (distance >= 0) & (distance < int(std::min<int64_t>(window, INT32_MAX)));
 }
 
@@ -107,72 +117,72 @@ struct Running {
   float* values;
 };
 
-INLINE void largest_scores(const float* scores, int keys, v16 (&best)[VECTORS]) {
-  v16 other[VECTORS];  // a second chain: one alone would wait for itself
-  UNROLL for (int i = 0; i < VECTORS; ++i) other[i] = best[i];
+INLINE void largest_scores(const float* scores, int keys, piece (&best)[PIECES]) {
+  piece other[PIECES];  // a second chain: one alone would wait for itself
+  UNROLL for (int i = 0; i < PIECES; ++i) other[i] = best[i];
   int s = 0;
   for (; s + 2 <= keys; s += 2)
-    UNROLL for (int i = 0; i < VECTORS; ++i) {
-      best[i] = maximum(best[i], load(scores + s * QUERIES + i * LANES));
-      other[i] = maximum(other[i], load(scores + (s + 1) * QUERIES + i * LANES));
+    UNROLL for (int i = 0; i < PIECES; ++i) {
+      best[i] = larger(best[i], load_piece(scores + s * QUERIES + i * PIECE));
+      other[i] = larger(other[i], load_piece(scores + (s + 1) * QUERIES + i * PIECE));
     }
-  UNROLL for (int i = 0; i < VECTORS; ++i) {
-    if (s < keys) best[i] = maximum(best[i], load(scores + s * QUERIES + i * LANES));
-    best[i] = maximum(best[i], other[i]);
+  UNROLL for (int i = 0; i < PIECES; ++i) {
+    if (s < keys) best[i] = larger(best[i], load_piece(scores + s * QUERIES + i * PIECE));
+    best[i] = larger(best[i], other[i]);
   }
 }
 
 // Scores [keys][QUERIES] become weights relative to the best so far, and so does what was summed.
 inline void weigh(float* scores, int keys, Running& run, int64_t width) {
-  v16 best[VECTORS], total[VECTORS] = {};
-  float kept[QUERIES];
-  bool changed = false;
-  UNROLL for (int i = 0; i < VECTORS; ++i) best[i] = load(run.best + i * LANES);
+  piece best[PIECES], total[PIECES] = {};
+  UNROLL for (int i = 0; i < PIECES; ++i) best[i] = load_piece(run.best + i * PIECE);
   largest_scores(scores, keys, best);
   for (int s = 0; s < keys; ++s)
-    UNROLL for (int i = 0; i < VECTORS; ++i) {
-      float* at = scores + s * QUERIES + i * LANES;
-      v16 e = exp2_below(load(at) - best[i]);
-      store(at, e);
+    UNROLL for (int i = 0; i < PIECES; ++i) {
+      float* at = scores + s * QUERIES + i * PIECE;
+      const piece e = exp2_below(load_piece(at) - best[i]);
+      store_piece(at, e);
       total[i] += e;
     }
-  UNROLL for (int i = 0; i < VECTORS; ++i) {
-    v16 old = load(run.best + i * LANES), share = exp2_below(old - best[i]);
-    changed |= !same(old, best[i]);
-    store(kept + i * LANES, share);
-    store(run.best + i * LANES, best[i]);
-    store(run.total + i * LANES, load(run.total + i * LANES) * share + total[i]);
+  float kept[QUERIES], old[QUERIES];
+  std::copy_n(run.best, QUERIES, old);
+  UNROLL for (int i = 0; i < PIECES; ++i) {
+    const piece share = exp2_below(load_piece(old + i * PIECE) - best[i]);
+    store_piece(kept + i * PIECE, share);
+    store_piece(run.best + i * PIECE, best[i]);
+    store_piece(run.total + i * PIECE, load_piece(run.total + i * PIECE) * share + total[i]);
   }
-  if (!changed) return;
+  if (std::equal(old, old + QUERIES, run.best)) return;
   for (int r = 0; r < QUERIES; ++r)
-    for (int64_t p = 0; p < width; p += LANES) {
+    for (int64_t p = 0; p < width; p += PIECE) {
       float* at = run.values + r * width + p;
-      store(at, load(at) * kept[r]);
+      store_piece(at, load_piece(at) * kept[r]);
     }
 }
 
-inline void begin(Running& run, float* values, int64_t width) {
+inline void start_softmax(Running& run, float* values, int64_t width) {
   std::fill_n(run.best, QUERIES, -FLT_MAX);
   std::fill_n(run.total, QUERIES, 0.0f);
   std::fill_n(values, QUERIES * width, 0.0f);
   run.values = values;
 }
 
-inline void finish(const Running& run, const QueryTile& tile, int64_t width, float* out,
-                   int64_t stride) {
+inline void finish_softmax(const Running& run, const QueryTile& tile, int64_t width, float* out,
+                           int64_t stride) {
   float shares[QUERIES];
-  for (int i = 0; i < QUERIES; i += LANES) store(shares + i, 1.0f / load(run.total + i));
+  for (int i = 0; i < QUERIES; ++i) shares[i] = 1.0f / run.total[i];
   for (int r = 0; r < tile.count(); ++r)
-    for (int64_t p = 0; p < width; p += LANES)
-      store(out + r * stride + p, load(run.values + r * width + p) * shares[r]);
+    for (int64_t p = 0; p < width; p += PIECE)
+      store_piece(out + r * stride + p, load_piece(run.values + r * width + p) * shares[r]);
 }
 
-inline void mask_scores(const QueryTile& tile, int64_t window, const KeyBlock& block, float hidden,
+inline void mask_scores(const QueryTile& tile, int64_t window, const KeyBlock& block,
                         float* scores) {
   for (int s = 0; s < block.count; ++s)
-    for (int lane = 0; lane < QUERIES; lane += LANES) {
+    for (int lane = 0; lane < QUERIES; lane += PIECE) {
       float* at = scores + s * QUERIES + lane;
-      store(at, sees(tile, window, block.from + s, lane) ? load(at) : splat(hidden));
+      const piece seen = load_piece(at);
+      store_piece(at, sees(tile, window, block.from + s, lane) ? seen : spread(-INFINITY));
     }
 }
 
@@ -196,7 +206,7 @@ extern "C" void attend_forward(const float* q, const float* k, const float* v, f
       for (int64_t h = 0; h < group; ++h) {
         turn_rows(q + first + h * width, shape.q_stride(), tile.count(), width, scale * LOG2_E,
                   turned + h * size);
-        begin(runs[h], sums + h * size, width);
+        start_softmax(runs[h], sums + h * size, width);
       }
       for_each_block(tile, window, [&](const KeyBlock& block) {
         const int64_t at = block.from * shape.k_stride() + g * width;
@@ -204,14 +214,14 @@ extern "C" void attend_forward(const float* q, const float* k, const float* v, f
         for (int64_t h = 0; h < group; ++h) {
           multiply<false, false>(keys, {turned + h * size, QUERIES}, scores, QUERIES, block.count,
                                  QUERIES, int(width));
-          if (block.partial) mask_scores(tile, window, block, -INFINITY, scores);
+          if (block.partial) mask_scores(tile, window, block, scores);
           weigh(scores, block.count, runs[h], width);
           multiply<true, true>({scores, QUERIES}, values, runs[h].values, width, tile.count(),
                                int(width), block.count);
         }
       });
       for (int64_t h = 0; h < group; ++h) {
-        finish(runs[h], tile, width, out + first + h * width, shape.q_stride());
+        finish_softmax(runs[h], tile, width, out + first + h * width, shape.q_stride());
         const int64_t at = (g * group + h) * tokens + tile.from;
         std::copy_n(runs[h].best, tile.count(), best + at);
         std::copy_n(runs[h].total, tile.count(), total + at);
@@ -257,14 +267,15 @@ extern "C" void attend_backward(const float* q, const float* k, const float* v, 
                                  QUERIES, int(width));
           multiply<false, false>(values, {turned_grad + h * size, QUERIES}, slopes, QUERIES,
                                  block.count, QUERIES, int(width));
-          for (int lane = 0; lane < QUERIES; lane += LANES) {
-            const v16 base = load(bases + h * QUERIES + lane), mean = load(means + h * QUERIES + lane);
+          for (int lane = 0; lane < QUERIES; lane += PIECE) {
+            const piece base = load_piece(bases + h * QUERIES + lane);
+            const piece mean = load_piece(means + h * QUERIES + lane);
             for (int s = 0; s < block.count; ++s) {
               float *weight = weights + s * QUERIES + lane, *slope = slopes + s * QUERIES + lane;
-              v16 e = exp2_below(load(weight) - base);
-              if (block.partial) e = sees(tile, window, block.from + s, lane) ? e : v16{};
-              store(weight, e);
-              store(slope, e * (load(slope) - mean));
+              piece e = exp2_below(load_piece(weight) - base);
+              if (block.partial) e = sees(tile, window, block.from + s, lane) ? e : piece{};
+              store_piece(weight, e);
+              store_piece(slope, e * (load_piece(slope) - mean));
             }
           }
           const int64_t own = first + h * width;

@@ -18,7 +18,10 @@ constexpr int PIECE = 4, TILE_ROWS = 4, TILE_PIECES = 4;
 #endif
 constexpr int TILE_COLUMNS = TILE_PIECES * PIECE;
 typedef float piece __attribute__((vector_size(4 * PIECE), aligned(4)));
+typedef int32_t whole_piece __attribute__((vector_size(4 * PIECE), aligned(4)));
 INLINE piece load_piece(const float* p) { return *reinterpret_cast<const piece*>(p); }
+INLINE void store_piece(float* p, piece x) { *reinterpret_cast<piece*>(p) = x; }
+INLINE piece spread(float x) { return x - piece{}; }
 
 // Numbers that begin with a cache line, freed at the end of the block.
 struct Scratch {
@@ -43,15 +46,15 @@ INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps)
     piece right[PIECES];
     UNROLL for (int i = 0; i < PIECES; ++i) right[i] = load_piece(b.at + k * b.stride + i * PIECE);
     UNROLL for (int r = 0; r < ROWS; ++r) {
-      const piece left = (TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]) - piece{};
+      const piece left = spread(TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]);
       UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] += left * right[i];
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r)
     UNROLL for (int i = 0; i < PIECES; ++i) {
       // Added as a whole: the sum over a long document is one of short sums, with their small errors.
-      piece* at = reinterpret_cast<piece*>(c + r * c_stride + i * PIECE);
-      *at = ADD ? *at + sums[r][i] : sums[r][i];
+      float* at = c + r * c_stride + i * PIECE;
+      store_piece(at, ADD ? load_piece(at) + sums[r][i] : sums[r][i]);
     }
 }
 
