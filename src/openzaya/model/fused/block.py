@@ -17,6 +17,8 @@ from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.experts import mix_experts
 from openzaya.model.fused.layout import Packed
 from openzaya.model.fused.native import rows
+from openzaya.model.fused.native.attention import attend
+from openzaya.model.fused.native.cca import MixWeights, mix
 from openzaya.model.norm import RMSNorm
 from openzaya.model.residual import ResidualScaling
 from openzaya.model.router import Router, Routing
@@ -24,6 +26,8 @@ from openzaya.model.router import Router, Routing
 
 def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     """Return the attention output of packed normed rows."""
+    if layout.native:
+        return native_attention(part, h_TD, layout)
     cca = part.qkv_proj
     u_TC = F.linear(h_TD, torch.cat((cca.q_proj.weight, cca.k_proj.weight)))
     v_TW = F.linear(h_TD, torch.cat((cca.v_proj_current.weight, cca.v_proj_delayed.weight)))
@@ -49,6 +53,22 @@ def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
 def steps_of(layout: Packed) -> ModuleType:
     """Return the module with the steps of single rows: the same functions in C++ or in torch."""
     return rows if layout.native else regions
+
+
+def native_attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
+    """Return the same in fp32 by our C++, between one product in front and one behind."""
+    cca = part.qkv_proj
+    projections = (cca.q_proj, cca.k_proj, cca.v_proj_current, cca.v_proj_delayed)
+    x_TE = F.linear(h_TD, torch.cat([projection.weight for projection in projections]))
+    weights = MixWeights(
+        depthwise_C2=cca.conv_qk_depthwise.weight.squeeze(1),
+        shift_C=cca.conv_qk_depthwise.bias,
+        grouped_CP2=cca.conv_qk_grouped.weight,
+        bias_C=cca.conv_qk_grouped.bias,
+        temp_K=part.qk_norm.temp,
+    )
+    heads = mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
+    return F.linear(attend(*heads, layout.ends_B, part.window), part.o_proj.weight)
 
 
 def route(

@@ -14,6 +14,9 @@ from openzaya.core.native.build import load_library
 
 FOLDER = Path(__file__).parent
 SOURCES = (
+    "product.h",
+    "attention.h",
+    "cca.h",
     "rows.h",
     "kernels.cpp",
 )
