@@ -15,6 +15,7 @@ from openzaya.model.fused import regions
 from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.experts import mix_experts
 from openzaya.model.fused.layout import Packed
+from openzaya.model.fused.native import experts as native_experts
 from openzaya.model.norm import RMSNorm
 from openzaya.model.residual import ResidualScaling
 from openzaya.model.router import Router, Routing
@@ -63,14 +64,24 @@ def route(
 
 
 def mixture(
-    part: MixtureOfExperts, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
+    part: MixtureOfExperts,
+    h_TD: Tensor,
+    previous_TR: Tensor | None,
+    replay_T: Tensor | None,
+    layout: Packed,
 ) -> tuple[Tensor, Routing]:
     """Return the mixture's output of packed normed rows, and the routing.
 
-    Tokens that skip pass the last expert with weight 0: leaving them out would have to wait for
-    their number.
+    On an accelerator tokens that skip pass the last expert with weight 0: leaving them out would
+    have to wait for their number.
     """
     routing = route(part.gate, h_TD, previous_TR, replay_T)
+    if layout.native:
+        stacks = part.experts.gate_up_proj, part.experts.down_proj
+        out_TD = native_experts.mix_experts(
+            h_TD, routing.expert_T, routing.gate_T, stacks, identity_skip=part.identity_skip
+        )
+        return out_TD, routing
     last = part.num_choices - 2
     is_kept_T = routing.expert_T <= last
     out_TD = mix_experts(
@@ -108,7 +119,7 @@ def decoder_layer(
         norm.weight,
         eps,
     )
-    mixed_TD, routing = mixture(part.mlp, h_TD, previous_TR, replay_T)
+    mixed_TD, routing = mixture(part.mlp, h_TD, previous_TR, replay_T, layout)
     scaling = scaling_of(part.post_mlp_residual_scale)
     return regions.add_branch(mixed_TD, x_TD, scaling), routing
 

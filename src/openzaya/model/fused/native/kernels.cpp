@@ -3,3 +3,5 @@
 // Every function takes contiguous rows and adds in an order that depends on their number alone, so
 // a step gives the same bits whatever else the machine does. A pointer is null where a tensor is None.
 #include "vec.h"
+
+#include "experts.h"
