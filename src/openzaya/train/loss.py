@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openzaya.model.fused.compiling import region
+from openzaya.model.fused.native.library import call, reason_against_native
 from openzaya.model.rows import take_rows
 
 CHUNK_ELEMENTS = 1 << 29
@@ -143,6 +144,31 @@ def chunk_loss(
     """
     if logits_MV.device.type != "cpu" or dtype != torch.float32:
         return chunk_loss_at_once(logits_MV, targets_M, weights_M, z_loss, dtype)
+    in_place = (
+        tiled_loss if reason_against_native(weights_M.dtype, weights_M.device) else native_loss
+    )
+    return *in_place(logits_MV, targets_M, weights_M, z_loss), logits_MV
+
+
+def native_loss(
+    logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Return losses and their sum; our C++ turns the logits into their gradient."""
+    lowest, highest = (int(x) for x in targets_M.aminmax())
+    if lowest < 0 or highest >= logits_MV.shape[1]:
+        raise IndexError(
+            f"targets are {lowest} to {highest}, expected 0 to {logits_MV.shape[1] - 1}"
+        )
+    nll_M, total = torch.empty_like(weights_M), torch.empty((), dtype=torch.float32)
+    given = logits_MV, targets_M, weights_M
+    call("zaya_cross_entropy", *given, *logits_MV.shape, float(z_loss), nll_M, total)
+    return nll_M, total
+
+
+def tiled_loss(
+    logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Do the same without our C++."""
     rows = max(1, TILE_ELEMENTS // logits_MV.shape[1])
     nll_M = torch.empty_like(weights_M)
     total = torch.zeros((), dtype=torch.float32)
@@ -159,7 +185,7 @@ def chunk_loss(
         # d loss / d logits = weight * (softmax * (1 + 2 z lse) - onehot)
         factor_R = weight_R * (1 + 2 * z_loss * normalizer_R) / sum_R
         tile_RV.mul_(factor_R.unsqueeze(1)).scatter_add_(1, index_R1, -weight_R.unsqueeze(1))
-    return nll_M, total, logits_MV
+    return nll_M, total
 
 
 @region

@@ -5,3 +5,4 @@
 #include "vec.h"
 
 #include "experts.h"
+#include "loss.h"

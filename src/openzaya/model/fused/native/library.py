@@ -10,7 +10,7 @@ from torch import Tensor
 from openzaya.core.native.build import compiler, load_library
 
 FOLDER = Path(__file__).parent
-SOURCES = ("experts.h", "kernels.cpp")
+SOURCES = ("experts.h", "loss.h", "kernels.cpp")
 Argument = Tensor | int | float | None
 
 
