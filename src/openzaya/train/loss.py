@@ -15,8 +15,10 @@ from openzaya.model.rows import take_rows
 
 CHUNK_ELEMENTS = 1 << 29
 """Logits that exist at the same time on an accelerator."""
-CHUNK_ELEMENTS_CPU = 1 << 24
-"""The same on a CPU, where a chunk should stay near the cache."""
+CHUNK_ELEMENTS_CPU = 1 << 25
+"""The same on a CPU, where a chunk should not be much of a step's memory."""
+CACHED_ELEMENTS_CPU = 1 << 20
+"""Logits that a CPU still finds in its caches."""
 TILE_ELEMENTS = 1 << 18
 """Logits that a CPU turns into gradients at a time, inside its second-level cache."""
 
@@ -45,8 +47,7 @@ def chunked_cross_entropy(
         # In SFT often fewer than half of all predictions count.
         kept_M = weights_N.nonzero().squeeze(1)
     if chunk is None:
-        most = CHUNK_ELEMENTS_CPU if hidden_ND.device.type == "cpu" else CHUNK_ELEMENTS
-        chunk = max(1, most // head_weight_VD.shape[0])
+        chunk = chunk_rows(*head_weight_VD.shape, hidden_ND.device)
     loss, nll_M = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         take_rows(hidden_ND, kept_M),
         head_weight_VD,
@@ -57,6 +58,18 @@ def chunked_cross_entropy(
     )
     nll_N = torch.zeros_like(weights_N).index_copy(0, kept_M, nll_M)
     return loss, nll_N
+
+
+def chunk_rows(vocabulary: int, width: int, device: torch.device) -> int:
+    """Return how many predictions should have logits at the same time.
+
+    A product of M rows reads the head anew for every M, and M logits anew for every `width`: on a
+    CPU wide heads want more rows than narrow ones, which gain more from logits in the cache.
+    """
+    if device.type != "cpu":
+        return max(1, CHUNK_ELEMENTS // vocabulary)
+    rows = max(2 * width, CACHED_ELEMENTS_CPU // vocabulary)
+    return max(1, min(rows, CHUNK_ELEMENTS_CPU // vocabulary))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -87,6 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits_MV, targets_N[part], weights_N[part], z_loss, head_VD.dtype
             )
             total += loss
+            del logits_MV  # before the next chunk's exist, which then get the same memory
             if hidden_grad_ND is None:
                 continue
             hidden_grad_ND[part] = (grad_MV @ head_VD).to(hidden_ND.dtype)
@@ -97,6 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 head_grad_VD = grad_MV.t() @ x_MD
             else:
                 head_grad_VD.addmm_(grad_MV.t(), x_MD)
+            del grad_MV
         if needs_grad and head_grad_VD is None:
             head_grad_VD = torch.zeros_like(head_VD)
         ctx.weight_dtype = head_weight_VD.dtype
