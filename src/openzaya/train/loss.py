@@ -47,7 +47,8 @@ def chunked_cross_entropy(
         # In SFT often fewer than half of all predictions count.
         kept_M = weights_N.nonzero().squeeze(1)
     if chunk is None:
-        chunk = chunk_rows(*head_weight_VD.shape, hidden_ND.device)
+        vocabulary, width = head_weight_VD.shape
+        chunk = chunk_rows(vocabulary, width, hidden_ND.device)
     loss, nll_M = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         take_rows(hidden_ND, kept_M),
         head_weight_VD,
