@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from openzaya.model.fused.experts import grouped
+from openzaya.model.fused.native import experts as native
 from openzaya.model.fused.native.experts import mix_experts, sorted_by_expert
 from openzaya.model.fused.native.library import reason_against_native
 
@@ -98,7 +100,7 @@ def test_two_runs_give_the_same_bits():
 
 
 @pytest.mark.parametrize("frozen", [("gate_up", "down"), ("h",), ("down",)], ids=str)
-def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen):
+def test_what_is_frozen_costs_no_product_and_changes_no_other_gradient(frozen, monkeypatch):
     expert = routed(30, 4)
     given = inputs(30, 20, 12, 4)
     _, *wanted = with_gradients(ours, given, expert, identity_skip=False)
@@ -107,7 +109,10 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen):
         for name, x in zip(NAMES, given, strict=True)
     ]
     out = ours(leaves[0], expert, *leaves[1:], identity_skip=False)
+    products = []
+    monkeypatch.setattr(native, "grouped", lambda *args: products.append(0) or grouped(*args))
     (out * torch.linspace(-1, 2, out.numel()).view_as(out)).sum().backward()
+    assert len(products) == 4 - len(frozen)
     for name, leaf, grad in zip(NAMES, leaves, wanted, strict=True):
         assert (leaf.grad is None) == (name in frozen)
         assert name in frozen or torch.equal(leaf.grad, grad), name

@@ -6,11 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from openzaya.model.fused.native.library import reason_against_native
-from openzaya.train.loss import chunk_loss, chunked_cross_entropy, native_loss, tiled_loss
+from openzaya.train.loss import (
+    chunk_loss,
+    chunk_rows,
+    chunked_cross_entropy,
+    native_loss,
+    tiled_loss,
+)
 
 WAYS = [tiled_loss] + [native_loss] * (
     not reason_against_native(torch.float32, torch.device("cpu"))
@@ -65,22 +72,36 @@ def test_bf16_inputs_get_an_fp32_loss_and_gradients_of_their_own_type():
 
 
 def test_no_more_logits_than_a_chunk_exist_at_once():
-    """No tensor of the forward or backward pass has the vocabulary as columns and many rows."""
+    """Of all tensors with the vocabulary as columns the living ones share one chunk's memory."""
     hidden, head, targets, weights = inputs(60)
-    widest = 0
+    most, living = 0, []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal widest
+            nonlocal most
             result = func(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor) and result.ndim == 2 and result.shape[1] == 13:
-                widest = max(widest, result.shape[0])
+                storage = result.untyped_storage()
+                if storage.data_ptr() != head.data_ptr():
+                    living.append((StorageWeakRef(storage), storage.data_ptr(), storage.nbytes()))
+                sizes = {at: size for ref, at, size in living if not ref.expired()}
+                most = max(most, sum(sizes.values()))
             return result
 
     with Watch():
         loss, _ = chunked_cross_entropy(hidden, head, targets, weights, chunk=9)
         loss.backward()
-    assert 0 < widest <= 9
+    assert 0 < most <= 9 * 13 * 4
+
+
+def test_chunks_are_large_enough_for_the_products_and_small_enough_for_the_memory():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert chunk_rows(4_096, 128, cpu) == 256
+    assert chunk_rows(384, 128, cpu) == 2_730  # a narrow vocabulary: what the caches hold
+    assert chunk_rows(32_000, 512, cpu) == 1_024
+    assert chunk_rows(262_144, 2_048, cpu) == 128  # a wide one: what memory should hold
+    assert chunk_rows(1 << 26, 2_048, cpu) == 1
+    assert chunk_rows(262_144, 2_048, cuda) == 2_048
 
 
 def test_predictions_without_weight_get_no_gradient_even_when_all_are():
