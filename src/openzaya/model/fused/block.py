@@ -16,6 +16,7 @@ from openzaya.model.fused import regions
 from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.experts import mix_experts
 from openzaya.model.fused.layout import Packed
+from openzaya.model.fused.native import experts as native_experts
 from openzaya.model.fused.native import rows
 from openzaya.model.fused.native.attention import attend
 from openzaya.model.fused.native.cca import MixWeights, mix
@@ -102,10 +103,16 @@ def mixture(
 ) -> tuple[Tensor, Routing]:
     """Return the mixture's output of packed normed rows, and the routing.
 
-    Tokens that skip pass the last expert with weight 0: leaving them out would have to wait for
-    their number.
+    On an accelerator tokens that skip pass the last expert with weight 0: leaving them out would
+    have to wait for their number.
     """
     routing = route(part.gate, h_TD, previous_TR, replay_T, steps_of(layout))
+    if layout.native:
+        stacks = part.experts.gate_up_proj, part.experts.down_proj
+        out_TD = native_experts.mix_experts(
+            h_TD, routing.expert_T, routing.gate_T, stacks, identity_skip=part.identity_skip
+        )
+        return out_TD, routing
     last = part.num_choices - 2
     is_kept_T = routing.expert_T <= last
     out_TD = mix_experts(

@@ -4,4 +4,6 @@
 // a step gives the same bits whatever else the machine does. A pointer is null where a tensor is None.
 #include "attention.h"
 #include "cca.h"
+#include "experts.h"
+#include "loss.h"
 #include "rows.h"

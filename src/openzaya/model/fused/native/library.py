@@ -14,6 +14,8 @@ from openzaya.core.native.build import load_library
 
 FOLDER = Path(__file__).parent
 SOURCES = (
+    "experts.h",
+    "loss.h",
     "product.h",
     "attention.h",
     "cca.h",
