@@ -8,9 +8,11 @@ import torch
 from model.tiny import distance, tiny_model, tokens
 
 from openzaya.core.errors import ConfigError
+from openzaya.core.native.build import compiler
 from openzaya.model.fused import regions
 from openzaya.model.fused.native import library, rows
 
+pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 EPS = 1e-5
 SHARED = [
     "norm_rows",
