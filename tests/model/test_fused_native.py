@@ -20,7 +20,6 @@ SHARED = [
     "add_branch_and_norm",
     "first_state",
     "averaged_state",
-    "gelu",
     "choose",
 ]
 
@@ -40,7 +39,6 @@ def arguments(name, count, width):
         "add_branch_and_norm": [x, y, scaling, vector, EPS],
         "first_state": [x, vector, EPS],
         "averaged_state": [x, y, vector, scaling[0], EPS],
-        "gelu": [3 * x],
         "choose": [2 * x, 0.1 * vector, None],
         "replay": [2 * x, 0.1 * vector, torch.arange(count) % width],
         "shift_and_scale": [x, vector, scaling[0]],

@@ -88,8 +88,8 @@ def route(
         )
     else:
         normed_TR = steps.first_state(state_TR, mlp.norm.weight, mlp.norm.eps)
-    hidden_TR = steps.gelu(mlp.fc1(normed_TR))
-    scores_TX = mlp.out_proj(steps.gelu(mlp.fc2(hidden_TR)))
+    hidden_TR = regions.gelu(mlp.fc1(normed_TR))
+    scores_TX = mlp.out_proj(regions.gelu(mlp.fc2(hidden_TR)))
     expert_T, gate_T, probs_TX = steps.choose(scores_TX, part.balancing_biases, replay_T)
     return Routing(expert_T, gate_T, state_TR, probs_TX)
 

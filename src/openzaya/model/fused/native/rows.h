@@ -2,75 +2,84 @@
 #pragma once
 #include <algorithm>
 #include <limits>
-#include <vector>
 
-#include "vec.h"
+#include "product.h"
 
 namespace zaya {
 
-// Sixteen columns of a row, or the fewer that are left at its end; the others read as `none`.
-struct Whole {
+// Some columns of a row, as many as a vector V holds, or the fewer at its end; the others read `none`.
+// Copied, as a template forgets that V need not be aligned: it becomes one instruction.
+template <class V> struct Whole {
   int64_t first;
-  INLINE v16 load(const float* row, float = 0.0f) const { return zaya::load(row + first); }
-  INLINE void store(float* row, v16 x) const { zaya::store(row + first, x); }
+  INLINE V load(const float* row, float = 0.0f) const {
+    V x;
+    std::memcpy(&x, row + first, sizeof x);
+    return x;
+  }
+  INLINE void store(float* row, V x) const { std::memcpy(row + first, &x, sizeof x); }
 };
-struct Rest {
+template <class V> struct Rest {
   int64_t first, count;
 #if defined(__AVX512F__)
   INLINE __mmask16 mask() const { return __mmask16((1u << count) - 1); }
-  INLINE v16 load(const float* row, float none = 0.0f) const {
-    return (v16)_mm512_mask_loadu_ps((__m512)splat(none), mask(), row + first);
+  INLINE V load(const float* row, float none = 0.0f) const {
+    return (V)_mm512_mask_loadu_ps((__m512)splat(none), mask(), row + first);
   }
-  INLINE void store(float* row, v16 x) const {
-    _mm512_mask_storeu_ps(row + first, mask(), (__m512)x);
-  }
+  INLINE void store(float* row, V x) const { _mm512_mask_storeu_ps(row + first, mask(), (__m512)x); }
 #else
-  INLINE v16 load(const float* row, float none = 0.0f) const {
-    v16 x = splat(none);
+  INLINE V load(const float* row, float none = 0.0f) const {
+    V x = none - V{};
     std::memcpy(&x, row + first, size_t(count) * sizeof(float));
     return x;
   }
-  INLINE void store(float* row, v16 x) const {
+  INLINE void store(float* row, V x) const {
     std::memcpy(row + first, &x, size_t(count) * sizeof(float));
   }
 #endif
 };
-template <class Step> INLINE void columns(int64_t width, Step step) {
+template <class V, class Step> INLINE void columns(int64_t width, Step step) {
+  constexpr int64_t size = sizeof(V) / sizeof(float);
   int64_t first = 0;
-  for (; first + LANES <= width; first += LANES) step(Whole{first});
-  if (first < width) step(Rest{first, width - first});
+  for (; first + size <= width; first += size) step(Whole<V>{first});
+  if (first < width) step(Rest<V>{first, width - first});
+}
+INLINE float sum_lanes(auto x) {
+  if constexpr (sizeof x == sizeof(v16)) return sum(x);
+  float total = 0.0f;
+  for (size_t i = 0; i < sizeof x / sizeof(float); ++i) total += x[i];
+  return total;
 }
 
 // Sums over all rows of a few values for each column: over SPAN rows at a time, then over the spans,
 // so that what is added never becomes small beside the sum.
 template <int VALUES> class ColumnSums {
  public:
-  explicit ColumnSums(int64_t width) : stride((width + LANES - 1) / LANES), lines(2 * VALUES * stride) {}
-  INLINE void add(int value, auto at, v16 x) {
-    float* sums = lines[value * stride + at.first / LANES].lanes;
-    store(sums, load(sums) + x);
+  explicit ColumnSums(int64_t width)
+      : stride((width + LANES - 1) / LANES * LANES), numbers(2 * VALUES * stride) {
+    std::fill_n(+numbers, 2 * VALUES * stride, 0.0f);
+  }
+  INLINE void add(int value, auto at, piece x) {
+    float* sums = numbers + value * stride + at.first;
+    store_piece(sums, load_piece(sums) + x);
   }
   void end_row(int64_t row) {
     if (row % SPAN == SPAN - 1) end_span();
   }
   void end_span() {
-    Line* totals = &lines[VALUES * stride];
+    float *span = numbers, *totals = numbers + VALUES * stride;
     for (int64_t i = 0; i < VALUES * stride; ++i) {
-      store(totals[i].lanes, load(totals[i].lanes) + load(lines[i].lanes));
-      lines[i] = {};
+      totals[i] += span[i];
+      span[i] = 0.0f;
     }
   }
-  INLINE v16 total(int value, auto at) const {
-    return load(lines[(VALUES + value) * stride + at.first / LANES].lanes);
+  INLINE piece total(int value, auto at) const {
+    return load_piece(numbers + (VALUES + value) * stride + at.first);
   }
 
  private:
   static constexpr int64_t SPAN = 64;
-  struct alignas(64) Line {  // a store that crosses cache lines costs several
-    float lanes[LANES] = {};
-  };
   int64_t stride;
-  std::vector<Line> lines;
+  Scratch numbers;  // on whole cache lines: a store that crosses one costs several
 };
 
 // A row of the sum is `branch`; with SCALED (branch + branch_bias) branch_scale; with STREAM plus
@@ -84,11 +93,11 @@ struct Terms {
     return moved;
   }
 };
-template <bool SCALED, bool STREAM> INLINE v16 sum_of(const Terms& row, auto at) {
-  v16 x = at.load(row.branch);
+template <bool SCALED, bool STREAM> INLINE piece sum_of(const Terms& row, auto at) {
+  piece x = at.load(row.branch);
   if constexpr (SCALED) x = (x + at.load(row.branch_bias)) * at.load(row.branch_scale);
   if constexpr (STREAM) {
-    v16 kept = at.load(row.stream);
+    piece kept = at.load(row.stream);
     if constexpr (SCALED) kept += at.load(row.bias);
     x += kept * at.load(row.scale);
   }
@@ -106,17 +115,17 @@ struct SumNorm {
     for (int64_t t = 0; t < rows; ++t) {
       Terms row = terms.row(t * width);
       float* out = sums ? sums + t * width : nullptr;
-      v16 square{};
-      columns(width, [&](auto at) {
-        v16 x = sum_of<SCALED, STREAM>(row, at);
+      piece square{};
+      columns<piece>(width, [&](auto at) {
+        piece x = sum_of<SCALED, STREAM>(row, at);
         square += x * x;
         if (out) at.store(out, x);
       });
       if (!weight) continue;
-      float inverse = inverse_T[t] = 1.0f / std::sqrt(sum(square) / float(width) + eps);
+      float inverse = inverse_T[t] = 1.0f / std::sqrt(sum_lanes(square) / float(width) + eps);
       const float* source = out ? out : row.branch;
       float* y = normed + t * width;
-      columns(width, [&](auto at) { at.store(y, at.load(source) * inverse * at.load(weight)); });
+      columns<piece>(width, [&](auto at) { at.store(y, at.load(source) * inverse * at.load(weight)); });
     }
   }
 
@@ -133,20 +142,20 @@ struct SumNorm {
       const float* from_norm = normed_grad ? normed_grad + t * width : nullptr;
       float inverse = from_norm ? inverse_T[t] : 0.0f, mean = 0.0f;
       if (from_norm) {
-        v16 dot{};
-        columns(width, [&](auto at) {
+        piece dot{};
+        columns<piece>(width, [&](auto at) {
           dot += at.load(from_norm) * at.load(weight) * sum_of<SCALED, STREAM>(row, at);
         });
-        mean = sum(dot) * inverse / float(width);
+        mean = sum_lanes(dot) * inverse / float(width);
       }
-      columns(width, [&](auto at) {
-        v16 grad = from_sum ? at.load(from_sum) : v16{};
+      columns<piece>(width, [&](auto at) {
+        piece grad = from_sum ? at.load(from_sum) : piece{};
         if (from_norm) {
-          v16 unit = sum_of<SCALED, STREAM>(row, at) * inverse, g = at.load(from_norm);
+          piece unit = sum_of<SCALED, STREAM>(row, at) * inverse, g = at.load(from_norm);
           sums.add(WEIGHT, at, g * unit);
           grad += (g * at.load(weight) - unit * mean) * inverse;
         }
-        v16 branch = grad;
+        piece branch = grad;
         if constexpr (SCALED) {
           sums.add(ALL, at, grad);
           sums.add(BRANCH, at, grad * at.load(row.branch));
@@ -161,15 +170,15 @@ struct SumNorm {
       sums.end_row(t);
     }
     sums.end_span();
-    columns(width, [&](auto at) {
-      auto put = [&](int vector, v16 x) { at.store(vector_grads + vector * width, x); };
-      v16 all = sums.total(ALL, at);
+    columns<piece>(width, [&](auto at) {
+      auto put = [&](int vector, piece x) { at.store(vector_grads + vector * width, x); };
+      piece all = sums.total(ALL, at);
       if constexpr (SCALED) {
         put(0, sums.total(BRANCH, at) + all * at.load(terms.branch_bias));
         put(1, all * at.load(terms.branch_scale));
       }
       if constexpr (STREAM) {
-        v16 kept = sums.total(STREAM_, at);
+        piece kept = sums.total(STREAM_, at);
         if constexpr (SCALED) {
           kept += all * at.load(terms.bias);
           put(3, all * at.load(terms.scale));
@@ -189,28 +198,24 @@ INLINE void with_terms(const Terms& terms, auto work) {
   work.template operator()<false, false>();
 }
 
-// Distribution and density of the standard normal.
-INLINE v16 normal_cdf(v16 x) { return erf(x * 0.70710678118654752f) * 0.5f + 0.5f; }
-INLINE v16 normal_pdf(v16 x) { return exp(x * x * -0.5f) * 0.39894228040143268f; }
-
 // Probabilities of a row of scores.
 INLINE void softmax(const float* scores, int64_t width, float* probs) {
   constexpr float lowest = std::numeric_limits<float>::lowest();
   v16 largest16 = splat(lowest), poison{}, total{};
-  columns(width, [&](auto at) {
+  columns<v16>(width, [&](auto at) {
     v16 x = at.load(scores, lowest);
     largest16 = maximum(largest16, x);
     poison += x - x;  // no number where x is none or infinite
   });
   float peak = largest(largest16), unknown = sum(poison);
-  columns(width, [&](auto at) {
+  columns<v16>(width, [&](auto at) {
     v16 e = exp(at.load(scores, lowest) - peak);
     e = e + unknown;
     total += e;
     at.store(probs, e);
   });
   float share = 1.0f / sum(total);
-  columns(width, [&](auto at) { at.store(probs, at.load(probs) * share); });
+  columns<v16>(width, [&](auto at) { at.store(probs, at.load(probs) * share); });
 }
 // The first of the largest.
 INLINE int64_t argmax(const float* x, const float* shift, int64_t width) {
@@ -249,21 +254,6 @@ void sum_norm_backward(const float* branch, const float* stream, const float* br
   });
 }
 
-void gelu(const float* x, int64_t size, float* y) {
-  zaya::columns(size, [&](auto at) {
-    zaya::v16 value = at.load(x);
-    at.store(y, value * zaya::normal_cdf(value));
-  });
-}
-
-void gelu_backward(const float* x, const float* y_grad, int64_t size, float* x_grad) {
-  zaya::columns(size, [&](auto at) {
-    zaya::v16 value = at.load(x);
-    zaya::v16 slope = zaya::normal_cdf(value) + value * zaya::normal_pdf(value);
-    at.store(x_grad, at.load(y_grad) * slope);
-  });
-}
-
 // `replay_T` is null where the choice is free.
 void choose(const float* scores, const float* balance, const int64_t* replay_T, int64_t rows,
             int64_t width, int64_t* expert_T, float* gate_T, float* probs) {
@@ -281,7 +271,7 @@ void choose_backward(const float* probs, const int64_t* expert_T, const float* g
     const float* row = probs + t * width;
     float* out = scores_grad + t * width;
     float step = gate_grad_T[t] * row[expert_T[t]];
-    zaya::columns(width, [&](auto at) { at.store(out, at.load(row) * -step); });
+    zaya::columns<zaya::v16>(width, [&](auto at) { at.store(out, at.load(row) * -step); });
     out[expert_T[t]] += step;
   }
 }

@@ -98,28 +98,6 @@ class _SumNorm(torch.autograd.Function):
         )
 
 
-def gelu(x_TR: Tensor) -> Tensor:
-    """Return the exact Gaussian-error linear unit."""
-    return _Gelu.apply(x_TR)  # type: ignore[no-untyped-call,no-any-return]
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Tensor) -> Tensor:
-        (x_TR,) = args
-        y_TR = torch.empty_like(x_TR)
-        call("gelu", x_TR, x_TR.numel(), y_TR)
-        ctx.save_for_backward(x_TR)
-        return y_TR
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x_TR,) = ctx.saved_tensors
-        x_grad = torch.empty_like(x_TR)
-        call("gelu_backward", x_TR, grads[0].contiguous(), x_TR.numel(), x_grad)
-        return x_grad
-
-
 def choose(
     scores_TX: Tensor, balance_X: Tensor, replay_T: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
