@@ -179,8 +179,11 @@ class Zaya(nn.Module):
         return not reason_against_native(self.dtype, self.device)
 
     def kernels_of_training(self) -> str:
-        """Return a name for what computes the element-wise steps, which the last bits depend on."""
-        return library_name() if self.takes_fused() and self.has_native() else "torch"
+        """Return a name for what computes the element-wise steps, which the last bits depend on.
+
+        The loss takes our C++ also where the forward does not.
+        """
+        return library_name() if self.has_native() else "torch"
 
     def reason_against_fused(self) -> str:
         """Return why the fused forward cannot run on this device; "" when it can."""
