@@ -5,8 +5,18 @@ import torch
 from model.tiny import MIXED, distance, tiny_model, tokens
 
 from openzaya.core.errors import ConfigError
+from openzaya.model import zaya
 from openzaya.model.fused.compiling import COMPILING, region
 from openzaya.model.fused.experts import reason_against_grouping
+from openzaya.model.lora import LoraConfig, adapters, add_lora
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request, monkeypatch):
+    """Run the fused forward in our C++, and as torch's operations."""
+    if request.param == "torch":
+        monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
+
 
 LENGTHS = [1, 2, 20, 3, 30, 4]
 CASES = [{}, MIXED, {"skip_mode": "identity"}, {"num_key_value_heads": 1}]
@@ -34,12 +44,13 @@ def skipping_model(**changes):
     return model
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("changes", CASES, ids=str)
-@pytest.mark.parametrize("recompute", [False, True])
-def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(changes, recompute):
+@pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"offload": True}], ids=str)
+def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(changes, settings):
     model = skipping_model(**changes)
     plain, wanted = run(model, "off")
-    fused, found = run(model, "on", recompute=recompute)
+    fused, found = run(model, "on", **settings)
     assert torch.equal(plain.experts_TL, fused.experts_TL)
     assert int((plain.experts_TL == model.config.num_experts).sum()) > 20
     assert distance(fused.hidden_TD, plain.hidden_TD) < 1e-5
@@ -48,6 +59,21 @@ def test_hidden_rows_gradients_and_choices_are_those_of_the_plain_forward(change
         assert distance(found[name], grad) < 1e-5, name
 
 
+@pytest.mark.usefixtures("kernels")
+def test_adapters_of_a_frozen_model_get_the_gradients_of_the_plain_forward():
+    model = skipping_model()
+    add_lora(model, LoraConfig(rank=2, targets=("attention", "experts")))
+    with torch.no_grad():
+        for _, adapter in adapters(model):
+            adapter.lora_b.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(3))
+    _, wanted = run(model, "off")
+    _, found = run(model, "on")
+    assert found.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert distance(found[name], grad) < 1e-5, name
+
+
+@pytest.mark.usefixtures("kernels")
 def test_a_replay_is_followed_and_its_gates_stay_live():
     model = skipping_model()
     model.fused = "on"
@@ -59,6 +85,7 @@ def test_a_replay_is_followed_and_its_gates_stay_live():
     assert distance(fused.hidden_TD, plain.hidden_TD) < 1e-5
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("empty", [0, 2, 3])
 def test_an_expert_without_tokens_gets_a_zero_gradient(empty):
     model = skipping_model()
@@ -110,6 +137,7 @@ def test_a_region_that_cannot_be_compiled_runs_eagerly_and_says_so(caplog, monke
 def test_compiled_regions_give_the_same_numbers(monkeypatch):
     model = skipping_model()
     _, wanted = run(model, "off")
+    monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
     monkeypatch.setattr(COMPILING, "on_cpu", True)
     monkeypatch.setattr(COMPILING, "backend", "aot_eager")
     _, found = run(model, "on")

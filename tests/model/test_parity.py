@@ -1,7 +1,7 @@
 """transformers' ZayaForCausalLM is the reference for numbers."""
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -69,9 +69,13 @@ def test_the_random_configs_cover_skips_sliding_and_many_experts() -> None:
     assert len(used) >= 4
 
 
+@pytest.mark.parametrize("fused", ["auto", "off"])
 @pytest.mark.parametrize("changes", [{}, MIXED, {"num_key_value_heads": 1}], ids=str)
-def test_gradients_equal_those_of_transformers(changes: dict[str, Any]) -> None:
+def test_gradients_equal_those_of_transformers(
+    changes: dict[str, Any], fused: Literal["auto", "off"]
+) -> None:
     model = tiny_model(5, **changes)
+    model.fused = fused
     reference = to_hf(model)
     # transformers gives the pad row no gradient from the tokens; here no token is special.
     ids = tokens(33, 1).clamp_min(1)

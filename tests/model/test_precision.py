@@ -113,6 +113,7 @@ def test_a_bf16_cache_continues_like_the_whole_sequence(precision: Precision) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_attention_uses_the_fused_kernel(grad: bool, dtype: torch.dtype) -> None:
     model = tiny_model(0).to(dtype)
+    model.fused = "off"
     with torch.set_grad_enabled(grad), profile(activities=[ProfilerActivity.CPU]) as run:
         out = model(tokens(60), [30, 28, 2])
         if grad:

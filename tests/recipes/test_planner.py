@@ -138,6 +138,9 @@ def test_activations_are_what_autograd_keeps_of_the_real_model(dtype):
 
     from openzaya.model.zaya import Zaya
 
+    if dtype == "float32" and not Zaya(preset("nano")).has_native():
+        pytest.skip("without a C++ compiler the plain forward runs, which keeps more")
+
     def kept(layers: int) -> int:
         config = replace(
             preset("nano", hidden_size=256, moe_intermediate_size=160),

@@ -43,22 +43,32 @@ def test_every_part_is_compared_named_and_can_be_allowed(caplog, part, changes, 
     assert line in caplog.text
 
 
-def test_an_edited_file_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["step.py", "rows.h", "kernels.cpp"])
+def test_an_edited_file_is_named(tmp_path, monkeypatch, name):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "step.py").write_text("a = 1\n")
+    (tmp_path / "train" / name).write_text("a = 1\n")
     (tmp_path / "train" / "loop.py").write_text("b = 1\n")
     monkeypatch.setattr(openzaya, "__file__", str(tmp_path / "__init__.py"))
     old = code_revision.__wrapped__(("train",))
-    (tmp_path / "train" / "step.py").write_text("a = 2\n")
+    (tmp_path / "train" / name).write_text("a = 2\n")
     new = code_revision.__wrapped__(("train",))
-    with pytest.raises(CheckpointError, match=r"code\.train/step\.py: \w{12} -> \w{12}\);"):
+    expected = rf"\(code\.train/{name}: \w{{12}} -> \w{{12}}\);"
+    with pytest.raises(CheckpointError, match=expected):
         refuse_changes(PATH, {"code": old}, {"code": new}, ())
 
 
-def test_another_number_of_threads_is_a_warning_only(caplog):
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"torch threads": 99}, "machine.torch threads: 99 -> "),
+        ({"kernels": "zaya-fused-1"}, "machine.kernels: zaya-fused-1 -> torch"),
+    ],
+)
+def test_another_number_of_threads_or_other_kernels_are_a_warning_only(caplog, changed, line):
     wanted = identity(stage())
-    refuse_changes(PATH, wanted | {"machine": {"torch threads": 99}}, wanted, ())
-    assert "need not be bit-identical (machine.torch threads: 99 -> " in caplog.text
+    machine = wanted["machine"] | changed
+    refuse_changes(PATH, wanted | {"machine": machine}, wanted, ())
+    assert f"need not be bit-identical ({line}" in caplog.text
 
 
 def test_only_known_parts_can_be_allowed():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ranks import largest, on_mesh, spawn, steps
-from tiny_training import stage, window, windows_of
+from tiny_training import stage, tiny_model, window, windows_of
 
 from openzaya.model.balance import BalanceConfig
 from openzaya.optim import MuonConfig, OptimConfig
@@ -33,7 +33,11 @@ SETTINGS = stage(micro_tokens=70)
 
 def check(mesh, name, count, settings=SETTINGS):
     """Compare losses, norms, gradients, weights and the balancer with one process."""
-    one = steps(lambda _model: None, CASES[name], count, settings=settings)
+    model = tiny_model()
+    if mesh.keys() & {"ep", "cp"}:
+        # As on such ranks: AdamW makes much of the last bits of small gradients.
+        model.fused = "off"
+    one = steps(lambda _model: None, CASES[name], count, model, settings)
     two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, settings)[0]
     for a, b in zip(one["loss"], two["loss"], strict=True):
         assert a == pytest.approx(b, abs=LOSS)

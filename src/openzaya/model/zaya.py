@@ -19,7 +19,8 @@ from openzaya.model.cache import Cache
 from openzaya.model.config import ZayaConfig
 from openzaya.model.fused.experts import reason_against_grouping
 from openzaya.model.fused.layout import Packed, pack_layout
-from openzaya.model.fused.native.library import reason_against_native
+from openzaya.model.fused.native import rows
+from openzaya.model.fused.native.library import library_name, reason_against_native
 from openzaya.model.norm import RMSNorm
 from openzaya.model.plan import Plan, check_lengths, make_plan
 from openzaya.model.precision import is_low, rules_of
@@ -75,7 +76,8 @@ class Zaya(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.rules)
         self.fused: Literal["auto", "on", "off"] = "auto"
-        """Train by the fused forward: on CUDA with the paper's fp32 set, always, or never."""
+        """Train by the fused forward: on CUDA with the paper's fp32 set and on a CPU in fp32,
+        always, or never. On a CPU it runs in our C++ where that compiles."""
         self.recompute = False
         """Keep only the layers' inputs for the backward pass (activation checkpointing)."""
         self.offload = False
@@ -125,11 +127,13 @@ class Zaya(nn.Module):
         if plan is not None:
             layout = plan
         elif cache is None and self.takes_fused():
-            native = not reason_against_native(self.dtype, self.device)
-            layout = pack_layout(self.config, self.rope_thetas, known, self.device, native=native)
+            layout = pack_layout(
+                self.config, self.rope_thetas, known, self.device, native=self.has_native()
+            )
         else:
             layout = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
-        x_TD = self.embed(ids_T)
+        native = isinstance(layout, Packed) and layout.native
+        x_TD = self._embed_native(ids_T) if native else self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
         probs: list[Tensor] = []
@@ -161,13 +165,25 @@ class Zaya(nn.Module):
     def takes_fused(self) -> bool:
         """Tell whether a forward pass without a cache goes the fused way now."""
         if self.fused == "auto":
-            fits = self.device.type == "cuda" and torch.is_grad_enabled()
             # The fused way rounds as the paper's set does, not as transformers does.
-            return fits and self.rules.fp32_cca and not self.reason_against_fused()
+            fits = self.device.type == "cuda" and self.rules.fp32_cca
+            fits = torch.is_grad_enabled() and (fits or self.has_native())
+            return fits and not self.reason_against_fused()
         reason = self.reason_against_fused() if self.fused == "on" else ""
         if reason:
             raise ConfigError(f"the fused forward cannot run: {reason}; set fused to 'off'")
         return self.fused == "on"
+
+    def has_native(self) -> bool:
+        """Tell whether our C++ takes these weights; where it must, it compiles first (seconds)."""
+        return not reason_against_native(self.dtype, self.device)
+
+    def kernels_of_training(self) -> str:
+        """Return a name for what computes the element-wise steps, which the last bits depend on.
+
+        The loss takes our C++ also where the forward does not.
+        """
+        return library_name() if self.has_native() else "torch"
 
     def reason_against_fused(self) -> str:
         """Return why the fused forward cannot run on this device; "" when it can."""
@@ -181,6 +197,12 @@ class Zaya(nn.Module):
             x_TD = x_TD.float()
         x_TD = (x_TD + self.input_hidden_states_bias) * self.input_hidden_states_scale
         return x_TD.float() if is_low(x_TD.dtype) else x_TD
+
+    def _embed_native(self, ids_T: Tensor) -> Tensor:
+        x_TD = F.embedding(ids_T, self.embed_tokens.weight)
+        return rows.shift_and_scale(
+            x_TD, self.input_hidden_states_bias, self.input_hidden_states_scale
+        )
 
     def head(self, hidden_ND: Tensor) -> Tensor:
         """Return logits [N, V] of any N rows: the weight dtype, or fp32 for the paper's set."""

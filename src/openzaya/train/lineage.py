@@ -21,6 +21,7 @@ REFUSED = ("config", "tokenizer", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""
+SOURCE_SUFFIXES = (".py", ".h", ".cpp")
 SHOWN = 8
 """Most differences named in an error."""
 
@@ -28,15 +29,21 @@ log = logging.getLogger(__name__)
 
 
 def identity(
-    config: object, tokenizer_hash: str = "", packages: Sequence[str] = TRAINING_CODE
+    config: object,
+    tokenizer_hash: str = "",
+    packages: Sequence[str] = TRAINING_CODE,
+    kernels: str = "torch",
 ) -> dict[str, Any]:
-    """Return what a checkpoint records of its run; every value survives JSON."""
+    """Return what a checkpoint records of its run; every value survives JSON.
+
+    `kernels` names what computes the element-wise steps.
+    """
     return {
         "config_hash": config_hash(config),
         "config": to_mapping(config),
         "tokenizer": tokenizer_hash,
         "code": code_revision(tuple(packages)),
-        "machine": {"torch threads": torch.get_num_threads()},
+        "machine": {"torch threads": torch.get_num_threads(), "kernels": kernels},
     }
 
 
@@ -48,7 +55,12 @@ def code_revision(packages: tuple[str, ...]) -> dict[str, str]:
     nobody committed.
     """
     root = Path(openzaya.__file__).parent
-    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    files = sorted(
+        path
+        for package in packages
+        for path in (root / package).rglob("*")
+        if path.suffix in SOURCE_SUFFIXES
+    )
     code = {path.relative_to(root).as_posix(): sha256(path)[:12] for path in files}
     return code | {"torch": torch.__version__}
 

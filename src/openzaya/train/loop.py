@@ -92,7 +92,7 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
     model.recompute, model.offload = config.recompute, config.offload
     run = Run(config, model, parallel)
     clock = CheckpointClock()
-    start = identity(config, saving.tokenizer_hash)
+    start = identity(config, saving.tokenizer_hash, kernels=model.kernels_of_training())
     with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
         if writer is not None:

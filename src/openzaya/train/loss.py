@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openzaya.model.fused.compiling import region
+from openzaya.model.fused.native.library import call, reason_against_native
 from openzaya.model.rows import take_rows
 
 CHUNK_ELEMENTS = 1 << 29
 """Logits that exist at the same time on an accelerator."""
-CHUNK_ELEMENTS_CPU = 1 << 24
-"""The same on a CPU, where a chunk should stay near the cache."""
+CHUNK_ELEMENTS_CPU = 1 << 25
+"""The same on a CPU, where a chunk should not be much of a step's memory."""
+CACHED_ELEMENTS_CPU = 1 << 20
+"""Logits that a CPU still finds in its caches."""
 TILE_ELEMENTS = 1 << 18
 """Logits that a CPU turns into gradients at a time, inside its second-level cache."""
 
@@ -44,8 +47,8 @@ def chunked_cross_entropy(
         # In SFT often fewer than half of all predictions count.
         kept_M = weights_N.nonzero().squeeze(1)
     if chunk is None:
-        most = CHUNK_ELEMENTS_CPU if hidden_ND.device.type == "cpu" else CHUNK_ELEMENTS
-        chunk = max(1, most // head_weight_VD.shape[0])
+        vocabulary, width = head_weight_VD.shape
+        chunk = chunk_rows(vocabulary, width, hidden_ND.device)
     loss, nll_M = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         take_rows(hidden_ND, kept_M),
         head_weight_VD,
@@ -56,6 +59,18 @@ def chunked_cross_entropy(
     )
     nll_N = torch.zeros_like(weights_N).index_copy(0, kept_M, nll_M)
     return loss, nll_N
+
+
+def chunk_rows(vocabulary: int, width: int, device: torch.device) -> int:
+    """Return how many predictions should have logits at the same time.
+
+    A product of M rows reads the head anew for every M, and M logits anew for every `width`: on a
+    CPU wide heads want more rows than narrow ones, which gain more from logits in the cache.
+    """
+    if device.type != "cpu":
+        return max(1, CHUNK_ELEMENTS // vocabulary)
+    rows = max(2 * width, CACHED_ELEMENTS_CPU // vocabulary)
+    return max(1, min(rows, CHUNK_ELEMENTS_CPU // vocabulary))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -86,6 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits_MV, targets_N[part], weights_N[part], z_loss, head_VD.dtype
             )
             total += loss
+            del logits_MV  # before the next chunk's exist, which then get the same memory
             if hidden_grad_ND is None:
                 continue
             hidden_grad_ND[part] = (grad_MV @ head_VD).to(hidden_ND.dtype)
@@ -96,6 +112,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 head_grad_VD = grad_MV.t() @ x_MD
             else:
                 head_grad_VD.addmm_(grad_MV.t(), x_MD)
+            del grad_MV
         if needs_grad and head_grad_VD is None:
             head_grad_VD = torch.zeros_like(head_VD)
         ctx.weight_dtype = head_weight_VD.dtype
@@ -143,6 +160,31 @@ def chunk_loss(
     """
     if logits_MV.device.type != "cpu" or dtype != torch.float32:
         return chunk_loss_at_once(logits_MV, targets_M, weights_M, z_loss, dtype)
+    in_place = (
+        tiled_loss if reason_against_native(weights_M.dtype, weights_M.device) else native_loss
+    )
+    return *in_place(logits_MV, targets_M, weights_M, z_loss), logits_MV
+
+
+def native_loss(
+    logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Return losses and their sum; our C++ turns the logits into their gradient."""
+    lowest, highest = (int(x) for x in targets_M.aminmax())
+    if lowest < 0 or highest >= logits_MV.shape[1]:
+        raise IndexError(
+            f"targets are {lowest} to {highest}, expected 0 to {logits_MV.shape[1] - 1}"
+        )
+    nll_M, total = torch.empty_like(weights_M), torch.empty((), dtype=torch.float32)
+    given = logits_MV, targets_M, weights_M
+    call("zaya_cross_entropy", *given, *logits_MV.shape, float(z_loss), nll_M, total)
+    return nll_M, total
+
+
+def tiled_loss(
+    logits_MV: Tensor, targets_M: Tensor, weights_M: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Do the same without our C++."""
     rows = max(1, TILE_ELEMENTS // logits_MV.shape[1])
     nll_M = torch.empty_like(weights_M)
     total = torch.zeros((), dtype=torch.float32)
@@ -159,7 +201,7 @@ def chunk_loss(
         # d loss / d logits = weight * (softmax * (1 + 2 z lse) - onehot)
         factor_R = weight_R * (1 + 2 * z_loss * normalizer_R) / sum_R
         tile_RV.mul_(factor_R.unsqueeze(1)).scatter_add_(1, index_R1, -weight_R.unsqueeze(1))
-    return nll_M, total, logits_MV
+    return nll_M, total
 
 
 @region

@@ -3,6 +3,7 @@
 Paper: II.
 """
 
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -15,6 +16,10 @@ from openzaya.model.fused import regions
 from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.experts import mix_experts
 from openzaya.model.fused.layout import Packed
+from openzaya.model.fused.native import experts as native_experts
+from openzaya.model.fused.native import rows
+from openzaya.model.fused.native.attention import attend
+from openzaya.model.fused.native.cca import MixWeights, mix
 from openzaya.model.norm import RMSNorm
 from openzaya.model.residual import ResidualScaling
 from openzaya.model.router import Router, Routing
@@ -22,6 +27,8 @@ from openzaya.model.router import Router, Routing
 
 def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     """Return the attention output of packed normed rows."""
+    if layout.native:
+        return native_attention(part, h_TD, layout)
     cca = part.qkv_proj
     u_TC = F.linear(h_TD, torch.cat((cca.q_proj.weight, cca.k_proj.weight)))
     v_TW = F.linear(h_TD, torch.cat((cca.v_proj_current.weight, cca.v_proj_delayed.weight)))
@@ -44,33 +51,68 @@ def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     return F.linear(attend_packed(q_THP, k_TKP, v_TKP, layout, part.window), part.o_proj.weight)
 
 
+def steps_of(layout: Packed) -> ModuleType:
+    """Return the module with the steps of single rows: the same functions in C++ or in torch."""
+    return rows if layout.native else regions
+
+
+def native_attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
+    """Return the same in fp32 by our C++, between one product in front and one behind."""
+    cca = part.qkv_proj
+    projections = (cca.q_proj, cca.k_proj, cca.v_proj_current, cca.v_proj_delayed)
+    x_TE = F.linear(h_TD, torch.cat([projection.weight for projection in projections]))
+    weights = MixWeights(
+        depthwise_C2=cca.conv_qk_depthwise.weight.squeeze(1),
+        shift_C=cca.conv_qk_depthwise.bias,
+        grouped_CP2=cca.conv_qk_grouped.weight,
+        bias_C=cca.conv_qk_grouped.bias,
+        temp_K=part.qk_norm.temp,
+    )
+    heads = mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
+    return F.linear(attend(*heads, layout.ends_B, part.window), part.o_proj.weight)
+
+
 def route(
-    part: Router, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
+    part: Router,
+    h_TD: Tensor,
+    previous_TR: Tensor | None,
+    replay_T: Tensor | None,
+    steps: ModuleType,
 ) -> Routing:
     """Route packed rows; the weight is fp32 whatever the rows are."""
     mlp = part.router_mlp
     state_TR = part.down_proj(h_TD)
     if part.averages and previous_TR is not None:
-        state_TR, normed_TR = regions.averaged_state(
+        state_TR, normed_TR = steps.averaged_state(
             state_TR, previous_TR, part.router_states_scale, mlp.norm.weight, mlp.norm.eps
         )
     else:
-        normed_TR = regions.first_state(state_TR, mlp.norm.weight, mlp.norm.eps)
+        normed_TR = steps.first_state(state_TR, mlp.norm.weight, mlp.norm.eps)
     hidden_TR = regions.gelu(mlp.fc1(normed_TR))
     scores_TX = mlp.out_proj(regions.gelu(mlp.fc2(hidden_TR)))
-    expert_T, gate_T, probs_TX = regions.choose(scores_TX, part.balancing_biases, replay_T)
+    expert_T, gate_T, probs_TX = steps.choose(scores_TX, part.balancing_biases, replay_T)
     return Routing(expert_T, gate_T, state_TR, probs_TX)
 
 
 def mixture(
-    part: MixtureOfExperts, h_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None
+    part: MixtureOfExperts,
+    h_TD: Tensor,
+    previous_TR: Tensor | None,
+    replay_T: Tensor | None,
+    layout: Packed,
 ) -> tuple[Tensor, Routing]:
     """Return the mixture's output of packed normed rows, and the routing.
 
-    Tokens that skip pass the last expert with weight 0: leaving them out would have to wait for
-    their number.
+    On an accelerator tokens that skip pass the last expert with weight 0: leaving them out would
+    have to wait for their number.
     """
-    routing = route(part.gate, h_TD, previous_TR, replay_T)
+    routing = route(part.gate, h_TD, previous_TR, replay_T, steps_of(layout))
+    if layout.native:
+        stacks = part.experts.gate_up_proj, part.experts.down_proj
+        out_TD = native_experts.mix_experts(
+            h_TD, routing.expert_T, routing.gate_T, stacks, identity_skip=part.identity_skip
+        )
+        return out_TD, routing
     last = part.num_choices - 2
     is_kept_T = routing.expert_T <= last
     out_TD = mix_experts(
@@ -99,18 +141,19 @@ def decoder_layer(
     part: "Block", x_TD: Tensor, previous_TR: Tensor | None, replay_T: Tensor | None, layout: Packed
 ) -> tuple[Tensor, Routing]:
     """Return the fp32 stream after a layer, and its routing."""
+    steps = steps_of(layout)
     norm, eps = part.post_attention_layernorm, part.post_attention_layernorm.eps
-    h_TD = regions.norm_rows(x_TD, part.input_layernorm.weight, eps)
-    x_TD, h_TD = regions.add_branch_and_norm(
+    h_TD = steps.norm_rows(x_TD, part.input_layernorm.weight, eps)
+    x_TD, h_TD = steps.add_branch_and_norm(
         attention(part.self_attn, h_TD, layout),
         x_TD,
         scaling_of(part.post_attention_residual_scale),
         norm.weight,
         eps,
     )
-    mixed_TD, routing = mixture(part.mlp, h_TD, previous_TR, replay_T)
+    mixed_TD, routing = mixture(part.mlp, h_TD, previous_TR, replay_T, layout)
     scaling = scaling_of(part.post_mlp_residual_scale)
-    return regions.add_branch(mixed_TD, x_TD, scaling), routing
+    return steps.add_branch(mixed_TD, x_TD, scaling), routing
 
 
 class Block(Protocol):

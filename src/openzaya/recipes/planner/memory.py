@@ -54,19 +54,21 @@ class Memory:
 def activation_bytes(config: ZayaConfig, value_bytes: int) -> float:
     """Return what one layer keeps of one token for its backward pass, without checkpointing.
 
-    Counted in what autograd saves of our forward: rows of the model's width around norms, scales
-    and the experts (7 D), attention before and after packing (2 H P), values (W), the experts'
-    gate, input and product (3 F), the router (6 R), and queries with keys at three stages (3 C). A
-    narrow format adds the fp32 stream (4 D), a row (D) and the window of the convolutions (5 C).
+    Counted in what autograd saves. In fp32, by our C++ on a CPU: rows of the model's width around
+    norms, sums and the experts (6 D), the projections (C + W), what is attended and its output
+    (2 H P + 2 W), the experts' first product (2 F) and the router (7 R). In a narrow format, by our
+    plain forward: such rows (7 D), attention before and after packing (2 H P), values (W), the
+    experts' gate, input and product (3 F), the router (6 R), queries with keys at three stages
+    (3 C), the fp32 stream (4 D), a row (D) and the window of the convolutions (5 C).
     """
-    narrow = 7 * config.hidden_size + 3 * config.conv_channels + config.kv_channels
-    narrow += 2 * config.num_attention_heads * config.head_dim
-    narrow += 3 * config.moe_intermediate_size + 6 * config.router_hidden_size
+    width, channels, values = config.hidden_size, config.conv_channels, config.kv_channels
+    heads = 2 * config.num_attention_heads * config.head_dim
+    inner, state = config.moe_intermediate_size, config.router_hidden_size
     if value_bytes == FP32:
-        return float(FP32 * narrow)
-    extra = 4 * FP32 * config.hidden_size
-    extra += value_bytes * (config.hidden_size + 5 * config.conv_channels)
-    return float(value_bytes * narrow + extra)
+        own = 6 * width + channels + 3 * values + heads + 2 * inner + 7 * state
+        return float(FP32 * own)
+    narrow = 8 * width + 8 * channels + values + heads + 3 * inner + 6 * state
+    return float(value_bytes * narrow + 4 * FP32 * width)
 
 
 def kept_bytes(config: ZayaConfig) -> float:

@@ -2,4 +2,8 @@
 //
 // Every function takes contiguous rows and adds in an order that depends on their number alone, so
 // a step gives the same bits whatever else the machine does. A pointer is null where a tensor is None.
-#include "vec.h"
+#include "attention.h"
+#include "cca.h"
+#include "experts.h"
+#include "loss.h"
+#include "rows.h"

@@ -1,17 +1,30 @@
 """Calls of our C++ with tensors."""
 
 import ctypes
+import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from openzaya.core.native.build import compiler, load_library
+from openzaya.core.errors import ConfigError
+from openzaya.core.native.build import load_library
 
 FOLDER = Path(__file__).parent
-SOURCES = ("kernels.cpp",)
+SOURCES = (
+    "experts.h",
+    "loss.h",
+    "product.h",
+    "attention.h",
+    "cca.h",
+    "rows.h",
+    "kernels.cpp",
+)
 Argument = Tensor | int | float | None
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -24,7 +37,22 @@ def reason_against_native(dtype: torch.dtype, device: torch.device) -> str:
     """Return why our C++ does not take such rows; "" when it does."""
     if device.type != "cpu" or dtype is not torch.float32:
         return f"the weights are {dtype} on {device.type}, expected torch.float32 on cpu"
-    return "" if compiler() else "no C++ compiler was found, expected g++ or clang++"
+    return _reason_against_library()
+
+
+@cache
+def _reason_against_library() -> str:
+    try:
+        kernels()
+    except ConfigError as error:
+        log.warning("training on this CPU is slower without our C++: %s", error)
+        return str(error)
+    return ""
+
+
+def library_name() -> str:
+    """Return a name that is another one where the last bits may be others."""
+    return Path(kernels()._name).stem
 
 
 def call(name: str, *args: Argument) -> None:
@@ -32,13 +60,24 @@ def call(name: str, *args: Argument) -> None:
 
     Tensors must be contiguous and on the CPU; Python's lock is released meanwhile.
     """
-    getattr(kernels(), name)(*(_as_c(value) for value in args))
+    function = _functions.get(name) or _function(name, args)
+    function(*[_address(value) if isinstance(value, Tensor) else value for value in args])
 
 
-def _as_c(value: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if isinstance(value, Tensor):
-        assert value.is_contiguous(), tuple(value.stride())
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+_functions: dict[str, Callable[..., None]] = {}
+
+
+def _function(name: str, args: tuple[Argument, ...]) -> Callable[..., None]:
+    """Find a function; the first call tells which arguments are floats, all else is a word."""
+    function = getattr(kernels(), name)
+    function.argtypes = [
+        ctypes.c_float if isinstance(value, float) else ctypes.c_void_p for value in args
+    ]
+    function.restype = None
+    _functions[name] = function
+    return function  # type: ignore[no-any-return]
+
+
+def _address(x: Tensor) -> int:
+    assert x.is_contiguous(), tuple(x.stride())
+    return x.data_ptr()
