@@ -151,6 +151,15 @@ def test_equal_classes_are_decided_for_the_first():
     assert gate_T.tolist() == pytest.approx([1 / 17] * 2)
 
 
+def test_a_score_of_minus_infinity_has_no_share():
+    scores = torch.randn(3, 9)
+    scores[1, 4] = -math.inf
+    expert_T, _, probs = rows.choose(scores, torch.tensor([0.0] * 4 + [9.0] + [0.0] * 4), None)
+    assert torch.allclose(probs, scores.softmax(dim=-1), rtol=1e-6)
+    assert probs[1, 4] == 0
+    assert (expert_T == 4).all()
+
+
 def test_a_model_trains_without_the_library_where_it_does_not_compile(monkeypatch, caplog):
     def broken():
         raise ConfigError("no compiler here")

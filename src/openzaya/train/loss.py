@@ -177,7 +177,7 @@ def native_loss(
         )
     nll_M, total = torch.empty_like(weights_M), torch.empty((), dtype=torch.float32)
     given = logits_MV, targets_M, weights_M
-    call("zaya_cross_entropy", *given, *logits_MV.shape, float(z_loss), nll_M, total)
+    call("cross_entropy", *given, *logits_MV.shape, float(z_loss), nll_M, total)
     return nll_M, total
 
 

@@ -212,6 +212,9 @@ INLINE v16 exp(v16 x) {
   return (v16)((i16)p + ((i16)sum << 23));  // n added to the exponent
 }
 
+// The same for x <= 0: 0 where that is too small for a float, NaN where x is.
+INLINE v16 exp_below(v16 x) { return x >= splat(-87.0f) ? exp(x) : maximum(v16{}, x); }
+
 // The error function to 4e-7, relative: a quotient of polynomials in x^2, fitted on [0, 3.92].
 INLINE v16 erf(v16 x) {
   x = maximum(x, splat(-3.92f));

@@ -43,7 +43,7 @@ extern "C" {
 
 // order_T: the tokens by expert, in their own order within one; class E, which skips, comes last.
 // ends_E: how many tokens stand before the end of each expert's.
-void zaya_sort_by_expert(const int64_t* expert_T, int64_t T, int64_t E, int32_t* order_T,
+void sort_by_expert(const int64_t* expert_T, int64_t T, int64_t E, int32_t* order_T,
                          int32_t* ends_E) {
   for (int64_t e = 0; e < E; ++e) ends_E[e] = 0;
   for (int64_t t = 0; t < T; ++t)
@@ -59,13 +59,13 @@ void zaya_sort_by_expert(const int64_t* expert_T, int64_t T, int64_t E, int32_t*
     order_T[expert_T[t] < E ? ends_E[expert_T[t]]++ : skipped++] = int32_t(t);
 }
 
-void zaya_take_rows(const float* x_TD, const int32_t* order_T, int64_t N, int64_t D, float* out_ND) {
+void take_rows(const float* x_TD, const int32_t* order_T, int64_t N, int64_t D, float* out_ND) {
   for (int64_t n = 0; n < N; ++n) std::memcpy(out_ND + n * D, x_TD + order_T[n] * D, D * 4);
 }
 
 // Puts N rows back, times their tokens' weights where there are some. The other tokens get their row
 // of `skip_TD` times their weight, or zeros where it is null.
-void zaya_put_rows(const float* x_ND, const int32_t* order_T, const float* weight_T,
+void put_rows(const float* x_ND, const int32_t* order_T, const float* weight_T,
                    const float* skip_TD, const float* skip_weight_T, int64_t N, int64_t T, int64_t D,
                    float* out_TD) {
   for (int64_t n = 0; n < T; ++n) {
@@ -81,7 +81,7 @@ void zaya_put_rows(const float* x_ND, const int32_t* order_T, const float* weigh
 }
 
 // A row of `both_NG` (G = 2F) is the gate, then the up half.
-void zaya_gated(const float* both_NG, int64_t N, int64_t F, float* hidden_NF) {
+void gated(const float* both_NG, int64_t N, int64_t F, float* hidden_NF) {
   using namespace zaya;
   for (int64_t n = 0; n < N; ++n) {
     const float *gate = both_NG + n * 2 * F, *up = gate + F;
@@ -95,7 +95,7 @@ void zaya_gated(const float* both_NG, int64_t N, int64_t F, float* hidden_NF) {
 
 // grad_NF: in, the gradient of the expert's output times the second projection; out, the hidden row
 // times its weight, which the gradient of that projection takes.
-void zaya_gated_backward(const float* both_NG, const float* weight_T, const int32_t* order_T,
+void gated_backward(const float* both_NG, const float* weight_T, const int32_t* order_T,
                          int64_t N, int64_t F, float* grad_NF, float* both_grad_NG,
                          float* weight_grad_T) {
   using namespace zaya;
@@ -126,7 +126,7 @@ void zaya_gated_backward(const float* both_NG, const float* weight_T, const int3
 }
 
 // The weights' gradients of the tokens that skip: <grad, h>, or 0 where `h_TD` is null.
-void zaya_skip_backward(const float* grad_TD, const float* h_TD, const int32_t* order_T, int64_t N,
+void skip_backward(const float* grad_TD, const float* h_TD, const int32_t* order_T, int64_t N,
                         int64_t T, int64_t D, float* weight_grad_T) {
   for (int64_t n = N; n < T; ++n) {
     int64_t t = order_T[n];

@@ -53,11 +53,11 @@ class _Mix(torch.autograd.Function):
         x_ND = taken(h_TD, order_T, kept)
         both_NG = grouped(x_ND, gate_up_EGD.mT, ends_E)
         hidden_NF = x_ND.new_empty(kept, down_EDF.shape[2])
-        call("zaya_gated", both_NG, *hidden_NF.shape, hidden_NF)
+        call("gated", both_NG, *hidden_NF.shape, hidden_NF)
         y_ND = grouped(hidden_NF, down_EDF.mT, ends_E)
         out_TD = torch.empty_like(h_TD)
         skip = (h_TD, weight_T) if identity_skip else (None, None)
-        call("zaya_put_rows", y_ND, order_T, weight_T, *skip, kept, *h_TD.shape, out_TD)
+        call("put_rows", y_ND, order_T, weight_T, *skip, kept, *h_TD.shape, out_TD)
         ctx.save_for_backward(h_TD, weight_T, gate_up_EGD, down_EDF, both_NG, order_T, ends_E)
         ctx.identity_skip = identity_skip
         return out_TD
@@ -73,12 +73,12 @@ class _Mix(torch.autograd.Function):
         both_grad_NG = torch.empty_like(both_NG)
         weight_grad_T = torch.empty_like(weight_T)
         call(
-            "zaya_gated_backward",
+            "gated_backward",
             *(both_NG, weight_T, order_T, *hidden_NF.shape),
             *(hidden_NF, both_grad_NG, weight_grad_T),
         )
         skipped = h_TD if ctx.identity_skip else None
-        call("zaya_skip_backward", grad_TD, skipped, order_T, kept, *h_TD.shape, weight_grad_T)
+        call("skip_backward", grad_TD, skipped, order_T, kept, *h_TD.shape, weight_grad_T)
         down_grad = grouped(grad_ND.t(), hidden_NF, ends_E) if needs_down else None
         del hidden_NF, grad_ND
         gate_up_grad = h_grad_TD = None
@@ -88,7 +88,7 @@ class _Mix(torch.autograd.Function):
             x_grad_ND = grouped(both_grad_NG, gate_up_EGD, ends_E)
             h_grad_TD = torch.empty_like(h_TD)
             skip = (grad_TD, weight_T) if ctx.identity_skip else (None, None)
-            call("zaya_put_rows", x_grad_ND, order_T, None, *skip, kept, *h_TD.shape, h_grad_TD)
+            call("put_rows", x_grad_ND, order_T, None, *skip, kept, *h_TD.shape, h_grad_TD)
         return h_grad_TD, None, weight_grad_T, gate_up_grad, down_grad, None
 
 
@@ -97,12 +97,12 @@ def sorted_by_expert(expert_T: Tensor, num_experts: int) -> tuple[Tensor, Tensor
     order_T = torch.empty_like(expert_T, dtype=torch.int32, memory_format=torch.contiguous_format)
     ends_E = torch.empty(num_experts, dtype=torch.int32)
     expert_T = expert_T.contiguous()
-    call("zaya_sort_by_expert", expert_T, expert_T.shape[0], num_experts, order_T, ends_E)
+    call("sort_by_expert", expert_T, expert_T.shape[0], num_experts, order_T, ends_E)
     return order_T, ends_E, int(ends_E[-1])
 
 
 def taken(x_TD: Tensor, order_T: Tensor, kept: int) -> Tensor:
     """Return the rows of the first `kept` tokens of the order."""
     out_ND = x_TD.new_empty(kept, x_TD.shape[1])
-    call("zaya_take_rows", x_TD, order_T, *out_ND.shape, out_ND)
+    call("take_rows", x_TD, order_T, *out_ND.shape, out_ND)
     return out_ND

@@ -4,9 +4,6 @@
 
 namespace zaya {
 
-// e^x for x <= 0: 0 where that is too small for a float, NaN where x is.
-INLINE v16 exp_below(v16 x) { return x >= splat(-87.0f) ? exp(x) : maximum(v16{}, x); }
-
 INLINE float row_peak(const float* x, int64_t width) {
   v16 peaks = splat(-INFINITY);
   int64_t i = 0;
@@ -42,7 +39,7 @@ extern "C" {
 
 // Rows of V logits become the gradients of their weighted losses, w (nll + z lse^2); nll_M gets the
 // losses without weight, and `total` the sum of the weighted ones. Targets are below V.
-void zaya_cross_entropy(float* logits_MV, const int64_t* targets_M, const float* weights_M, int64_t M,
+void cross_entropy(float* logits_MV, const int64_t* targets_M, const float* weights_M, int64_t M,
                         int64_t V, float z_loss, float* nll_M, float* total) {
   using namespace zaya;
   double sum_of_losses = 0.0;

@@ -1,7 +1,7 @@
 // What happens to single rows: residual sums and norms, the router's steps. Any width is taken.
 #pragma once
 #include <algorithm>
-#include <limits>
+#include <cmath>
 
 #include "product.h"
 
@@ -200,17 +200,11 @@ INLINE void with_terms(const Terms& terms, auto work) {
 
 // Probabilities of a row of scores.
 INLINE void softmax(const float* scores, int64_t width, float* probs) {
-  constexpr float lowest = std::numeric_limits<float>::lowest();
-  v16 largest16 = splat(lowest), poison{}, total{};
+  v16 peaks = splat(-INFINITY), total{};
+  columns<v16>(width, [&](auto at) { peaks = maximum(peaks, at.load(scores, -INFINITY)); });
+  float peak = largest(peaks);
   columns<v16>(width, [&](auto at) {
-    v16 x = at.load(scores, lowest);
-    largest16 = maximum(largest16, x);
-    poison += x - x;  // no number where x is none or infinite
-  });
-  float peak = largest(largest16), unknown = sum(poison);
-  columns<v16>(width, [&](auto at) {
-    v16 e = exp(at.load(scores, lowest) - peak);
-    e = e + unknown;
+    v16 e = exp_below(at.load(scores, -INFINITY) - peak);
     total += e;
     at.store(probs, e);
   });
