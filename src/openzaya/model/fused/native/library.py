@@ -22,6 +22,7 @@ SOURCES = (
     "rows.h",
     "kernels.cpp",
 )
+DTYPES = (torch.float32, torch.int32, torch.int64)
 Argument = Tensor | int | float | None
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ def library_name() -> str:
 def call(name: str, *args: Argument) -> None:
     """Call a function of the library, which takes addresses, int64 and float.
 
-    Tensors must be contiguous and on the CPU; Python's lock is released meanwhile.
+    Tensors must be contiguous, on the CPU and of one of `DTYPES`. Python's lock is released
+    meanwhile.
     """
     function = _functions.get(name) or _function(name, args)
     function(*[_address(value) if isinstance(value, Tensor) else value for value in args])
@@ -79,5 +81,6 @@ def _function(name: str, args: tuple[Argument, ...]) -> Callable[..., None]:
 
 
 def _address(x: Tensor) -> int:
-    assert x.is_contiguous(), tuple(x.stride())
+    assert x.dtype in DTYPES, x.dtype
+    assert x.is_contiguous(), (tuple(x.shape), x.stride())
     return x.data_ptr()
