@@ -11,7 +11,7 @@ JSON = True
 
 EXAMPLES = """
 examples:
-  openzaya speedrun                              about nine minutes on two idle cores
+  openzaya speedrun                              about seven minutes on two idle cores
   openzaya speedrun --run-dir runs/try --set rl.train.steps=20
   openzaya speedrun --run-dir runs/try           again: resumes where it was killed
 
