@@ -6,8 +6,8 @@
 // are counted from the document's start: what lies beside it does not change a bit.
 #pragma once
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
+#include <limits>
 
 #include "product.h"
 
@@ -161,7 +161,7 @@ inline void weigh(float* scores, int keys, Running& run, int64_t width) {
 }
 
 inline void start_softmax(Running& run, float* values, int64_t width) {
-  std::fill_n(run.best, QUERIES, -FLT_MAX);
+  std::fill_n(run.best, QUERIES, std::numeric_limits<float>::lowest());
   std::fill_n(run.total, QUERIES, 0.0f);
   std::fill_n(values, QUERIES * width, 0.0f);
   run.values = values;

@@ -8,8 +8,8 @@
 // its successors is then there already.
 #pragma once
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
+#include <limits>
 
 #include "product.h"
 
@@ -135,7 +135,7 @@ INLINE v16 root(v16 x) {
 #endif
 
 // The square of a head's length is floored, not the length: a root has no gradient at zero.
-constexpr float FLOOR = FLT_EPSILON * FLT_EPSILON;
+constexpr float EPSILON = std::numeric_limits<float>::epsilon(), FLOOR = EPSILON * EPSILON;
 INLINE v16 inverse_length(v16 square) {
   return 1.0f / root(square < splat(FLOOR) ? splat(FLOOR) : square);
 }
