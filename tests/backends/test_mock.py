@@ -518,9 +518,11 @@ def test_a_broken_reply_without_streaming_is_no_reply(fault):
 def test_a_call_that_hangs_waits_until_the_client_leaves(fault, streams):
     async def main():
         async with mocked(faults=(fault,), slots=1) as (mock, session):
-            ask_it = raw_stream(session) if streams else ask(session)
+            call = asyncio.create_task(raw_stream(session) if streams else ask(session))
+            while not mock.records.in_flight:  # the time counts from when the mock has it
+                await asyncio.sleep(0.001)
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(ask_it, 0.2)
+                await asyncio.wait_for(call, 0.2)
             while mock.records.in_flight:
                 await asyncio.sleep(0.001)
             return mock.records.log[0], mock.slots.active
