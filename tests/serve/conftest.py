@@ -87,6 +87,14 @@ class Running:
         return took
 
 
+def wait_for(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    """Wait until a condition holds."""
+    began = time.perf_counter()
+    while not condition():
+        assert time.perf_counter() - began < limit_s
+        time.sleep(0.002)
+
+
 @contextmanager
 def serving(
     config: GatewayConfig | None = None, keys: Keys | None = None, *, slots: int = 8

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serve.conftest import ENDLESS, QUESTION, serving
+from serve.conftest import ENDLESS, QUESTION, serving, wait_for
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig, check_binding
@@ -52,13 +52,6 @@ def begin(port: int, **fields) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     sock.sendall(post(body, f"Content-Length: {len(body)}\r\n"))
     return sock
-
-
-def wait_for(condition, limit_s: float = 5.0) -> None:
-    began = time.perf_counter()
-    while not condition():
-        assert time.perf_counter() - began < limit_s
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {}, {"n": 8}, {"n": 8, "stream": True}])

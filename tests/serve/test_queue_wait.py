@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import pytest
 from running_server import ask, listening
-from serve.conftest import ENDLESS, QUESTION, Running, serving
+from serve.conftest import ENDLESS, QUESTION, Running, serving, wait_for
 
 from openzaya.backends.http_server import HttpConfig
 from openzaya.backends.pool import Upstreams
@@ -40,13 +40,6 @@ def begin(port: int, **fields) -> socket.socket:
     )
     sock.sendall(head.encode() + body)
     return sock
-
-
-def wait_for(condition, limit_s: float = 5.0) -> None:
-    began = time.perf_counter()
-    while not condition():
-        assert time.perf_counter() - began < limit_s
-        time.sleep(0.002)
 
 
 @contextmanager
