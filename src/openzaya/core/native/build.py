@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from openzaya.core.errors import ConfigError
@@ -39,7 +38,6 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "openzaya"
 
 
-@cache
 def load_library(folder: Path, sources: Sequence[str]) -> ctypes.CDLL:
     """Return the library of `folder`, compiling it at the first call on this machine (seconds).
 
