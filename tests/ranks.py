@@ -123,10 +123,10 @@ def whole(tensor, parallel, name):
     return out / parallel.ranks.config.dp_replicate
 
 
-def on_mesh(rank, mesh, windows, count, settings=None, recompute=False):
+def on_mesh(rank, mesh, windows, count, settings=None, recompute=False, changes=()):
     """Run `steps` on a mesh; the first rank returns what it got."""
     config = MeshConfig(**mesh)
-    model = tiny_model()
+    model = tiny_model(**dict(changes))
     model.recompute = recompute
     got = steps(lambda model: Cluster(model, Ranks(config)), windows, count, model, settings)
     return got if rank == 0 else None

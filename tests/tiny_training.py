@@ -1,5 +1,7 @@
 """A model and data small enough to train in milliseconds."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,21 +15,21 @@ from openzaya.train.stages import StageConfig
 VOCABULARY = 24
 
 
-def tiny_model(seed: int = 0, vocabulary: int = VOCABULARY) -> Zaya:
+def tiny_model(seed: int = 0, vocabulary: int = VOCABULARY, **changes: Any) -> Zaya:
     """Return a model of two layers and four experts."""
-    config = preset(
-        "nano",
-        vocab_size=vocabulary,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        moe_intermediate_size=8,
-        num_experts=4,
-        router_hidden_size=8,
-        eos_token_id=2,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "moe_intermediate_size": 8,
+        "num_experts": 4,
+        "router_hidden_size": 8,
+        "eos_token_id": 2,
+    }
+    config = preset("nano", **(shape | changes))
     model = Zaya(config)
     model.init_weights(torch.Generator().manual_seed(seed))
     return model

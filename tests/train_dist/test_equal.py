@@ -7,11 +7,14 @@ import torch
 from ranks import largest, on_mesh, spawn, steps
 from tiny_training import stage, tiny_model, window, windows_of
 
+from openzaya.model import zaya
 from openzaya.model.balance import BalanceConfig
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.train.distributed.mesh import MeshConfig
 
 LOSS, GRADIENT = 1e-6, 1e-5
+WEIGHT = 1e-3
+"""AdamW makes much of the last bits of a gradient that is as small as its epsilon."""
 
 
 def straddling(step):
@@ -31,20 +34,18 @@ CASES = {"many": windows_of, "straddling": straddling, "one": one_window}
 SETTINGS = stage(micro_tokens=70)
 
 
-def check(mesh, name, count, settings=SETTINGS):
+def check(mesh, name, count, settings=SETTINGS, **changes):
     """Compare losses, norms, gradients, weights and the balancer with one process."""
-    model = tiny_model()
-    if mesh.keys() & {"ep", "cp"}:
-        # As on such ranks: AdamW makes much of the last bits of small gradients.
-        model.fused = "off"
-    one = steps(lambda _model: None, CASES[name], count, model, settings)
-    two = spawn(on_mesh, MeshConfig(**mesh).size, mesh, CASES[name], count, settings)[0]
+    windows = CASES[name]
+    one = steps(lambda _model: None, windows, count, tiny_model(**changes), settings)
+    arguments = mesh, windows, count, settings, False, changes
+    two = spawn(on_mesh, MeshConfig(**mesh).size, *arguments)[0]
     for a, b in zip(one["loss"], two["loss"], strict=True):
         assert a == pytest.approx(b, abs=LOSS)
     assert one["held_out"] == pytest.approx(two["held_out"], abs=1e-4)  # of weights that differ
     assert two["norm"] == pytest.approx(one["norm"], abs=GRADIENT)
     assert largest(one["gradients"], two["gradients"]) < GRADIENT
-    assert largest(one["weights"], two["weights"]) < 1e-4
+    assert largest(one["weights"], two["weights"]) < WEIGHT
     assert torch.equal(one["counts"], two["counts"])
     assert all(torch.equal(a, b) for a, b in zip(one["biases"], two["biases"], strict=True))
     for a, b in zip(one["sources"], two["sources"], strict=True):
@@ -60,6 +61,23 @@ def test_two_processes_equal_one(mesh):
 def test_three_processes_equal_one(mesh, name):
     """With many, one rank needs no keys of others; with one, two ranks have padding only."""
     check(mesh, name, count=1)
+
+
+@pytest.mark.parametrize("mesh", [{"ep": 2}, {"cp": 2}])
+def test_ranks_without_our_kernels_equal_one_process_without_them(mesh, monkeypatch):
+    monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
+    check(mesh, "straddling", count=1)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sliding_windows_reach_back_over_the_cuts_between_ranks(ranks):
+    layers = ("hybrid_sliding", "hybrid")
+    check({"cp": ranks}, "straddling", count=1, layer_types=layers, sliding_window=9)
+
+
+@pytest.mark.parametrize("mesh", [{"ep": 2}, {"cp": 2}])
+def test_widths_that_no_grouped_product_takes_are_no_obstacle(mesh):
+    check(mesh, "straddling", count=1, moe_intermediate_size=6)
 
 
 @pytest.mark.parametrize(("mesh", "name"), [({"dp_shard": 2}, "one"), ({"cp": 2}, "straddling")])

@@ -4,7 +4,6 @@ Paper: II.
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +95,7 @@ class Attention(nn.Module):
             if not plan.cache.fresh:
                 out_NA = self._attend_to_cache(q_HNP, plan, cache)
                 return self._project(out_NA.index_select(0, plan.results_T))
-        inside = partial(self._attend_inside, plan=plan)
-        if plan.context is None:
-            out_NA = inside(q_HNP, k_KNP, v_NKP)
-        else:
-            out_NA = plan.context.attend(q_HNP, k_KNP, v_NKP, self.window, inside)
+        out_NA = self._attend_inside(q_HNP, k_KNP, v_NKP, plan)
         return self._project(take_rows(out_NA, plan.results_T))
 
     def _project(self, out_TC: Tensor) -> Tensor:

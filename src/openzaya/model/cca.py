@@ -71,8 +71,6 @@ class CCAProjection(nn.Module):
         u_MC, v_MW = self._project(padded_MD)
         if cache is not None and plan.cache is not None:
             self._exchange_state(u_MC, v_MW, plan.cache, cache)
-        if plan.context is not None:
-            u_MC, v_MW = plan.context.fill_leads(u_MC, v_MW)
         return self._mix(u_MC), delay_values(v_MW)
 
     def _project(self, h_ND: Tensor) -> tuple[Tensor, Tensor]:

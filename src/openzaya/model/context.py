@@ -1,7 +1,7 @@
 """The seam for documents that are spread over ranks (context parallelism).
 
-A plan with a context lays out the tokens of one rank. A piece of a document that began elsewhere
-has, in its lead rows and in its attention, what the ranks before it know.
+A layout with a context lays out the tokens of one rank. A part of a document that began elsewhere
+has, in the rows before it and in its attention, what the ranks before it know.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,22 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Context(Protocol):
-    """What a layer asks of the other ranks. `train.distributed.context` implements it."""
+    """What a layer asks of the other ranks. `train.distributed.context` implements it.
 
-    def fill_leads(self, u_MC: Tensor, v_MW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the padded rows with the lead rows of every continued piece filled in.
+    Letters: T tokens of this rank, M rows: its tokens and those before continued parts.
+    """
 
-        Both convolutions need two rows of queries with keys, the value delay one row of values.
+    def extend(self, x_TE: Tensor) -> Tensor:
+        """Return projected rows [M, E] with those of the tokens before every continued part.
+
+        Both convolutions need two of them, the value delay one.
         """
         ...
 
     def attend(
-        self, q_HNP: Tensor, k_KNP: Tensor, v_NKP: Tensor, window: int | None, inside: Attend
+        self, q_MHP: Tensor, k_MKP: Tensor, v_MKP: Tensor, window: int | None, inside: Attend
     ) -> Tensor:
-        """Return the attention outputs [N, A] of all result rows.
+        """Return the attention outputs [T, H P] of this rank's tokens.
 
         `inside` serves the rows of documents that begin on this rank, which come first.
         """

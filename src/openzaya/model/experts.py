@@ -22,6 +22,8 @@ class Experts(nn.Module):
 
     gate_up_proj: Tensor
     down_proj: Tensor
+    are_elsewhere = False
+    """Some of the experts are on other ranks (expert parallelism)."""
 
     def __init__(self, config: ZayaConfig) -> None:
         """Make the stacks; rows 0..F-1 of `gate_up_proj` are the gate, F..2F-1 the input."""
@@ -171,6 +173,10 @@ class MixtureOfExperts(nn.Module):
     ) -> tuple[Tensor, Routing]:
         """Return the mixture's output of packed normed rows, and the routing."""
         routing: Routing = self.gate(h_TD, previous_TR, replay_T)
+        return self.mix(h_TD, routing), routing
+
+    def mix(self, h_TD: Tensor, routing: Routing) -> Tensor:
+        """Return the mixture's output of routed rows."""
         order_T = torch.argsort(routing.expert_T, stable=True)
         counts: list[int] = routing.expert_T.bincount(minlength=self.num_choices).tolist()
         num_skipped = counts.pop()
@@ -183,9 +189,9 @@ class MixtureOfExperts(nn.Module):
             if self.identity_skip and num_skipped:
                 skipped_T = routing.expert_T == self.num_choices - 1
                 out_TD = out_TD + h_TD * (routing.gate_T * skipped_T).unsqueeze(-1)
-            return out_TD, routing
+            return out_TD
         out_TD = put_rows(self.experts(x_ND, counts), kept_N, h_TD.shape[0])
         if self.identity_skip and num_skipped:
             skipped_T1 = (routing.expert_T == self.num_choices - 1).unsqueeze(-1)
             out_TD = torch.where(skipped_T1, h_TD, out_TD)
-        return out_TD * routing.gate_T.unsqueeze(-1), routing
+        return out_TD * routing.gate_T.unsqueeze(-1)

@@ -17,7 +17,6 @@ from torch import Tensor
 from openzaya.core.errors import RequestError
 from openzaya.model.addresses import LEAD, CachedKeys, CacheRows, Slots, cache_rows, cached_keys
 from openzaya.model.config import ZayaConfig
-from openzaya.model.context import Context
 from openzaya.model.rope import rope_tables
 
 FILL = 0.8
@@ -56,8 +55,6 @@ class Plan:
     """Cos and sin of every result row (padded row minus two), by layer type."""
     cache: CacheRows | None
     """Cache addresses; None without a cache."""
-    context: Context | None = None
-    """The other ranks that hold parts of these documents; None when all are whole."""
 
 
 def check_lengths(lengths: Sequence[int] | None, num_tokens: int) -> list[int]:

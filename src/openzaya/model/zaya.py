@@ -106,11 +106,11 @@ class Zaya(nn.Module):
         cache: Cache | None = None,
         slots: list[int] | None = None,
         replay_TL: Tensor | None = None,
-        plan: Plan | None = None,
+        layout: Packed | None = None,
     ) -> Trunk:
         """Run all layers over packed sequences.
 
-        A `plan` that was made elsewhere takes the place of the lengths.
+        A `layout` that was made elsewhere takes the place of the lengths.
 
         With a cache, sequence i continues slot `slots[i]` (slot i by default) and the cache
         advances; this is for use without gradients. `replay_TL` fixes every token's choice in
@@ -118,21 +118,21 @@ class Zaya(nn.Module):
 
         Raises RequestError for lengths, slots, ids or a replay that do not fit.
         """
-        known = check_lengths(lengths if plan is None else None, ids_T.shape[0])
+        known = check_lengths(lengths if layout is None else None, ids_T.shape[0])
         self._check_replay(replay_TL, ids_T.shape[0])
         if cache is not None and torch.is_grad_enabled():
             raise RequestError("a cache holds no gradients; call trunk under torch.no_grad()")
         chosen = None if cache is None else cache.select(slots, known)
-        layout: Plan | Packed
-        if plan is not None:
-            layout = plan
+        plan: Plan | Packed
+        if layout is not None:
+            plan = layout
         elif cache is None and self.takes_fused():
-            layout = pack_layout(
+            plan = pack_layout(
                 self.config, self.rope_thetas, known, self.device, native=self.has_native()
             )
         else:
-            layout = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
-        native = isinstance(layout, Packed) and layout.native
+            plan = make_plan(self.config, self.rope_thetas, known, self.device, chosen)
+        native = isinstance(plan, Packed) and plan.native
         x_TD = self._embed_native(ids_T) if native else self.embed(ids_T)
         state_TR: Tensor | None = None
         choices: list[Tensor] = []
@@ -140,7 +140,7 @@ class Zaya(nn.Module):
         with on_host(self.device, wanted=self.offload and torch.is_grad_enabled()):
             for index, block in enumerate(self._blocks()):
                 replay_T = None if replay_TL is None else replay_TL[:, index].to(torch.int64)
-                x_TD, routing = self._run(block, (x_TD, state_TR, replay_T), layout, cache)
+                x_TD, routing = self._run(block, (x_TD, state_TR, replay_T), plan, cache)
                 state_TR = routing.state_TR
                 choices.append(routing.expert_T)
                 if self.keeps_probs and torch.is_grad_enabled():

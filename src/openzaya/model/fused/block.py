@@ -3,6 +3,7 @@
 Paper: II.
 """
 
+from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from openzaya.model.attention import Attention
 from openzaya.model.experts import MixtureOfExperts
 from openzaya.model.fused import regions
 from openzaya.model.fused.attention import attend_packed
-from openzaya.model.fused.experts import mix_experts
+from openzaya.model.fused.experts import mix_experts, reason_against_grouping
 from openzaya.model.fused.layout import Packed
 from openzaya.model.fused.native import experts as native_experts
 from openzaya.model.fused.native import rows
@@ -27,13 +28,40 @@ from openzaya.model.router import Router, Routing
 
 def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     """Return the attention output of packed normed rows."""
+    mixed = (native_heads if layout.native else heads)(part, h_TD, layout)
+    inside = partial(attend_inside, window=part.window, layout=layout)
+    if layout.context is None:
+        out_TA = inside(*mixed)
+    else:
+        out_TA = layout.context.attend(*mixed, part.window, inside)
+    return F.linear(out_TA, part.o_proj.weight)
+
+
+def attend_inside(
+    q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, window: int | None, layout: Packed
+) -> Tensor:
+    """Return attention inside the documents that fill these rows, the first ones of a layout."""
+    layout = layout.up_to(q_THP.shape[0])
     if layout.native:
-        return native_attention(part, h_TD, layout)
+        return attend(q_THP, k_TKP, v_TKP, layout.ends_B, window)
+    return attend_packed(q_THP, k_TKP, v_TKP, layout, window)
+
+
+def heads(part: Attention, h_TD: Tensor, layout: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rotated queries [T, H, P] and keys [T, K, P], and half-delayed values [T, K, P].
+
+    With a context there are more rows than tokens: see `model.context`.
+    """
     cca = part.qkv_proj
     u_TC = F.linear(h_TD, torch.cat((cca.q_proj.weight, cca.k_proj.weight)))
     v_TW = F.linear(h_TD, torch.cat((cca.v_proj_current.weight, cca.v_proj_delayed.weight)))
+    if layout.context is not None:
+        x_TE = layout.context.extend(torch.cat((u_TC, v_TW), dim=1))
+        u_TC, v_TW = (
+            x.contiguous() for x in torch.split(x_TE, [u_TC.shape[1], v_TW.shape[1]], dim=1)
+        )
     first, second = cca.conv_qk_depthwise, cca.conv_qk_grouped
-    heads, width = part.num_queries + part.num_keys, part.head_dim
+    num_heads, width = part.num_queries + part.num_keys, part.head_dim
     pairs = regions.first_convolution(
         u_TC,
         first.weight.squeeze(1),
@@ -42,25 +70,22 @@ def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
         width,
     )
     # Both taps in one product: [P out, P in, 2] becomes [2 P in, P out].
-    taps = second.weight.view(heads, width, width, 2).permute(0, 3, 2, 1).flatten(1, 2)
+    taps = second.weight.view(num_heads, width, width, 2).permute(0, 3, 2, 1).flatten(1, 2)
     conv_JTP = torch.bmm(pairs.transpose(0, 1), taps)
     q_THP, k_TKP = regions.mix_heads(
         conv_JTP, u_TC, second.bias, part.qk_norm.temp, layout.rope[part.kind]
     )
     v_TKP = regions.delay(v_TW, layout.has_one_T).view(-1, part.num_keys, width)
-    return F.linear(attend_packed(q_THP, k_TKP, v_TKP, layout, part.window), part.o_proj.weight)
+    return q_THP, k_TKP, v_TKP
 
 
-def steps_of(layout: Packed) -> ModuleType:
-    """Return the module with the steps of single rows: the same functions in C++ or in torch."""
-    return rows if layout.native else regions
-
-
-def native_attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
-    """Return the same in fp32 by our C++, between one product in front and one behind."""
+def native_heads(part: Attention, h_TD: Tensor, layout: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same in fp32 by our C++, behind one product."""
     cca = part.qkv_proj
     projections = (cca.q_proj, cca.k_proj, cca.v_proj_current, cca.v_proj_delayed)
     x_TE = F.linear(h_TD, torch.cat([projection.weight for projection in projections]))
+    if layout.context is not None:
+        x_TE = layout.context.extend(x_TE)
     weights = MixWeights(
         depthwise_C2=cca.conv_qk_depthwise.weight.squeeze(1),
         shift_C=cca.conv_qk_depthwise.bias,
@@ -68,8 +93,12 @@ def native_attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
         bias_C=cca.conv_qk_grouped.bias,
         temp_K=part.qk_norm.temp,
     )
-    heads = mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
-    return F.linear(attend(*heads, layout.ends_B, part.window), part.o_proj.weight)
+    return mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
+
+
+def steps_of(layout: Packed) -> ModuleType:
+    """Return the module with the steps of single rows: the same functions in C++ or in torch."""
+    return rows if layout.native else regions
 
 
 def route(
@@ -107,8 +136,12 @@ def mixture(
     have to wait for their number.
     """
     routing = route(part.gate, h_TD, previous_TR, replay_T, steps_of(layout))
+    stacks = part.experts.gate_up_proj, part.experts.down_proj
+    if part.experts.are_elsewhere or reason_against_grouping(
+        h_TD.dtype, h_TD.device, [h_TD.shape[1], stacks[1].shape[2]]
+    ):
+        return part.mix(h_TD, routing), routing
     if layout.native:
-        stacks = part.experts.gate_up_proj, part.experts.down_proj
         out_TD = native_experts.mix_experts(
             h_TD, routing.expert_T, routing.gate_T, stacks, identity_skip=part.identity_skip
         )
@@ -116,11 +149,7 @@ def mixture(
     last = part.num_choices - 2
     is_kept_T = routing.expert_T <= last
     out_TD = mix_experts(
-        h_TD,
-        routing.expert_T.clamp_max(last),
-        routing.gate_T * is_kept_T,
-        part.experts.gate_up_proj,
-        part.experts.down_proj,
+        h_TD, routing.expert_T.clamp_max(last), routing.gate_T * is_kept_T, *stacks
     )
     if part.identity_skip:
         out_TD = regions.add_identity(out_TD, h_TD, routing.gate_T * ~is_kept_T)

@@ -1,13 +1,15 @@
 """Where documents begin in a packed row of tokens: all that the fused forward needs of lengths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openzaya.model.config import ZayaConfig
+from openzaya.model.context import Context
 from openzaya.model.rope import rope_tables
 
 
@@ -29,11 +31,23 @@ class Packed:
     """Cos and sin [T, R] by layer type."""
     native: bool
     """Our C++ does what surrounds the matrix products."""
+    context: Context | None = None
+    """The other ranks that hold parts of these documents; None when all are whole."""
 
     @property
     def is_even(self) -> bool:
         """All documents have one length."""
         return min(self.lengths) == self.longest
+
+    def up_to(self, num_rows: int) -> "Packed":
+        """Return where the documents lie that fill the first `num_rows` rows."""
+        ends = list(accumulate(self.lengths))
+        if num_rows == ends[-1]:
+            return self
+        count = ends.index(num_rows) + 1
+        lengths = self.lengths[:count]
+        ends_B = self.ends_B[: count + 1]
+        return replace(self, lengths=lengths, ends_B=ends_B, longest=max(lengths))
 
 
 def pack_layout(
@@ -43,22 +57,31 @@ def pack_layout(
     device: torch.device,
     *,
     native: bool,
+    offsets: Sequence[int] | None = None,
+    context: Context | None = None,
 ) -> Packed:
-    """Lay out documents of these lengths; copies to the device do not wait for it."""
+    """Lay out documents of these lengths; copies to the device do not wait for it.
+
+    `offsets` are the positions of their first rows, 0 by default.
+    """
     ends = np.cumsum([0, *lengths])
-    positions = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
-    positions_T = to_device(torch.from_numpy(positions), device)
+    places = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+    places_T = to_device(torch.from_numpy(places), device)
+    positions_T = places_T
+    if offsets is not None:
+        positions_T = to_device(torch.from_numpy(places + np.repeat(offsets, lengths)), device)
     return Packed(
         lengths=tuple(lengths),
         ends_B=to_device(torch.from_numpy(ends.astype(np.int32)), device),
         longest=max(lengths),
-        has_one_T=positions_T >= 1,
-        has_two_T=positions_T >= 2,
+        has_one_T=places_T >= 1,
+        has_two_T=places_T >= 2,
         rope={
             kind: rope_tables(positions_T, theta, config.rotary_dim)
             for kind, theta in thetas.items()
         },
         native=native,
+        context=context,
     )
 
 

@@ -15,7 +15,7 @@ from openzaya.data.windows import Window
 from openzaya.model.zaya import Trunk, Zaya
 from openzaya.optim import OptimConfig
 from openzaya.train.batch import Batch
-from openzaya.train.distributed.context import plan_rank
+from openzaya.train.distributed.context import layout_of_rank
 from openzaya.train.distributed.mesh import Ranks
 from openzaya.train.distributed.optim import DividedOptimizers
 from openzaya.train.distributed.pieces import PIECES, Pieces
@@ -46,8 +46,6 @@ class Cluster:
         """Divide `model`, which must be the same on every rank, in place."""
         self.ranks = ranks
         self.cost = CostModel.of(model.config)
-        if ranks.config.ep > 1:
-            model.fused = "off"  # The fused forward expects every expert in place.
         shard_model(model, ranks, param_dtype)
         self.parts = parts_of(model, ranks)
         self._sources: list[str] = []
@@ -117,10 +115,8 @@ class Cluster:
         if batch.pieces is None:
             out = model.trunk(batch.ids_T, lengths=batch.lengths)
         else:
-            plan = plan_rank(
-                model.config, model.rope_thetas, batch.pieces, self.ranks.context, model.device
-            )
-            out = model.trunk(batch.ids_T, plan=plan)
+            layout = layout_of_rank(model, batch.pieces, self.ranks.context)
+            out = model.trunk(batch.ids_T, layout=layout)
         probs = None if out.probs_TLX is None else out.probs_TLX[batch.is_real_T]
         return Trunk(out.hidden_TD, out.experts_TL[batch.is_real_T], probs)
 

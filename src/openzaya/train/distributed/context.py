@@ -4,6 +4,9 @@ Before attention every rank fetches keys and values of what precedes its continu
 that, the two rows that the convolutions look back on and the one of the value delay. Gradients go
 back the same ways. What comes out is what one process computes.
 
+Letters: T tokens of this rank, M rows: its tokens, documents that begin here first, and `LEAD` rows
+before every continued part; G rows that arrive.
+
 Paper: IV-A (all-gather of keys and values, point-to-point exchange of boundary tokens).
 Deviation: D-045.
 """
@@ -18,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openzaya.model.addresses import LEAD
-from openzaya.model.config import ZayaConfig
 from openzaya.model.context import Attend
-from openzaya.model.plan import Block, Plan, group_by_length
-from openzaya.model.rope import rope_tables
+from openzaya.model.fused.layout import Packed, pack_layout
+from openzaya.model.rows import put_rows, take_rows
+from openzaya.model.zaya import Zaya
 from openzaya.train.distributed.exchange import exchange_rows
 from openzaya.train.distributed.pieces import (
     Ints,
@@ -39,83 +42,86 @@ STRIPE = 512
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """One continued part in the plan of its rank."""
+    """One continued part in the layout of its rank."""
 
     row: int
-    """Its first result row; its lead rows are the padded rows `row` and `row` + 1."""
+    """Row of its first token; its lead rows are the two before."""
     length: int
     """Tokens of the part."""
     before_O: Tensor
     """Where the keys of the tokens before it are among those that arrive, in their order."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankContext:
     """The other ranks' side of one batch. Implements `model.context.Context`."""
 
-    def __init__(self, parts: list[Continued], group: dist.ProcessGroup) -> None:
-        self.parts = parts
-        self.group = group
-        self.inside_rows = 0
-        """Result rows of documents that begin here; they come first."""
-        self.halo: tuple[Route, Tensor, Tensor]
-        """Exchange of boundary rows, padded rows to send, padded lead rows to fill."""
-        self.keys: tuple[Route, Tensor]
-        """Exchange of keys and values, and the result rows to send."""
+    parts: list[Continued]
+    group: dist.ProcessGroup
+    num_rows: int
+    """M."""
+    inside_rows: int
+    """Rows of documents that begin here; they come first."""
+    rows_T: Tensor
+    """Row of every token."""
+    halo: tuple[Route, Tensor, Tensor]
+    """Exchange of boundary tokens, tokens to send, lead rows to fill."""
+    keys: tuple[Route, Tensor]
+    """Exchange of keys and values, and the rows to send."""
 
-    def fill_leads(self, u_MC: Tensor, v_MW: Tensor) -> tuple[Tensor, Tensor]:
-        """Fetch queries with keys, and delayed values, of the tokens before continued parts."""
+    def extend(self, x_TE: Tensor) -> Tensor:
+        """Return projected rows with those of the tokens before every continued part.
+
+        Where a document has only one of these, the other's row is zero, as at a beginning.
+        """
         way, from_N, to_G = self.halo
-        half = v_MW.shape[1] // 2
-        send_ND = torch.cat((u_MC[from_N], v_MW[from_N, half:]), dim=1)
-        got_GD = exchange_rows(send_ND, way.sends, way.receives, self.group)
-        u_GC, late_GV = torch.split(got_GD, [u_MC.shape[1], half], dim=1)
-        v_GW = F.pad(late_GV, (half, 0))
-        return u_MC.index_copy(0, to_G, u_GC), v_MW.index_copy(0, to_G, v_GW)
+        got_GE = exchange_rows(x_TE[from_N], way.sends, way.receives, self.group)
+        return put_rows(x_TE, self.rows_T, self.num_rows).index_copy(0, to_G, got_GE)
 
     def attend(
-        self, q_HNP: Tensor, k_KNP: Tensor, v_NKP: Tensor, window: int | None, inside: Attend
+        self, q_MHP: Tensor, k_MKP: Tensor, v_MKP: Tensor, window: int | None, inside: Attend
     ) -> Tensor:
         """Attend inside documents that begin here, then from every continued part to all before."""
         way, from_N = self.keys
-        heads, head_dim = k_KNP.shape[0], k_KNP.shape[2]
-        both = torch.cat((k_KNP.transpose(0, 1)[from_N], v_NKP[from_N]), dim=1)
+        heads, head_dim = k_MKP.shape[1:]
+        both = torch.cat((k_MKP[from_N], v_MKP[from_N]), dim=1)
         got_GD = exchange_rows(both.flatten(1), way.sends, way.receives, self.group)
         keys_GKP, values_GKP = torch.split(got_GD.view(-1, 2 * heads, head_dim), heads, dim=1)
         rows = self.inside_rows
         outs: list[Tensor] = []
         if rows:
-            outs.append(inside(q_HNP[:, :rows], k_KNP[:, :rows], v_NKP[:rows]))
+            outs.append(inside(q_MHP[:rows], k_MKP[:rows], v_MKP[:rows]))
         for part in self.parts:
             own = slice(part.row, part.row + part.length)
             out_NA = attend_after(
-                q_HNP[:, own],
-                torch.cat((keys_GKP[part.before_O], k_KNP[:, own].transpose(0, 1))),
-                torch.cat((values_GKP[part.before_O], v_NKP[own])),
+                q_MHP[own],
+                torch.cat((keys_GKP[part.before_O], k_MKP[own])),
+                torch.cat((values_GKP[part.before_O], v_MKP[own])),
                 window,
             )
-            outs.append(F.pad(out_NA, (0, 0, 0, LEAD)))
+            outs.append(F.pad(out_NA, (0, 0, LEAD, 0)))
         if not self.parts:
             # Nothing arrived, but the others wait for this rank in the backward pass too.
             outs[0] = outs[0] + got_GD.sum()
-        return torch.cat(outs)
+        return take_rows(torch.cat(outs), self.rows_T)
 
 
-def attend_after(q_HNP: Tensor, k_SKP: Tensor, v_SKP: Tensor, window: int | None) -> Tensor:
+def attend_after(q_NHP: Tensor, k_SKP: Tensor, v_SKP: Tensor, window: int | None) -> Tensor:
     """Return the causal attention [N, H * P] of the last N of S positions."""
-    count, total = q_HNP.shape[1], k_SKP.shape[0]
+    count, total = q_NHP.shape[0], k_SKP.shape[0]
     before = total - count
-    k_1KSP, v_1KSP = (x.transpose(0, 1).unsqueeze(0) for x in (k_SKP, v_SKP))
+    q_1HNP, k_1KSP, v_1KSP = (x.transpose(0, 1).unsqueeze(0) for x in (q_NHP, k_SKP, v_SKP))
     parts: list[Tensor] = []
     for start in range(0, count, STRIPE):
         stop = min(start + STRIPE, count)
         first = 0 if window is None else max(0, before + start - window + 1)
-        query_Q1 = torch.arange(before + start, before + stop, device=q_HNP.device).unsqueeze(-1)
-        key_S = torch.arange(first, before + stop, device=q_HNP.device)
+        query_Q1 = torch.arange(before + start, before + stop, device=q_NHP.device).unsqueeze(-1)
+        key_S = torch.arange(first, before + stop, device=q_NHP.device)
         mask_QS = key_S <= query_Q1
         if window is not None:
             mask_QS &= key_S > query_Q1 - window
         out_1HQP = F.scaled_dot_product_attention(
-            q_HNP[:, start:stop].unsqueeze(0),
+            q_1HNP[:, :, start:stop],
             k_1KSP[:, :, first : before + stop],
             v_1KSP[:, :, first : before + stop],
             mask_QS,
@@ -125,103 +131,62 @@ def attend_after(q_HNP: Tensor, k_SKP: Tensor, v_SKP: Tensor, window: int | None
     return torch.cat(parts)
 
 
-def plan_rank(
-    config: ZayaConfig,
-    thetas: dict[str, float],
-    pieces: Pieces,
-    group: dist.ProcessGroup,
-    device: torch.device,
-) -> Plan:
+def layout_of_rank(model: Zaya, pieces: Pieces, group: dist.ProcessGroup) -> Packed:
     """Lay out this rank's tokens of a batch: documents that begin here, then continued parts."""
     rank = dist.get_rank(group)
     parts = pieces.parts(rank)
-    layout = Rows(parts)
-    own_T = pieces.tokens(rank)
+    order = sorted(range(len(parts)), key=lambda index: parts[index].offset > 0)
+    leads = [LEAD * (part.offset > 0) for part in parts]
+    lengths = [leads[index] + parts[index].length for index in order]
+    begins = dict(zip(order, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
+    heads = [begins[index] + lead for index, lead in enumerate(leads)]
+    spans = [np.arange(part.length) + head for part, head in zip(parts, heads, strict=True)]
+    rows: Ints = np.concatenate(spans)
     halo = route(pieces, rank, [halo_tokens(pieces, r) for r in range(pieces.num_ranks)])
     keys = route(pieces, rank, [key_tokens(pieces, r) for r in range(pieces.num_ranks)])
-    order_G = np.argsort(keys.arriving_G)
 
     def on(index: Ints) -> Tensor:
-        return torch.from_numpy(np.asarray(index, dtype=np.int64)).to(device)
+        return torch.from_numpy(np.asarray(index, dtype=np.int64)).to(model.device)
 
+    continued = [
+        Continued(
+            head, part.length, on(places(keys.arriving_G, part.first - part.offset, part.first))
+        )
+        for part, head in zip(parts, heads, strict=True)
+        if part.offset
+    ]
     context = RankContext(
-        [
-            Continued(
-                row=layout.heads[number],
-                length=part.length,
-                before_O=on(
-                    order_G[
-                        np.searchsorted(
-                            keys.arriving_G[order_G],
-                            np.arange(part.first - part.offset, part.first),
-                        )
-                    ]
-                ),
-            )
-            for number, part in enumerate(parts)
-            if part.offset
-        ],
-        group,
+        parts=continued,
+        group=group,
+        num_rows=sum(lengths),
+        inside_rows=sum(part.length for part in parts if not part.offset),
+        rows_T=on(rows),
+        halo=(halo, on(halo.send_N), on(lead_rows(halo.arriving_G, parts, heads))),
+        keys=(keys, on(rows[keys.send_N])),
     )
-    context.inside_rows = layout.inside_rows
-    context.halo = (halo, on(layout.rows[halo.send_N]), on(layout.leads(halo.arriving_G)))
-    context.keys = (keys, on(layout.rows[keys.send_N] - LEAD))
-    positions_N = on(layout.positions())
-    return Plan(
-        num_tokens=len(own_T),
-        num_rows=layout.num_rows,
-        single=False,
-        rows_T=on(layout.rows),
-        results_T=on(layout.rows - LEAD),
-        blocks=tuple(layout.blocks),
-        rope={k: rope_tables(positions_N, theta, config.rotary_dim) for k, theta in thetas.items()},
-        cache=None,
+    return pack_layout(
+        model.config,
+        model.rope_thetas,
+        lengths,
+        model.device,
+        native=model.has_native(),
+        offsets=[parts[index].offset - leads[index] for index in order],
         context=context,
     )
 
 
-class Rows:
-    """Padded rows of a rank's parts; see `model.plan` for what they are."""
+def places(tokens_G: Ints, first: int, stop: int) -> Ints:
+    """Return where the tokens from `first` to before `stop` are among others."""
+    order_G = np.argsort(tokens_G)
+    found: Ints = order_G[np.searchsorted(tokens_G[order_G], np.arange(first, stop))]
+    return found
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-        self.blocks: list[Block] = []
-        self.heads: dict[int, int] = {}
-        """First lead row of every part."""
-        self._strides: list[tuple[int, int]] = []
-        whole = [i for i, part in enumerate(parts) if not part.offset]
-        row = 0
-        for group in group_by_length([parts[i].length for i in whole]):
-            width = parts[whole[group[0]]].length
-            self.blocks.append(Block(num_documents=len(group), width=width, cached={}))
-            for index in group:
-                row = self._place(whole[index], row, width)
-        self.inside_rows = row
-        for index, part in enumerate(parts):
-            if part.offset:
-                row = self._place(index, row, part.length)
-        self.num_rows = row
-        spans = [np.arange(part.length) + self.heads[i] + LEAD for i, part in enumerate(parts)]
-        self.rows: Ints = np.concatenate(spans)
-        """Padded row of every token, in the order of the rank's tokens."""
 
-    def _place(self, index: int, row: int, width: int) -> int:
-        self.heads[index] = row
-        self._strides.append((index, width + LEAD))
-        return row + width + LEAD
-
-    def positions(self) -> Ints:
-        """Return the position in its document of every result row."""
-        return np.concatenate(
-            [self.parts[index].offset + np.arange(stride) for index, stride in self._strides]
-        )
-
-    def leads(self, tokens_G: Ints) -> Ints:
-        """Return the lead rows that stand for tokens just before continued parts."""
-        lead_of = {
-            part.first - back: self.heads[i] + LEAD - back
-            for i, part in enumerate(self.parts)
-            if part.offset
-            for back in range(1, min(LEAD, part.offset) + 1)
-        }
-        return np.array([lead_of[int(token)] for token in tokens_G], dtype=np.int64)
+def lead_rows(tokens_G: Ints, parts: Sequence[Part], heads: Sequence[int]) -> Ints:
+    """Return the lead rows that stand for tokens just before continued parts."""
+    lead_of = {
+        part.first - back: head - back
+        for part, head in zip(parts, heads, strict=True)
+        for back in range(1, min(LEAD, part.offset) + 1)
+    }
+    return np.array([lead_of[int(token)] for token in tokens_G], dtype=np.int64)

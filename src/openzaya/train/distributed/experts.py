@@ -21,6 +21,7 @@ class TravellingExperts(Experts):
 
     group: dist.ProcessGroup
     num_ranks: int
+    are_elsewhere = True
 
     def takes_weights(self, x_ND: Tensor) -> bool:
         """Return False: gates stay with the tokens and do not travel."""
