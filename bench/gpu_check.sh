@@ -22,7 +22,7 @@ PY
 
 # The device tests alone first: a wrong kernel shows here, in seconds.
 timeout 150 "$python" -m pytest -q -n 6 -W default -o addopts="--import-mode=importlib" \
-  tests/engine/cuda tests/backends/test_placing.py \
+  tests/engine/cuda tests/backends/test_placing.py tests/model/test_flash.py \
   >"$out/tests.txt" 2>&1
 echo "tests: exit $?" >"$out/summary.txt"
 timeout 360 "$python" bench/gpu_engine.py "$@" >"$out/speed.jsonl" 2>"$out/speed.err"

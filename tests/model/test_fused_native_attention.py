@@ -8,6 +8,8 @@ from model.tiny import distance
 from torch import Tensor
 
 from openzaya.core.native.build import compiler
+from openzaya.model.documents import Documents
+from openzaya.model.fused.attention import attend_packed
 from openzaya.model.fused.native.attention import attend
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
@@ -16,8 +18,8 @@ LENGTHS = [1, 2, 63, 3, 64, 65, 1, 129, 31, 98]
 TOLERANCE = 5e-6
 
 
-def ends_of(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+def documents(lengths: list[int]) -> Documents:
+    return Documents.of(lengths, torch.device("cpu"))
 
 
 def draw(lengths: list[int], heads: tuple[int, int], width: int, scale: float = 1.0):
@@ -44,7 +46,7 @@ def softmax_attention(q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, lengths: list
 
 
 def run(inputs, grad, lengths, window):
-    out = attend(*inputs, ends_of(lengths), window)
+    out = attend(*inputs, documents(lengths), documents(lengths), window)
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
 
 
@@ -65,6 +67,25 @@ def check(inputs, grad, lengths, window, tolerance=TOLERANCE):
 def test_documents_windows_and_groups(heads, window):
     inputs, grad = draw(LENGTHS, heads, 32)
     check(inputs, grad, LENGTHS, window)
+
+
+@pytest.mark.parametrize("way", [attend, attend_packed])
+@pytest.mark.parametrize("window", [None, 2, 40, 100])
+def test_the_last_tokens_of_documents_see_what_the_whole_documents_would(way, window):
+    counts = [1, 1, 63, 2, 1, 40, 1, 65, 31, 64]
+    (q, k, v), grad = draw(LENGTHS, (4, 2), 32)
+    is_last = [i >= n - count for n, count in zip(LENGTHS, counts, strict=True) for i in range(n)]
+    last_T = torch.tensor(is_last)
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    wanted = softmax_attention(*exact, LENGTHS, window)[last_T]
+    wanted_grads = torch.autograd.grad(wanted, exact, grad[last_T].double())
+    some = q.detach()[last_T].requires_grad_()
+    found = way(some, k, v, documents(counts), documents(LENGTHS), window)
+    found_grads = torch.autograd.grad(found, (some, k, v), grad[last_T])
+    assert distance(found, wanted) < TOLERANCE
+    assert distance(found_grads[0], wanted_grads[0][last_T]) < TOLERANCE
+    for mine, theirs in zip(found_grads[1:], wanted_grads[1:], strict=True):
+        assert distance(mine, theirs) < TOLERANCE
 
 
 @pytest.mark.parametrize("width", [1, 8, 16, 20, 48, 128, 256])

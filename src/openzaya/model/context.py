@@ -9,14 +9,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Attention inside the documents that begin here: queries, keys, values to outputs."""
+from openzaya.model.documents import Documents
+
+Attend = Callable[[Tensor, Tensor, Tensor, Documents, Documents], Tensor]
+"""Attention from queries to keys and values, given where the documents of both lie."""
 
 
 class Context(Protocol):
     """What a layer asks of the other ranks. `train.distributed.context` implements it.
 
-    Letters: T tokens of this rank, M rows: its tokens and those before continued parts.
+    Letters: T tokens of this rank; M rows, its tokens and those before continued parts.
     """
 
     def extend(self, x_TE: Tensor) -> Tensor:
@@ -26,11 +28,6 @@ class Context(Protocol):
         """
         ...
 
-    def attend(
-        self, q_MHP: Tensor, k_MKP: Tensor, v_MKP: Tensor, window: int | None, inside: Attend
-    ) -> Tensor:
-        """Return the attention outputs [T, H P] of this rank's tokens.
-
-        `inside` serves the rows of documents that begin on this rank, which come first.
-        """
+    def attend(self, q_MHP: Tensor, k_MKP: Tensor, v_MKP: Tensor, attend: Attend) -> Tensor:
+        """Return the attention outputs [T, H P] of this rank's tokens."""
         ...

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openzaya.core.errors import DataError
 from openzaya.data.windows import Window
-from openzaya.model.fused.layout import to_device
+from openzaya.model.documents import to_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

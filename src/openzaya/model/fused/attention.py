@@ -1,5 +1,7 @@
 """Causal attention inside each packed document: flash on CUDA, document by document elsewhere.
 
+Letters: T queries, S keys; of a document that begins elsewhere there are more keys than queries.
+
 Paper: II.
 """
 
@@ -8,47 +10,89 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openzaya.model.attention import attend
-from openzaya.model.fused.layout import Packed
+from openzaya.model.documents import Documents
+
+STRIPE = 512
+"""Queries with more keys than their own attend so many at a time, which bounds the mask."""
 
 
 def attend_packed(
-    q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, layout: Packed, window: int | None
+    q_THP: Tensor,
+    k_SKP: Tensor,
+    v_SKP: Tensor,
+    queries: Documents,
+    keys: Documents,
+    window: int | None,
 ) -> Tensor:
-    """Return [T, H P] of causal attention, over the last `window` tokens where one is given."""
+    """Return [T, H P] of causal attention, over the last `window` tokens where one is given.
+
+    A document's queries are the last of its keys' tokens.
+    """
     if q_THP.device.type == "cuda" and q_THP.dtype in (torch.bfloat16, torch.float16):
-        return _flash(q_THP, k_TKP, v_TKP, layout, window).flatten(1)
-    lengths = list(layout.lengths)
+        return _flash(q_THP, k_SKP, v_SKP, queries, keys, window).flatten(1)
     parts = []
-    pieces = (torch.split(x, lengths) for x in (q_THP, k_TKP, v_TKP))
-    for q, k, v in zip(*pieces, strict=True):
-        q_1HSP, k_1KSP, v_1KSP = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        parts.append(attend(q_1HSP, k_1KSP, v_1KSP, window)[0].transpose(0, 1))
+    of_keys = [torch.split(x, list(keys.lengths)) for x in (k_SKP, v_SKP)]
+    for q, k, v in zip(torch.split(q_THP, list(queries.lengths)), *of_keys, strict=True):
+        way = attend if len(q) == len(k) else attend_last
+        q_, k_, v_ = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+        parts.append(way(q_, k_, v_, window)[0].transpose(0, 1))
     return torch.cat(parts).flatten(1)
 
 
+def attend_last(q_BHTP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -> Tensor:
+    """Return the causal attention of the last T of S tokens."""
+    count = q_BHTP.shape[2]
+    before = k_BKSP.shape[2] - count
+    parts: list[Tensor] = []
+    for start in range(0, count, STRIPE):
+        stop = min(start + STRIPE, count)
+        first = 0 if window is None else max(0, before + start - window + 1)
+        query_Q1 = torch.arange(before + start, before + stop, device=q_BHTP.device).unsqueeze(-1)
+        key_N = torch.arange(first, before + stop, device=q_BHTP.device)
+        mask_QN = key_N <= query_Q1
+        if window is not None:
+            mask_QN &= key_N > query_Q1 - window
+        seen = slice(first, before + stop)
+        parts.append(
+            F.scaled_dot_product_attention(
+                q_BHTP[:, :, start:stop],
+                k_BKSP[:, :, seen],
+                v_BKSP[:, :, seen],
+                mask_QN,
+                enable_gqa=True,
+            )
+        )
+    return torch.cat(parts, dim=2)
+
+
 def _flash(
-    q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, layout: Packed, window: int | None
+    q_THP: Tensor,
+    k_SKP: Tensor,
+    v_SKP: Tensor,
+    queries: Documents,
+    keys: Documents,
+    window: int | None,
 ) -> Tensor:
     """Documents of one length go as a batch, others through the kernel for packed rows.
 
     Both run the same kernels; the packed form schedules one block grid for the longest document.
+    Its causal mask ends at the last query and the last key, so that missing queries are the first.
     """
-    if layout.is_even and window is None:
-        documents = len(layout.lengths)
+    if queries.is_even and window is None and queries.lengths == keys.lengths:
         q, k, v = (
-            x.view(documents, layout.longest, *x.shape[1:]).transpose(1, 2)
-            for x in (q_THP, k_TKP, v_TKP)
+            x.view(len(queries.lengths), queries.longest, *x.shape[1:]).transpose(1, 2)
+            for x in (q_THP, k_SKP, v_SKP)
         )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return out.transpose(1, 2).flatten(0, 1)
     out_THP: Tensor = torch.ops.aten._flash_attention_forward(
         q_THP,
-        k_TKP,
-        v_TKP,
-        layout.ends_B,
-        layout.ends_B,
-        layout.longest,
-        layout.longest,
+        k_SKP,
+        v_SKP,
+        queries.ends_B,
+        keys.ends_B,
+        queries.longest,
+        keys.longest,
         0.0,
         True,
         False,

@@ -29,22 +29,12 @@ from openzaya.model.router import Router, Routing
 def attention(part: Attention, h_TD: Tensor, layout: Packed) -> Tensor:
     """Return the attention output of packed normed rows."""
     mixed = (native_heads if layout.native else heads)(part, h_TD, layout)
-    inside = partial(attend_inside, window=part.window, layout=layout)
+    way = partial(attend if layout.native else attend_packed, window=part.window)
     if layout.context is None:
-        out_TA = inside(*mixed)
+        out_TA = way(*mixed, layout.documents, layout.documents)
     else:
-        out_TA = layout.context.attend(*mixed, part.window, inside)
+        out_TA = layout.context.attend(*mixed, way)
     return F.linear(out_TA, part.o_proj.weight)
-
-
-def attend_inside(
-    q_THP: Tensor, k_TKP: Tensor, v_TKP: Tensor, window: int | None, layout: Packed
-) -> Tensor:
-    """Return attention inside the documents that fill these rows, the first ones of a layout."""
-    layout = layout.up_to(q_THP.shape[0])
-    if layout.native:
-        return attend(q_THP, k_TKP, v_TKP, layout.ends_B, window)
-    return attend_packed(q_THP, k_TKP, v_TKP, layout, window)
 
 
 def heads(part: Attention, h_TD: Tensor, layout: Packed) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +83,7 @@ def native_heads(part: Attention, h_TD: Tensor, layout: Packed) -> tuple[Tensor,
         bias_C=cca.conv_qk_grouped.bias,
         temp_K=part.qk_norm.temp,
     )
-    return mix(x_TE, weights, layout.ends_B, layout.rope[part.kind])
+    return mix(x_TE, weights, layout.documents.ends_B, layout.rope[part.kind])
 
 
 def steps_of(layout: Packed) -> ModuleType:

@@ -1,8 +1,7 @@
 """Where documents begin in a packed row of tokens: all that the fused forward needs of lengths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from openzaya.model.config import ZayaConfig
 from openzaya.model.context import Context
+from openzaya.model.documents import Documents, to_device
 from openzaya.model.rope import rope_tables
 
 
@@ -17,12 +17,8 @@ from openzaya.model.rope import rope_tables
 class Packed:
     """One batch of documents side by side, without padding."""
 
-    lengths: tuple[int, ...]
-    """Tokens of every document."""
-    ends_B: Tensor
-    """int32 [B + 1]: 0, then the end of every document."""
-    longest: int
-    """Tokens of the longest document."""
+    documents: Documents
+    """With a context each of them is the part that lies on this rank, lead rows included."""
     has_one_T: Tensor
     """True where the document has a token before this one."""
     has_two_T: Tensor
@@ -33,21 +29,6 @@ class Packed:
     """Our C++ does what surrounds the matrix products."""
     context: Context | None = None
     """The other ranks that hold parts of these documents; None when all are whole."""
-
-    @property
-    def is_even(self) -> bool:
-        """All documents have one length."""
-        return min(self.lengths) == self.longest
-
-    def up_to(self, num_rows: int) -> "Packed":
-        """Return where the documents lie that fill the first `num_rows` rows."""
-        ends = list(accumulate(self.lengths))
-        if num_rows == ends[-1]:
-            return self
-        count = ends.index(num_rows) + 1
-        lengths = self.lengths[:count]
-        ends_B = self.ends_B[: count + 1]
-        return replace(self, lengths=lengths, ends_B=ends_B, longest=max(lengths))
 
 
 def pack_layout(
@@ -64,16 +45,13 @@ def pack_layout(
 
     `offsets` are the positions of their first rows, 0 by default.
     """
-    ends = np.cumsum([0, *lengths])
-    places = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
-    places_T = to_device(torch.from_numpy(places), device)
-    positions_T = places_T
+    places = np.concatenate([np.arange(length) for length in lengths])
+    places_T = positions_T = to_device(torch.from_numpy(places), device)
     if offsets is not None:
-        positions_T = to_device(torch.from_numpy(places + np.repeat(offsets, lengths)), device)
+        positions = places + np.repeat(offsets, lengths)
+        positions_T = to_device(torch.from_numpy(positions), device)
     return Packed(
-        lengths=tuple(lengths),
-        ends_B=to_device(torch.from_numpy(ends.astype(np.int32)), device),
-        longest=max(lengths),
+        documents=Documents.of(lengths, device),
         has_one_T=places_T >= 1,
         has_two_T=places_T >= 2,
         rope={
@@ -83,10 +61,3 @@ def pack_layout(
         native=native,
         context=context,
     )
-
-
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return `x` on the device, copied from pinned memory where that spares a wait."""
-    if device.type != "cuda":
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)

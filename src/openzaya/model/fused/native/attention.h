@@ -27,9 +27,10 @@ struct AttentionShape {
   int64_t k_stride() const { return groups * width; }
 };
 
-// Tokens [from, to) of a document, and the first key that any of them sees.
+// Queries [from, to) of a document, and the first key that any of them sees. The token of a query's row
+// has the key `shift` rows on: of a document that begins elsewhere there are keys without queries.
 struct QueryTile {
-  int64_t from, to, first_key;
+  int64_t from, to, first_key, shift;
   int count() const { return int(to - from); }
 };
 
@@ -87,26 +88,31 @@ struct KeyBlock {
 
 template <class Meet>
 INLINE void for_each_block(const QueryTile& tile, int64_t window, Meet meet) {
-  for (int64_t from = tile.first_key; from < tile.to; from += KEYS) {
-    int count = int(std::min<int64_t>(KEYS, tile.to - from));
-    bool partial = from + count - 1 > tile.from || from <= tile.to - 1 - window;
+  const int64_t own = tile.from + tile.shift, end = tile.to + tile.shift;
+  for (int64_t from = tile.first_key; from < end; from += KEYS) {
+    int count = int(std::min<int64_t>(KEYS, end - from));
+    bool partial = from + count - 1 > own || from <= end - 1 - window;
     meet(KeyBlock{from, count, partial});
   }
 }
 
+// A document's last query belongs to its last key.
 template <class Do>
-INLINE void for_each_tile(const int32_t* ends, int64_t documents, int64_t window, Do work) {
-  for (int64_t d = 0; d < documents; ++d)
+INLINE void for_each_tile(const int32_t* ends, const int32_t* key_ends, int64_t documents,
+                          int64_t window, Do work) {
+  for (int64_t d = 0; d < documents; ++d) {
+    const int64_t shift = key_ends[d + 1] - ends[d + 1];
     for (int64_t from = ends[d]; from < ends[d + 1]; from += QUERIES)
       work(QueryTile{from, std::min<int64_t>(from + QUERIES, ends[d + 1]),
-                     std::max<int64_t>(ends[d], from - window + 1)});
+                     std::max<int64_t>(key_ends[d], from + shift - window + 1), shift});
+  }
 }
 
 // Which of the tile's queries, from `lane` on, see a key.
 INLINE whole_piece sees(const QueryTile& tile, int64_t window, int64_t key, int lane) {
   whole_piece distance;
   UNROLL for (int i = 0; i < PIECE; ++i) distance[i] = i;
-  distance += int(tile.from + lane - key);
+  distance += int(tile.from + tile.shift + lane - key);
   return (distance >= 0) & (distance < int(std::min<int64_t>(window, INT32_MAX)));
 }
 
@@ -190,18 +196,19 @@ constexpr float LOG2_E = 1.44269504088896341f;
 
 }  // namespace zaya
 
-// out [T, heads, width], and of each softmax the best score (in powers of 2) and the sum relative to
+// Ends are 0, then the end of every document. out [T, heads, width], and of each softmax the best score (in powers of 2) and the sum relative to
 // it, both [heads, T].
 extern "C" void attend_forward(const float* q, const float* k, const float* v, float* out, float* best,
-                               float* total, const int32_t* ends, int64_t documents, int64_t heads,
-                               int64_t groups, int64_t width, int64_t window, float scale) {
+                               float* total, const int32_t* ends, const int32_t* key_ends,
+                               int64_t documents, int64_t heads, int64_t groups, int64_t width,
+                               int64_t window, float scale) {
   using namespace zaya;
   const AttentionShape shape{heads, groups, width, window, scale};
   const int64_t group = shape.group(), tokens = ends[documents], size = QUERIES * width;
   Scratch turned(group * size), sums(group * size), scores(KEYS * QUERIES);
   std::unique_ptr<Running[]> runs(new Running[group]);
   for (int64_t g = 0; g < groups; ++g)
-    for_each_tile(ends, documents, window, [&](const QueryTile& tile) {
+    for_each_tile(ends, key_ends, documents, window, [&](const QueryTile& tile) {
       const int64_t first = tile.from * shape.q_stride() + g * group * width;
       for (int64_t h = 0; h < group; ++h) {
         turn_rows(q + first + h * width, shape.q_stride(), tile.count(), width, scale * LOG2_E,
@@ -232,8 +239,9 @@ extern "C" void attend_forward(const float* q, const float* k, const float* v, f
 // Gradients of all three from that of `out`; those of keys and values are added to what is there.
 extern "C" void attend_backward(const float* q, const float* k, const float* v, const float* out,
                                 const float* lse, const float* out_grad, float* q_grad, float* k_grad,
-                                float* v_grad, const int32_t* ends, int64_t documents, int64_t heads,
-                                int64_t groups, int64_t width, int64_t window, float scale) {
+                                float* v_grad, const int32_t* ends, const int32_t* key_ends,
+                                int64_t documents, int64_t heads, int64_t groups, int64_t width,
+                                int64_t window, float scale) {
   using namespace zaya;
   const AttentionShape shape{heads, groups, width, window, scale};
   const int64_t group = shape.group(), tokens = ends[documents], size = QUERIES * width;
@@ -242,7 +250,7 @@ extern "C" void attend_backward(const float* q, const float* k, const float* v, 
   Scratch weights(KEYS * QUERIES), slopes(KEYS * QUERIES);
   Scratch bases(group * QUERIES), means(group * QUERIES);
   for (int64_t g = 0; g < groups; ++g)
-    for_each_tile(ends, documents, window, [&](const QueryTile& tile) {
+    for_each_tile(ends, key_ends, documents, window, [&](const QueryTile& tile) {
       const int64_t first = tile.from * stride + g * group * width;
       std::fill_n(static_cast<float*>(sums), group * size, 0.0f);
       for (int64_t h = 0; h < group; ++h) {
