@@ -79,7 +79,7 @@ def test_any_number_of_iterations(shape, steps):
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (2, 2), (3, 200), (200, 3)])
 def test_the_smallest_shapes(shape):
     matrix = stack(1, *shape)
-    assert error_of(newton_schulz(matrix)[0], exact(matrix[0])) < 3e-3
+    assert error_of(newton_schulz(matrix)[0], exact(matrix[0])) < 8e-3
 
 
 def test_any_shape_up_to_a_few_tiles_and_rests():

@@ -1,6 +1,7 @@
 // Products of matrices in half precision (fp16), where the processor computes in it.
 //
-// Sums are short in fp16, DEPTH products each, and collected in fp32; a result is rounded once.
+// In fp16 are sums of SHORT products and of the DEPTH / SHORT of them that follow one another; the rest
+// is summed in fp32, and a result is rounded once.
 #pragma once
 #include "vec.h"
 
@@ -19,10 +20,10 @@ typedef half halves __attribute__((vector_size(2 * HALVES), aligned(2)));
 typedef half h16 __attribute__((vector_size(32), aligned(2)));
 
 // The sums of a tile fill the registers but for a row of the right factor and a spread number.
-constexpr int PANEL = 64, DEPTH = 32;
+constexpr int PANEL = 64, SHORT = 16, DEPTH = 64;
 constexpr int ROWS = HALVES == 32 ? 12 : 6, TILE = HALVES == 32 ? 64 : 32;
 
-#if defined(__AVX512FP16__)
+#if HALVES == 32
 INLINE v16 load(const half* p) { return (v16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 // A number of the left factor stands there twice: four bytes are spread by the load itself, two would
 // take the port of half of the products.
@@ -59,19 +60,25 @@ INLINE int64_t whole(int64_t count) { return (count + PANEL - 1) / PANEL * PANEL
 template <int COLUMNS>
 INLINE void add_tile(const left* a, const half* b, int steps, bool is_first, float* sums) {
   constexpr int VECTORS = COLUMNS / HALVES;
-  halves x[ROWS][VECTORS] = {};
-  for (int k = 0; k < steps; ++k) {
-    halves right[VECTORS];
-    UNROLL for (int i = 0; i < VECTORS; ++i) right[i] = *(const halves*)(b + k * PANEL + i * HALVES);
-    UNROLL for (int r = 0; r < ROWS; ++r) {
-      const halves number = spread(a[r * DEPTH + k]);
-      UNROLL for (int i = 0; i < VECTORS; ++i) x[r][i] += number * right[i];
+  alignas(64) half narrow[ROWS][COLUMNS];
+  for (int start = 0; start < steps; start += SHORT) {
+    halves x[ROWS][VECTORS] = {};
+    const int stop = steps - start < SHORT ? steps : start + SHORT;
+    for (int k = start; k < stop; ++k) {
+      halves right[VECTORS];
+      UNROLL for (int i = 0; i < VECTORS; ++i)
+        right[i] = *(const halves*)(b + k * PANEL + i * HALVES);
+      UNROLL for (int r = 0; r < ROWS; ++r) {
+        const halves number = spread(a[r * DEPTH + k]);
+        UNROLL for (int i = 0; i < VECTORS; ++i) x[r][i] += number * right[i];
+      }
     }
+    UNROLL for (int r = 0; r < ROWS; ++r)
+      UNROLL for (int i = 0; i < VECTORS; ++i) {
+        halves* at = (halves*)(narrow[r] + i * HALVES);
+        *at = start ? *at + x[r][i] : x[r][i];
+      }
   }
-  // By way of memory, as what is loaded is widened by one instruction less.
-  half narrow[ROWS][COLUMNS];
-  UNROLL for (int r = 0; r < ROWS; ++r)
-    UNROLL for (int i = 0; i < VECTORS; ++i) *(halves*)(narrow[r] + i * HALVES) = x[r][i];
   for (int r = 0; r < ROWS; ++r)
     UNROLL for (int i = 0; i < COLUMNS; i += LANES) {
       float* at = sums + r * PANEL + i;

@@ -8,24 +8,20 @@ namespace zaya {
 // What is to be orthogonalized, into w.exact; returns its largest entry. The average may be null.
 float take_gradient(Work& w, const float* grad, float* average, float fresh, bool is_nesterov) {
   v16 most{};
-  const auto wanted = [&](auto g, auto& a) {
-    a += fresh * (g - a);
-    return is_nesterov ? a + fresh * (g - a) : a;
-  };
+  const auto mixed = [=](auto old, auto g) { return old + fresh * (g - old); };
   for (int64_t r = 0; r < w.I; ++r) {
-    float* to = w.exact + r * w.stride;
+    const float* from = grad + r * w.O;
+    float *to = w.exact + r * w.stride, *old = average ? average + r * w.O : nullptr;
     int64_t c = 0;
     for (; c + LANES <= w.O; c += LANES) {
-      v16 x = load(grad + r * w.O + c);
-      if (average) {
-        v16 a = load(average + r * w.O + c);
-        x = wanted(x, a);
-        store(average + r * w.O + c, a);
-      }
-      store(to + c, x);
+      const v16 g = load(from + c);
+      if (old) store(old + c, mixed(load(old + c), g));
+      store(to + c, !old ? g : is_nesterov ? mixed(load(old + c), g) : load(old + c));
     }
-    for (; c < w.O; ++c)
-      to[c] = average ? wanted(grad[r * w.O + c], average[r * w.O + c]) : grad[r * w.O + c];
+    for (; c < w.O; ++c) {
+      if (old) old[c] = mixed(old[c], from[c]);
+      to[c] = !old ? from[c] : is_nesterov ? mixed(old[c], from[c]) : old[c];
+    }
     for (; c < w.stride; ++c) to[c] = 0.0f;
     for (c = 0; c < w.stride; c += LANES) most = maximum(most, maximum(load(to + c), -load(to + c)));
   }
