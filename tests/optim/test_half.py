@@ -207,6 +207,8 @@ def test_without_a_compiler_it_says_so_once(monkeypatch, caplog):
         library.reason_against_half.cache_clear()
 
 
-def test_an_unknown_arithmetic_is_refused():
+def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="choose of auto, float32"):
         MuonConfig(arithmetic="float16")
+    with pytest.raises(ConfigError, match="num_ns_steps is 0"):
+        MuonConfig(num_ns_steps=0)

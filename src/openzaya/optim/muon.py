@@ -77,6 +77,8 @@ class MuonConfig:
                 f"lr is {self.lr}, weight_decay {self.weight_decay} and router_rate "
                 f"{self.router_rate}; none may be negative"
             )
+        if self.num_ns_steps < 1:
+            raise ConfigError(f"num_ns_steps is {self.num_ns_steps}; choose at least 1")
         if self.arithmetic not in get_args(Arithmetic):
             raise ConfigError(
                 f"arithmetic is {self.arithmetic!r}; choose of {', '.join(get_args(Arithmetic))}"

@@ -13,6 +13,7 @@
 #if defined(HALVES)
 namespace zaya {
 
+// fp16 holds sums up to 255 UNIT^2; the largest, products of two polynomials, reach 12.
 constexpr float UNIT = 16.0f;
 constexpr float A = 3.4445f, B = -4.7750f, C = 2.0315f;
 
@@ -62,7 +63,7 @@ struct Work {
   Panels x, next, turned;
   Symmetric pieces[4];
   left* room;
-  float* exact;  // exact: X in fp32, rows `stride` apart
+  float* exact;  // X in fp32, rows `stride` apart
 };
 
 // out = pq, or a polynomial of p, where q is p. All symmetric matrices of one X commute.
@@ -144,8 +145,11 @@ template <class Finish>
 void orthogonalize(Work& w, float peak, int64_t steps, Finish finish) {
   const bool is_tall = w.I > w.O;
   normalize(w, peak);
+  // A second iteration on one Y saves work where X is long. It squares the singular values, which the
+  // first Y, of the most uneven X, and more iterations than two would not survive in fp16.
+  const int64_t most = 2 * w.depth < 3 * w.size ? 1 : 2;
   for (int64_t done = 0, now = 1; done < steps; done += now) {
-    if (done) now = 2 * w.depth < 3 * w.size || steps - done < 2 ? 1 : 2;
+    if (done) now = steps - done < most ? steps - done : most;
     gram(w, w.pieces[0]);
     const Symmetric p = polynomial(w, now);
     const bool is_last = done + now == steps;
