@@ -89,6 +89,11 @@ def test_any_shape_up_to_a_few_tiles_and_rests():
             assert error_of(newton_schulz(matrix)[0], exact(matrix[0])) < 1e-2, (rows, columns)
 
 
+def test_nothing_gives_nothing():
+    for shape in ((0, 4, 4), (2, 0, 4), (2, 4, 0)):
+        assert newton_schulz(torch.zeros(shape)).shape == shape
+
+
 def test_a_zero_matrix_gives_zeros_beside_others_that_are_not():
     matrices = stack(3, 6, 40)
     matrices[1] = 0

@@ -21,6 +21,7 @@ typedef half h16 __attribute__((vector_size(32), aligned(2)));
 
 // The sums of a tile fill the registers but for a row of the right factor and a spread number.
 constexpr int PANEL = 64, SHORT = 16, DEPTH = 64;
+constexpr int64_t CACHED_ROWS = 4096;  // of a panel, 128 bytes each
 constexpr int ROWS = HALVES == 32 ? 12 : 6, TILE = HALVES == 32 ? 64 : 32;
 
 #if HALVES == 32
@@ -99,24 +100,28 @@ template <class Finish>
 void multiply(Panels a, Panels b, int64_t rows, int64_t columns, int64_t depth, bool is_symmetric,
               left* room, Finish finish) {
   alignas(64) float sums[ROWS * PANEL] = {};
-  for (int64_t row = 0; row < rows; row += ROWS) {
-    const int64_t stop = row + ROWS < rows ? row + ROWS : rows;
-    // The last rows are computed with some before them, which are not finished again.
-    const int64_t first = rows > ROWS ? stop - ROWS : 0;
-    for (int64_t k = 0; k < depth; k += DEPTH)
-      for (int r = 0; r < ROWS; ++r)
-        put_left(a.row(first + r, k / PANEL) + k % PANEL, room + k * ROWS + r * DEPTH);
-    const int64_t width = is_symmetric ? stop : columns;
-    for (int64_t panel = 0; panel * PANEL < width; ++panel) {
-      const half* right = b.row(0, panel);
-      for (int64_t c = 0; c < PANEL && panel * PANEL + c < width; c += TILE)
-        if (TILE > 32 && width - panel * PANEL <= 32)
-          sum_tile<32>(room, right, depth, sums);
-        else
-          sum_tile<TILE>(room, right + c, depth, sums + c);
-      for (int64_t r = row; r < stop; ++r) finish(r, panel, sums + (r - first) * PANEL);
+  // As many panels of b at a time as the second-level cache keeps for all rows of a.
+  const int64_t group = CACHED_ROWS / (depth + 1) + 1;
+  for (int64_t start = 0; start * PANEL < columns; start += group)
+    for (int64_t row = 0; row < rows; row += ROWS) {
+      const int64_t stop = row + ROWS < rows ? row + ROWS : rows;
+      const int64_t width = is_symmetric ? stop : columns;
+      if (start * PANEL >= width) continue;
+      // The last rows are computed with some before them, which are not finished again.
+      const int64_t first = rows > ROWS ? stop - ROWS : 0;
+      for (int64_t k = 0; k < depth; k += DEPTH)
+        for (int r = 0; r < ROWS; ++r)
+          put_left(a.row(first + r, k / PANEL) + k % PANEL, room + k * ROWS + r * DEPTH);
+      for (int64_t panel = start; panel < start + group && panel * PANEL < width; ++panel) {
+        const half* right = b.row(0, panel);
+        for (int64_t c = 0; c < PANEL && panel * PANEL + c < width; c += TILE)
+          if (TILE > 32 && width - panel * PANEL <= 32)
+            sum_tile<32>(room, right, depth, sums);
+          else
+            sum_tile<TILE>(room, right + c, depth, sums + c);
+        for (int64_t r = row; r < stop; ++r) finish(r, panel, sums + (r - first) * PANEL);
+      }
     }
-  }
 }
 
 // Rows of 8 x 8 numbers become columns: each level deals out two rows alternately.
