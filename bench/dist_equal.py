@@ -22,7 +22,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from ranks import largest, on_mesh, spawn, steps
-from tiny_training import stage, window
+from tiny_training import IN_FP32, stage, window
 
 from openzaya.train.distributed.mesh import MeshConfig
 
@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two processes only")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
-    settings = stage(micro_tokens=70)
+    settings = stage(micro_tokens=70, optim=IN_FP32)
     one = steps(lambda _model: None, windows, COUNT, settings=settings)
     print(
         f"{'':12}{'mesh':42}{'loss':>10}{'gradients':>11}{'weights':>10}{'counts':>8}{'CPU s':>7}"

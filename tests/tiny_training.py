@@ -1,5 +1,6 @@
 """A model and data small enough to train in milliseconds."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,11 @@ def windows_of(step: int) -> list[Window]:
     return [window([9, 12, 5], seed=3 * step + i, source="ab"[i % 2]) for i in range(3)]
 
 
+OPTIM = OptimConfig(muon=MuonConfig(lr=0.02, weight_decay=0.0), lr_adamw=0.01)
+IN_FP32 = replace(OPTIM, muon=replace(OPTIM.muon, arithmetic="float32"))
+"""For comparing sums in other orders: half precision turns their last bits into thousandths."""
+
+
 def stage(**changes: object) -> StageConfig:
     """Return a short stage."""
     settings: dict[str, object] = {
@@ -61,7 +67,7 @@ def stage(**changes: object) -> StageConfig:
         "context_tokens": 32,
         "micro_tokens": 40,
         "warmup_steps": 2,
-        "optim": OptimConfig(muon=MuonConfig(lr=0.02, weight_decay=0.0), lr_adamw=0.01),
+        "optim": OPTIM,
         "checkpoint_every_steps": 3,
     }
     return StageConfig(**{**settings, **changes})

@@ -62,6 +62,7 @@ def test_an_edited_file_is_named(tmp_path, monkeypatch, name):
     [
         ({"torch threads": 99}, "machine.torch threads: 99 -> "),
         ({"kernels": "zaya-fused-1"}, "machine.kernels: zaya-fused-1 -> torch"),
+        ({"muon": "zaya-optim-1"}, "machine.muon: zaya-optim-1 -> torch"),
     ],
 )
 def test_another_number_of_threads_or_other_kernels_are_a_warning_only(caplog, changed, line):

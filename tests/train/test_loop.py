@@ -7,10 +7,11 @@ import signal
 
 import pytest
 import torch
-from tiny_training import stage, tiny_model, windows_of
+from tiny_training import IN_FP32, OPTIM, stage, tiny_model, windows_of
 
 from openzaya.core.errors import CheckpointError, DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter, read_metrics
+from openzaya.optim.newton_schulz import kernels_of
 from openzaya.train import ckpt, loop
 from openzaya.train.loop import run_stage
 from openzaya.train.saver import Saving
@@ -47,6 +48,29 @@ def test_a_resumed_run_is_bit_identical_to_one_that_was_never_stopped(tmp_path, 
     assert all(losses[step] == loss for step, loss in later.items())
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert again.loss_by_source() == summary.loss_by_source()
+
+
+def test_a_checkpoint_names_what_computed_it(tmp_path):
+    model = tiny_model()
+    run_stage(model, stage(steps=1, warmup_steps=0), windows_of, tmp_path)
+    machine = ckpt.load_newest(tmp_path).meta["machine"]
+    assert machine["kernels"] == model.kernels_of_training()
+    assert machine["muon"] == kernels_of(model.device, "auto")
+
+
+def test_muon_in_half_precision_trains_as_in_fp32(tmp_path):
+    seen = {}
+    for optim in (OPTIM, IN_FP32):
+        losses = seen[optim.muon.arithmetic] = []
+        run_stage(
+            tiny_model(),
+            stage(optim=optim),
+            windows_of,
+            tmp_path / optim.muon.arithmetic,
+            on_step=lambda _state, report, losses=losses: losses.append(report.loss),
+        )
+    assert seen["auto"] == pytest.approx(seen["float32"], abs=2e-3)
+    assert seen["auto"][-1] < seen["auto"][0] - 0.05
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):

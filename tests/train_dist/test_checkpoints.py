@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import spawn
-from tiny_training import stage, tiny_model, windows_of
+from tiny_training import IN_FP32, stage, tiny_model, windows_of
 
 from openzaya.core.errors import CheckpointError
 from openzaya.core.log import MetricWriter, read_metrics
@@ -48,7 +48,7 @@ def train(rank, mesh, folder, last=0, export=False):
     if rank == 0:
         extra["writer"] = MetricWriter(folder / "metrics.jsonl")
     try:
-        run_stage(model, stage(), windows, folder, on_step=stop, **extra)
+        run_stage(model, stage(optim=IN_FP32), windows, folder, on_step=stop, **extra)
     except Stopped:
         return seen
     if export:

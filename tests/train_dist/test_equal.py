@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from ranks import largest, on_mesh, spawn, steps
-from tiny_training import stage, tiny_model, window, windows_of
+from tiny_training import IN_FP32, stage, tiny_model, window, windows_of
 
 from openzaya.model import zaya
 from openzaya.model.balance import BalanceConfig
@@ -31,7 +31,7 @@ def one_window(step):
 
 
 CASES = {"many": windows_of, "straddling": straddling, "one": one_window}
-SETTINGS = stage(micro_tokens=70)
+SETTINGS = stage(micro_tokens=70, optim=IN_FP32)
 
 
 def check(mesh, name, count, settings=SETTINGS, **changes):
@@ -83,7 +83,7 @@ def test_widths_that_no_grouped_product_takes_are_no_obstacle(mesh):
 @pytest.mark.parametrize(("mesh", "name"), [({"dp_shard": 2}, "one"), ({"cp": 2}, "straddling")])
 def test_biases_that_move_by_distance_see_the_tokens_of_all_ranks(mesh, name):
     """And no padding, of which one of the ranks has nothing else in the first case."""
-    slow = OptimConfig(muon=MuonConfig(router_rate=0.25))
+    slow = OptimConfig(muon=MuonConfig(router_rate=0.25, arithmetic="float32"))
     check(
         mesh,
         name,

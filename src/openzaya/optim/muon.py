@@ -6,7 +6,7 @@ Letters: N matrices of one shape, I rows, O columns.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.core.seeding import stream_seed
 from openzaya.optim.cores import one_core_each
 from openzaya.optim.groups import Claim, Rule
-from openzaya.optim.newton_schulz import CPU_CHUNK_ELEMENTS, STEPS, newton_schulz
+from openzaya.optim.native.library import HalfStep
+from openzaya.optim.newton_schulz import (
+    CPU_CHUNK_ELEMENTS,
+    STEPS,
+    Arithmetic,
+    newton_schulz,
+    takes_half,
+)
 
 UpdateScale = Literal["match_rms_adamw", "none"]
 MomentumDtype = Literal["float32", "bfloat16"]
@@ -47,6 +54,10 @@ class MuonConfig:
     """Momentum of step 0 when there is a momentum warm-up."""
     num_ns_steps: int = STEPS
     """Newton-Schulz iterations."""
+    arithmetic: Arithmetic = "auto"
+    """auto iterates in the fastest arithmetic that the device is known to do well in: bf16 on
+    accelerators, fp16 with sums in fp32 on CPUs that have it, else fp32. float32 = everywhere in
+    fp32. Deviation: D-064."""
     scale: UpdateScale = "match_rms_adamw"
     """match_rms_adamw multiplies by 0.2 * sqrt(max(rows, columns)); none leaves norm-1 updates."""
     momentum_dtype: MomentumDtype = "float32"
@@ -65,6 +76,12 @@ class MuonConfig:
             raise ConfigError(
                 f"lr is {self.lr}, weight_decay {self.weight_decay} and router_rate "
                 f"{self.router_rate}; none may be negative"
+            )
+        if self.num_ns_steps < 1:
+            raise ConfigError(f"num_ns_steps is {self.num_ns_steps}; choose at least 1")
+        if self.arithmetic not in get_args(Arithmetic):
+            raise ConfigError(
+                f"arithmetic is {self.arithmetic!r}; choose of {', '.join(get_args(Arithmetic))}"
             )
 
     def momentum_at(self, step: int) -> float:
@@ -123,6 +140,15 @@ class Part:
         self.members = members
         self.rule = members[0].claim.rule
         self.rows, self.columns = members[0].weight.shape[1:]
+
+    def is_plain(self) -> bool:
+        """Tell whether weights and averages are plain rows of fp32 on a CPU."""
+        tensors = [matrices.weight for matrices in self.members]
+        tensors += [x for matrices in self.members if (x := matrices.average) is not None]
+        return all(
+            x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
+            for x in tensors
+        )
 
     def averaged(self, momentum: float, *, nesterov: bool) -> list[Tensor]:
         """Take the gradients into the averages; return what is to be orthogonalized."""
@@ -217,13 +243,24 @@ class Muon:
 
     def _update(self, part: Part, lr_scale: float, index: int) -> None:
         momentum = self.config.momentum_at(self.num_steps)
-        averaged = part.averaged(momentum, nesterov=self.config.nesterov)
-        stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
-        del averaged
-        direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps)
         lr = self.config.lr_of(part.rule) * lr_scale
         keep = 1.0 - lr * self.config.weight_decay if part.rule.decay else 1.0
         factor = -lr * self.config.factor(part.rows, part.columns)
+        if part.is_plain() and takes_half(part.members[0].weight.device, self.config.arithmetic):
+            step = HalfStep(
+                num_ns_steps=self.config.num_ns_steps,
+                keep=keep,
+                factor=factor,
+                momentum=momentum,
+                nesterov=self.config.nesterov,
+            )
+            for matrices in part.members:
+                step.apply(matrices.weight, matrices.gradient(), matrices.average)
+            return
+        averaged = part.averaged(momentum, nesterov=self.config.nesterov)
+        stack_NIO = averaged[0] if len(averaged) == 1 else torch.cat(averaged)
+        del averaged
+        direction_NIO = newton_schulz(stack_NIO, self.config.num_ns_steps, self.config.arithmetic)
         seed = stream_seed(0, "muon", "rounding", self.num_steps, index)
         part.move(direction_NIO, keep, factor, seed)
 

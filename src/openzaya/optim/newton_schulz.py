@@ -4,11 +4,15 @@ Letters: N matrices of one shape, I rows, O columns, A the shorter side, Z the l
 """
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from openzaya.optim.cores import one_core_each
+from openzaya.optim.native.library import direction, library_name, reason_against_half
+
+Arithmetic = Literal["auto", "float32"]
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -26,23 +30,38 @@ GRAM_STEPS = 3
 uneven matrix are wrong by a hundredth, after three they are as exact as those of `iterate`."""
 
 
-def newton_schulz(matrices_NIO: Tensor, num_steps: int = STEPS) -> Tensor:
+def newton_schulz(
+    matrices_NIO: Tensor, num_steps: int = STEPS, arithmetic: Arithmetic = "auto"
+) -> Tensor:
     """Return nearly U V' of every matrix U S V': singular values land in about [0.7, 1.2].
 
     `matrices_NIO` is [N, rows, columns]. The result has the input's dtype and does not depend on
     the input's scale. A zero matrix gives zeros (an expert without tokens must not move), never
-    NaN. Works in fp32 on CPU, where bf16 GEMM has half the speed, and in bf16 elsewhere.
+    NaN. With "auto" accelerators work in bf16; a CPU in fp16 with sums in fp32 where it can, else
+    in fp32, as its bf16 GEMM has half the speed.
 
     Paper: IV-B1(e).
     Source: Muon (Jordan et al., 2024); quintic coefficients as there.
+    Deviation: D-064.
     """
     if matrices_NIO.device.type == "cpu":
-        return _on_cpu(matrices_NIO, num_steps).to(matrices_NIO.dtype)
+        in_half = takes_half(matrices_NIO.device, arithmetic)
+        return _on_cpu(matrices_NIO, num_steps, in_half=in_half).to(matrices_NIO.dtype)
     tall = matrices_NIO.shape[1] > matrices_NIO.shape[2]
-    wide_NAZ = matrices_NIO.mT if tall else matrices_NIO
-    unit_NAZ = iterate(unit_norm(wide_NAZ).bfloat16(), num_steps)
+    unit_NAZ = unit_norm(matrices_NIO.mT if tall else matrices_NIO)
+    unit_NAZ = iterate(unit_NAZ if arithmetic == "float32" else unit_NAZ.bfloat16(), num_steps)
     direction_NIO = unit_NAZ.mT if tall else unit_NAZ
     return direction_NIO.to(matrices_NIO.dtype)
+
+
+def takes_half(device: torch.device, arithmetic: Arithmetic) -> bool:
+    """Tell whether our C++ in half precision computes; where it must, it compiles first."""
+    return device.type == "cpu" and arithmetic == "auto" and not reason_against_half()
+
+
+def kernels_of(device: torch.device, arithmetic: Arithmetic) -> str:
+    """Return a name for what computes Muon's directions, which the last bits depend on."""
+    return library_name() if takes_half(device, arithmetic) else "torch"
 
 
 def iterate(unit_NAZ: Tensor, num_steps: int) -> Tensor:
@@ -55,12 +74,15 @@ def iterate(unit_NAZ: Tensor, num_steps: int) -> Tensor:
     return unit_NAZ
 
 
-def _on_cpu(matrices_NIO: Tensor, num_steps: int) -> Tensor:
+def _on_cpu(matrices_NIO: Tensor, num_steps: int, *, in_half: bool) -> Tensor:
     """Return the iteration's result in fp32, computed in parts that fit the cache."""
-    out_NIO = torch.empty_like(matrices_NIO, dtype=torch.float32)
+    out_NIO = torch.empty(matrices_NIO.shape, dtype=torch.float32)
+    if in_half:
+        matrices_NIO = matrices_NIO.float().contiguous()
     size = max(1, CPU_CHUNK_ELEMENTS // max(1, matrices_NIO.shape[1] * matrices_NIO.shape[2]))
     pairs = zip(torch.split(matrices_NIO, size), torch.split(out_NIO, size), strict=True)
-    one_core_each([partial(_fill, *pair, num_steps) for pair in pairs])
+    fill = direction if in_half else _fill
+    one_core_each([partial(fill, *pair, num_steps) for pair in pairs])
     return out_NIO
 
 

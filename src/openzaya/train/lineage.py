@@ -33,17 +33,18 @@ def identity(
     tokenizer_hash: str = "",
     packages: Sequence[str] = TRAINING_CODE,
     kernels: str = "torch",
+    muon: str = "torch",
 ) -> dict[str, Any]:
     """Return what a checkpoint records of its run; every value survives JSON.
 
-    `kernels` names what computes the element-wise steps.
+    `kernels` names what computes the element-wise steps, `muon` what orthogonalizes.
     """
     return {
         "config_hash": config_hash(config),
         "config": to_mapping(config),
         "tokenizer": tokenizer_hash,
         "code": code_revision(tuple(packages)),
-        "machine": {"torch threads": torch.get_num_threads(), "kernels": kernels},
+        "machine": {"torch threads": torch.get_num_threads(), "kernels": kernels, "muon": muon},
     }
 
 

@@ -12,6 +12,7 @@ from openzaya.core.log import MetricWriter
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.zaya import Zaya
+from openzaya.optim.newton_schulz import kernels_of
 from openzaya.train.lineage import identity
 from openzaya.train.lock import StopSignal
 from openzaya.train.parallel import ALONE, Parallel
@@ -92,7 +93,12 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
     model.recompute, model.offload = config.recompute, config.offload
     run = Run(config, model, parallel)
     clock = CheckpointClock()
-    start = identity(config, saving.tokenizer_hash, kernels=model.kernels_of_training())
+    start = identity(
+        config,
+        saving.tokenizer_hash,
+        kernels=model.kernels_of_training(),
+        muon=kernels_of(model.device, config.optim.muon.arithmetic),
+    )
     with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
         if writer is not None:

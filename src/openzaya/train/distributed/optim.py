@@ -182,7 +182,9 @@ class DividedMuon(Muon):
         out: dict[str, Tensor] = {}
         for matrices in by_shape.values():
             stacks = [h.whole.matrices(whole[h].contiguous()) for h in matrices]
-            done_NIO = newton_schulz(torch.cat(stacks), self.config.num_ns_steps)
+            done_NIO = newton_schulz(
+                torch.cat(stacks), self.config.num_ns_steps, self.config.arithmetic
+            )
             done_parts = torch.split(done_NIO, [len(stack) for stack in stacks])
             for h, done in zip(matrices, done_parts, strict=True):
                 out[h.whole.name] = done.reshape(whole[h].shape)

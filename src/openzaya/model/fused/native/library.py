@@ -1,16 +1,15 @@
-"""Calls of our C++ with tensors."""
+"""The C++ of training, as functions of tensors."""
 
 import ctypes
 import logging
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from openzaya.core.errors import ConfigError
 from openzaya.core.native.build import load_library
+from openzaya.core.native.calls import Functions
 
 FOLDER = Path(__file__).parent
 SOURCES = (
@@ -23,7 +22,6 @@ SOURCES = (
     "kernels.cpp",
 )
 DTYPES = (torch.float32, torch.int32, torch.int64)
-Argument = Tensor | int | float | None
 
 log = logging.getLogger(__name__)
 
@@ -56,31 +54,5 @@ def library_name() -> str:
     return Path(kernels()._name).stem
 
 
-def call(name: str, *args: Argument) -> None:
-    """Call a function of the library, which takes addresses, int64 and float.
-
-    Tensors must be contiguous, on the CPU and of one of `DTYPES`. Python's lock is released
-    meanwhile.
-    """
-    function = _functions.get(name) or _function(name, args)
-    function(*[_address(value) if isinstance(value, Tensor) else value for value in args])
-
-
-_functions: dict[str, Callable[..., None]] = {}
-
-
-def _function(name: str, args: tuple[Argument, ...]) -> Callable[..., None]:
-    """Find a function; the first call tells which arguments are floats, all else is a word."""
-    function = getattr(kernels(), name)
-    function.argtypes = [
-        ctypes.c_float if isinstance(value, float) else ctypes.c_void_p for value in args
-    ]
-    function.restype = None
-    _functions[name] = function
-    return function  # type: ignore[no-any-return]
-
-
-def _address(x: Tensor) -> int:
-    assert x.dtype in DTYPES, x.dtype
-    assert x.is_contiguous(), (tuple(x.shape), x.stride())
-    return x.data_ptr()
+call = Functions(lambda: kernels(), DTYPES).call
+"""Call a function of the library by its name."""
