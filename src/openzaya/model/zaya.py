@@ -77,7 +77,8 @@ class Zaya(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, self.rules)
         self.fused: Literal["auto", "on", "off"] = "auto"
         """Train by the fused forward: on CUDA with the paper's fp32 set and on a CPU in fp32,
-        always, or never. On a CPU it runs in our C++ where that compiles."""
+        always, or never. On a CPU it runs in our C++ where that compiles. Tokens that are laid
+        out elsewhere (`trunk(layout=...)`) always take it."""
         self.recompute = False
         """Keep only the layers' inputs for the backward pass (activation checkpointing)."""
         self.offload = False
