@@ -289,6 +289,27 @@ def test_a_full_queue_is_429_with_a_time_to_come_back_and_the_client_waits_for_i
             assert waiting.result().stdout == b"1\n"
 
 
+def test_a_program_whose_turn_does_not_come_is_503_and_one_that_runs_goes_on():
+    with serving(replace(ServeConfig(), queue_s=0.5), slots=1) as server:
+        sleep = {**RUN, "code": "import time; time.sleep(2); print(1)"}
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(server.ask, body=sleep)
+            while server.service.num_in_flight < 1:
+                time.sleep(0.01)
+            status, body, headers = server.ask(body={**RUN, "code": "print(2)"})
+            assert not running.done()
+            assert status == 503
+            assert body["error"]["code"] == "queue_timeout"
+            assert "no box came free in 0.5 s" in body["error"]["message"]
+            assert 1 <= int(headers["retry-after"]) <= 60
+            assert running.result()[1]["run_result"]["stdout"] == "1\n"
+        assert server.python("print(3)")["run_result"]["stdout"] == "3\n"
+        assert (
+            'openzaya_sandbox_runs_total{verdict="ok"} 2.0'
+            in server.service.metrics.text().decode()
+        )
+
+
 def test_a_program_that_waits_is_never_started_when_its_client_leaves():
     with serving(slots=1) as server:
         slow = json.dumps({**RUN, "code": "import time; time.sleep(1)"}).encode()

@@ -23,7 +23,7 @@ class ServeConfig:
     """Choices that may wait for a slot; more are refused with 429."""
     queue_s: float = 60.0
     """Longest wait of a plain request, or of a run's first call, for a slot or for a place at an
-    upstream; then it is refused with 503."""
+    upstream, and of a program for a box; then it is refused with 503."""
     drain_s: float = 30.0
     """Longest time that running requests get to finish after SIGTERM."""
     header_s: float = 10.0

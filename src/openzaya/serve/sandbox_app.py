@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,29 +88,41 @@ class SandboxService:
         self.threads = ThreadPoolExecutor(self.slots, "openzaya-sandbox")
 
     async def run(self, request: Request) -> Result:
-        """Run a program when its turn comes. Raises ApiError 429 when too many wait.
+        """Run a program when its turn comes.
 
-        If the caller is cancelled, a program that still waits is never started.
+        Raises ApiError 429 when too many wait, 503 when the turn does not come in `queue_s`. If the
+        caller is cancelled, a program that still waits is never started.
         """
         if self.num_in_flight >= self.slots + self.config.max_queue:
-            wait_s = math.ceil(self.mean_s * self.config.max_queue / self.slots)
-            raise ApiError(
-                429,
-                f"{self.num_in_flight} programs wait or run, the most that this server takes; "
-                "ask again later",
-                code="queue_full",
-                headers={"Retry-After": str(min(60, max(1, wait_s)))},
-            )
+            reason = f"{self.num_in_flight} programs wait or run, the most that this server takes"
+            raise self._refused(429, reason, "queue_full")
         self.num_in_flight += 1
         self.metrics.in_flight.set(self.num_in_flight)
         try:
             with self.metrics.seconds.time():
                 future = self.threads.submit(self._run, request)
                 future.add_done_callback(self._note)
-                return await asyncio.wrap_future(future)
+                return await self._in_time(future)
         finally:
             self.num_in_flight -= 1
             self.metrics.in_flight.set(self.num_in_flight)
+
+    async def _in_time(self, future: Future[Result]) -> Result:
+        """Wait for a run. Raises ApiError 503 when it has not begun within `queue_s`."""
+        result = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait([result], timeout=self.config.queue_s)
+            if not result.done() and future.cancel():  # which fails once it has begun
+                reason = f"no box came free in {self.config.queue_s:g} s"
+                raise self._refused(503, reason, "queue_timeout")
+            return await result
+        finally:
+            result.cancel()
+
+    def _refused(self, status: int, reason: str, code: str) -> ApiError:
+        wait_s = math.ceil(self.mean_s * self.config.max_queue / self.slots)
+        headers = {"Retry-After": str(min(60, max(1, wait_s)))}
+        return ApiError(status, f"{reason}; ask again later", code=code, headers=headers)
 
     def _run(self, request: Request) -> Result:
         """Run a program in a thread; what fails here says nothing about it."""

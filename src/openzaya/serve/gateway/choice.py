@@ -44,7 +44,8 @@ def choose(body: Mapping[str, Any], models: Sequence[str]) -> Choice:
     """
     shown = body.get("model")
     if not isinstance(shown, str) or not shown:
-        raise bad_request("model: a name is needed; see GET /v1/models", "model")
+        code = "invalid_value" if "model" in body else "missing_parameter"
+        raise bad_request("model: a name is needed; see GET /v1/models", "model", code)
     model, named = split_name(shown, models)
     wanted = body.get("ttc")
     if wanted is False or (wanted is None and not named):
