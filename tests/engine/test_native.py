@@ -122,6 +122,36 @@ def test_drawing_is_that_of_the_sampler_in_torch() -> None:
     assert forward.draw(logits_BV, uniforms, batch)[1][3].isnan()
 
 
+@pytest.mark.parametrize("vocab", [33, 395, 1024])
+def test_of_equally_likely_tokens_greedy_takes_the_first_wherever_they_lie(vocab: int) -> None:
+    forward = native(random_model(vocab_size=vocab))
+    table = SamplingTable(1)
+    table.open(0, SamplingParams(max_tokens=1, temperature=0.0))
+    batch = table.batch(np.zeros(1, dtype=int), torch.device("cpu"))
+    for first in range(0, vocab, 31):
+        logits_BV = torch.full((1, vocab), -1.0)
+        logits_BV[0, first::97] = 2.0
+        found = forward.draw(logits_BV, np.zeros(1, dtype=np.float32), batch)
+        assert found is not None
+        assert found[0].tolist() == [first]
+        assert torch.allclose(found[1], logits_BV.log_softmax(dim=-1)[0, first], atol=1e-5)
+
+
+def test_the_highest_draw_takes_the_last_possible_token_however_sums_are_rounded() -> None:
+    rows, vocab, last = 100, 1003, 990
+    forward = native(random_model(vocab_size=vocab))
+    table = SamplingTable(rows)
+    for row in range(rows):
+        table.open(row, SamplingParams(max_tokens=1))
+    logits_BV = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(0)) * 0.1
+    logits_BV[:, last + 1 :] = -torch.inf
+    below_one = np.full(rows, np.nextafter(np.float32(1), np.float32(0)))
+    batch = table.batch(np.arange(rows), torch.device("cpu"))
+    found = forward.draw(logits_BV, below_one, batch)
+    assert found is not None
+    assert found[0].tolist() == [last] * rows
+
+
 def test_the_state_at_an_inner_block_end_is_the_state_of_the_shorter_document() -> None:
     model = random_model()
     ids = tokens(200)
