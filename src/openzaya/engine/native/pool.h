@@ -3,7 +3,7 @@
 // Work is cut into chunks that the caller and its helpers take one by one; a helper that the system
 // does not run takes nothing, where fixed shares per thread, as OpenMP deals them, would wait for the
 // slowest. A helper may still lose its core in the middle of a chunk: after such a wait the caller
-// works alone for a while, longer each time it happens again.
+// works alone for a while, longer each time it happens again soon.
 #pragma once
 #include <sched.h>
 
