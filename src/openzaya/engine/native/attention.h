@@ -36,6 +36,18 @@ struct Seen {
   bool whole = true;
 };
 
+// The block that a thread meets next, and how many of its positions.
+struct Next {
+  const int32_t* block = nullptr;
+  int count = 0;
+};
+
+// Ask memory for `count` numbers.
+template <class KV>
+INLINE void fetch(const KV* at, int count) {
+  for (int i = 0; i < count; i += int(64 / sizeof(KV))) __builtin_prefetch(at + i, 0, 2);
+}
+
 template <int GROUP>
 INLINE Seen seen_by(const Query* queries, int64_t start) {
   Seen seen;
@@ -50,13 +62,16 @@ INLINE Seen seen_by(const Query* queries, int64_t start) {
   return seen;
 }
 
-// Scores of a group against the keys [P][BLOCK] of a block.
+// Scores of a group against the keys [P][BLOCK] of a block, while `count` keys of the next one are
+// fetched. A few lines at a time: many at once would stop the arithmetic.
 template <int GROUP, class KV>
-INLINE void score(const Query* queries, const KV* keys, int width, float (*scores)[BLOCK]) {
+INLINE void score(const Query* queries, const KV* keys, int width, float (*scores)[BLOCK],
+                  const KV* next, int count) {
   constexpr int SPAN = (GROUP > 4 ? 2 : 4) * LANES;  // keys whose sums fit the registers
   for (int from = 0; from < BLOCK; from += SPAN) {
     v16 sums[GROUP][SPAN / LANES] = {};
     for (int p = 0; p < width; ++p) {
+      if (from == 0) fetch(next + p * BLOCK, count);
       v16 k[SPAN / LANES];
       for (int i = 0; i < SPAN / LANES; ++i) k[i] = load(keys + p * BLOCK + from + i * LANES);
       for (int r = 0; r < GROUP; ++r) {
@@ -110,10 +125,11 @@ INLINE void weigh(const Query* queries, int width, bool whole, float (*scores)[B
       store(queries[r].out + p, load(queries[r].out + p) * shares[r]);
 }
 
-// Add the weighted values [BLOCK][P] of positions [first, last) to the outputs of a group.
+// Add the weighted values [BLOCK][P] of positions [first, last) to the outputs of a group, while
+// `count` values of the next block are fetched.
 template <int GROUP, class KV>
 INLINE void add_values(const Query* queries, const KV* values, int width, const Seen& seen,
-                       const float (*weights)[BLOCK]) {
+                       const float (*weights)[BLOCK], const KV* next, int count) {
   for (int p = 0; p < width; p += 2 * LANES) {
     v16 low[GROUP], high[GROUP];
     for (int r = 0; r < GROUP; ++r) {
@@ -121,6 +137,7 @@ INLINE void add_values(const Query* queries, const KV* values, int width, const 
       high[r] = load(queries[r].out + p + LANES);
     }
     for (int s = seen.first; s < seen.last; ++s) {
+      if (s < count) fetch(next + s * width + p, 2 * LANES);
       v16 a = load(values + s * width + p), b = load(values + s * width + p + LANES);
       for (int r = 0; r < GROUP; ++r) {
         v16 w = splat(weights[r][s]);
@@ -137,10 +154,10 @@ INLINE void add_values(const Query* queries, const KV* values, int width, const 
 
 // Up to MAX_QUERIES of one sequence that share a key head; `queries` has room for whole groups. `keys`
 // and `values` start the pool of blocks, `stride` is a block's size in numbers, `offset` that of the
-// head inside it.
+// head inside it. `after` is what this thread meets behind this sequence.
 template <int GROUP, class KV>
 void attend(Query* queries, int count, const KV* keys, const KV* values, const int32_t* table,
-            int64_t stride, int64_t offset, int width) {
+            int64_t stride, int64_t offset, int width, Next after) {
   Running runs[MAX_QUERIES / GROUP];
   alignas(64) float scores[GROUP][BLOCK], spare[MAX_HEAD];
   int64_t from = queries[0].from, to = queries[0].to;
@@ -152,14 +169,17 @@ void attend(Query* queries, int count, const KV* keys, const KV* values, const i
   for (int r = 0; r < count; ++r)
     for (int p = 0; p < width; p += LANES) store(queries[r].out + p, v16{});
   for (int64_t block = from / BLOCK; block * BLOCK < to; ++block) {
-    int64_t at = int64_t(table[block]) * stride + offset, start = block * BLOCK;
-    for (int r = 0; r < count; r += GROUP) {
+    int64_t at = int64_t(table[block]) * stride + offset, start = block * BLOCK, end = start + BLOCK;
+    Next next = after;
+    if (end < to) next = {table + block + 1, int(std::min<int64_t>(to - end, BLOCK))};
+    int64_t soon = next.block ? int64_t(*next.block) * stride + offset : 0;
+    for (int r = 0; r < count; r += GROUP, next.count = 0) {
       Seen seen = seen_by<GROUP>(queries + r, start);
       if (seen.first >= seen.last) continue;
-      score<GROUP>(queries + r, keys + at, width, scores);
+      score<GROUP>(queries + r, keys + at, width, scores, keys + soon, next.count);
       if (!seen.whole) mask<GROUP>(queries + r, start, scores);
       weigh<GROUP>(queries + r, width, seen.whole, scores, runs[r / GROUP]);
-      add_values<GROUP>(queries + r, values + at, width, seen, scores);
+      add_values<GROUP>(queries + r, values + at, width, seen, scores, values + soon, next.count);
     }
   }
   for (int r = 0; r < count; ++r) {

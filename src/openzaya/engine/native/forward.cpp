@@ -330,19 +330,30 @@ class Pass {
     int64_t group = m_.heads / m_.key_heads, width = m_.head_dim;
     const CacheLayer& place = cache_.layers[index];
     Query queries[MAX_QUERIES];
+    auto query = [&](int64_t row) -> Query {
+      int64_t t = row / group, head = key_head * group + row % group, to = position_[t] + 1;
+      int64_t from = layer.window ? std::max<int64_t>(0, to - layer.window) : 0;
+      return {s_.mixed.take(0) + t * channels_ + head * width, out + (t * m_.heads + head) * width,
+              from, to};
+    };
+    auto table = [&](int32_t sequence) {
+      return place.table + b_.slots[sequence] * cache_.max_blocks;
+    };
     for (int64_t row = first; row < last;) {
       int32_t sequence = sequence_[row / group];
       int count = 0;
-      for (; row < last && sequence_[row / group] == sequence; ++count, ++row) {
-        int64_t t = row / group, head = key_head * group + row % group, to = position_[t] + 1;
-        queries[count] = {s_.mixed.take(0) + t * channels_ + head * width,
-                          out + (t * m_.heads + head) * width,
-                          layer.window ? std::max<int64_t>(0, to - layer.window) : 0, to};
+      for (; row < last && sequence_[row / group] == sequence; ++count, ++row)
+        queries[count] = query(row);
+      Next after;
+      if (row < last) {
+        Query next = query(row);
+        int64_t block = next.from / BLOCK;
+        after = {table(sequence_[row / group]) + block,
+                 int(std::min<int64_t>(next.to - block * BLOCK, BLOCK))};
       }
       auto run = count > GROUP ? attend<WIDE_GROUP, KV> : attend<GROUP, KV>;
-      run(queries, count, (const KV*)place.keys, (const KV*)place.values,
-          place.table + b_.slots[sequence] * cache_.max_blocks, value_channels_ * BLOCK,
-          key_head * width * BLOCK, int(width));
+      run(queries, count, (const KV*)place.keys, (const KV*)place.values, table(sequence),
+          value_channels_ * BLOCK, key_head * width * BLOCK, int(width), after);
     }
   }
 

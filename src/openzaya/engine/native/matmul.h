@@ -12,17 +12,30 @@
 namespace zaya {
 
 // Bytes that will be needed soon, fetched a few cache lines per step while others are multiplied.
-// Without this, a pass over many tokens computes and waits for memory in turns.
+// Without this, a pass over many tokens computes and waits for memory in turns. They are fetched from
+// four places at once where there are many: one alone waits for the address of every new page.
 struct Stream {
-  static constexpr int64_t LINE = 64;
-  const char* at = nullptr;
-  int lines = 0;  // per step of a tile
+  static constexpr int64_t LINE = 64, PLACES = 4;
+  const char *at = nullptr, *end = nullptr;
+  int lines = 0;  // per step of a tile and place
+  int64_t apart = 0;
   Stream() = default;
   // Spread `bytes` from `at` on over `steps`.
-  Stream(const char* at, int64_t bytes, int64_t steps)
-      : at(at), lines(at ? int((bytes + steps * LINE - 1) / (steps * LINE)) : 0) {}
+  Stream(const char* at, int64_t bytes, int64_t steps) : at(at) {
+    if (!at) return;
+    int64_t per_step = (bytes / LINE + steps - 1) / steps;
+    int64_t places = per_step < PLACES ? 1 : PLACES;
+    apart = places == 1 ? 0 : bytes / PLACES;
+    lines = int((per_step + places - 1) / places);
+    end = at + bytes / places;
+  }
   INLINE void fetch() {
-    for (int i = 0; i < lines; ++i, at += LINE) __builtin_prefetch(at, 0, 2);
+    if (at >= end) return;
+    for (int i = 0; i < lines; ++i, at += LINE) {
+      __builtin_prefetch(at, 0, 2);
+      if (!apart) continue;
+      for (int place = 1; place < PLACES; ++place) __builtin_prefetch(at + place * apart, 0, 2);
+    }
   }
 };
 struct Ahead {

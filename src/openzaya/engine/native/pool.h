@@ -3,7 +3,7 @@
 // Work is cut into chunks that the caller and its helpers take one by one; a helper that the system
 // does not run takes nothing, where fixed shares per thread, as OpenMP deals them, would wait for the
 // slowest. A helper may still lose its core in the middle of a chunk: after such a wait the caller
-// works alone for a while, longer each time it happens again.
+// works alone for a while, longer each time it happens again soon.
 #pragma once
 #include <sched.h>
 
@@ -70,15 +70,13 @@ class Pool {
     return std::chrono::duration_cast<std::chrono::microseconds>(now).count();
   }
 
-  // Decide from the wait at the end of a run, and the time of a chunk, whether helpers help.
+  // Decide from the wait at the end of a run, and the time of a chunk, whether helpers help. A wait
+  // after long calm is chance, not a process that wants the core.
   void judge(int64_t waited_us, int64_t chunk_us) {
-    if (waited_us > 200 + 4 * chunk_us) {
-      alone_until_ = now_us() + alone_us_;
-      alone_us_ = std::min<int64_t>(2 * alone_us_, 200'000);
-      good_runs_ = 0;
-    } else if (++good_runs_ == 500) {
-      alone_us_ = 10'000;
-    }
+    if (waited_us <= 200 + 4 * chunk_us) return;
+    int64_t now = now_us();
+    alone_us_ = now - alone_until_ > CALM_US ? ALONE_US : std::min(2 * alone_us_, MOST_ALONE_US);
+    alone_until_ = now + alone_us_;
   }
 
   // Take chunks of one generation until none is left; returns how many.
@@ -132,8 +130,8 @@ class Pool {
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> work_{nullptr};
   std::atomic<int64_t> chunks_{0};
-  int64_t alone_until_ = 0, alone_us_ = 10'000;  // of the caller only
-  int good_runs_ = 0;
+  static constexpr int64_t ALONE_US = 2'000, MOST_ALONE_US = 200'000, CALM_US = 50'000;
+  int64_t alone_until_ = 0, alone_us_ = ALONE_US;  // of the caller only
 };
 
 }  // namespace zaya
