@@ -125,6 +125,31 @@ def test_the_value_is_the_same_with_and_without_gradients(grad):
     assert loss.requires_grad == grad
 
 
+def test_gradients_that_nobody_needs_are_not_computed(monkeypatch):
+    """The head's of a frozen head, and any in an evaluation: they are two thirds of the work."""
+    products = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
+                products.append(func)
+            return func(*args, **(kwargs or {}))
+
+    hidden, head, targets, weights = inputs(9)
+    loss, _ = chunked_cross_entropy(hidden, head, targets, weights)
+    loss.backward()
+    wanted, hidden.grad = hidden.grad, None
+    for grads, frozen, expected in ((True, False, 3), (True, True, 2), (False, False, 1)):
+        products.clear()
+        with torch.set_grad_enabled(grads), Watch():
+            given = hidden, head.detach() if frozen else head, targets, weights
+            loss, _ = chunked_cross_entropy(*given)
+        assert len(products) == expected
+        if frozen:
+            loss.backward()
+            assert torch.equal(hidden.grad, wanted)
+
+
 def exact_chunk(logits, targets, weights, z_loss):
     """Return losses, their weighted sum and the logits' gradient in fp64."""
     logits = logits.double().requires_grad_()

@@ -49,6 +49,7 @@ def chunked_cross_entropy(
     if chunk is None:
         vocabulary, width = head_weight_VD.shape
         chunk = chunk_rows(vocabulary, width, hidden_ND.device)
+    grads_on = torch.is_grad_enabled()
     loss, nll_M = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         take_rows(hidden_ND, kept_M),
         head_weight_VD,
@@ -56,6 +57,8 @@ def chunked_cross_entropy(
         weights_N[kept_M],
         chunk,
         z_loss,
+        # Told from here, as inside the function gradients are always off.
+        (grads_on and hidden_ND.requires_grad, grads_on and head_weight_VD.requires_grad),
     )
     nll_N = torch.zeros_like(weights_N).index_copy(0, kept_M, nll_M)
     return loss, nll_N
@@ -74,10 +77,13 @@ def chunk_rows(vocabulary: int, width: int, device: torch.device) -> int:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes the gradients chunk by chunk in the forward pass, so no logits are kept."""
+    """Computes the gradients chunk by chunk in the forward pass, so no logits are kept.
+
+    `wants` says which are needed, hidden rows' and the head's; the first come with the second.
+    """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - what `apply` is given
         ctx: Any,
         hidden_ND: Tensor,
         head_weight_VD: Tensor,
@@ -85,11 +91,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weights_N: Tensor,
         chunk: int,
         z_loss: float,
+        wants: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
         exact = has_wide_product(hidden_ND, head_weight_VD)
         head_VD = head_weight_VD if exact else head_weight_VD.float()
-        needs_grad = hidden_ND.requires_grad or head_weight_VD.requires_grad
-        hidden_grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        hidden_grad_ND = torch.empty_like(hidden_ND) if any(wants) else None
         head_grad_VD: Tensor | None = None
         nll_N = torch.empty_like(weights_N)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
@@ -105,6 +111,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if hidden_grad_ND is None:
                 continue
             hidden_grad_ND[part] = (grad_MV @ head_VD).to(hidden_ND.dtype)
+            if not wants[1]:
+                continue
             if exact:
                 more_VD = wide_product(grad_MV.t(), x_MD)
                 head_grad_VD = more_VD if head_grad_VD is None else head_grad_VD.add_(more_VD)
@@ -113,7 +121,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             else:
                 head_grad_VD.addmm_(grad_MV.t(), x_MD)
             del grad_MV
-        if needs_grad and head_grad_VD is None:
+        if wants[1] and head_grad_VD is None:
             head_grad_VD = torch.zeros_like(head_VD)
         ctx.weight_dtype = head_weight_VD.dtype
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD)
@@ -125,15 +133,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_grad_ND, head_grad_VD = ctx.saved_tensors
         scale = grads[0]
         if scale.device.type != "cpu" or float(scale) != 1.0:  # the usual 1 spares two passes
-            hidden_grad_ND, head_grad_VD = hidden_grad_ND * scale, head_grad_VD * scale
-        return (
-            hidden_grad_ND,
-            head_grad_VD.to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+            hidden_grad_ND = hidden_grad_ND * scale
+            head_grad_VD = None if head_grad_VD is None else head_grad_VD * scale
+        if head_grad_VD is not None:
+            head_grad_VD = head_grad_VD.to(ctx.weight_dtype)
+        return hidden_grad_ND, head_grad_VD, None, None, None, None, None
 
 
 def has_wide_product(*tensors: Tensor) -> bool:
