@@ -20,6 +20,9 @@ from openzaya.model.rope import rotate
 from openzaya.model.rows import take_rows
 from openzaya.model.taps import norm_rotate
 
+STRIPE = 512
+"""Queries with more keys than their own attend so many at a time, which bounds the mask."""
+
 
 class QKNorm(nn.Module):
     """Scale queries and keys to length sqrt(P) and keys by a learned temperature, then rotate.
@@ -150,27 +153,29 @@ class Attention(nn.Module):
         return out_NA
 
 
-def attend(q_BHSP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -> Tensor:
-    """Return causal attention, optionally over the last `window` tokens, the own one included.
+def attend(q_BHTP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -> Tensor:
+    """Return the causal attention of the last T of S tokens, each one's over the last `window`.
 
     The channel axis must have stride 1: otherwise torch leaves its fused CPU kernel silently.
     """
-    length = q_BHSP.shape[2]
-    if window is None or window >= length:
+    count, total = q_BHTP.shape[2], k_BKSP.shape[2]
+    before, reach = total - count, total if window is None else window
+    if not before and reach >= total:
         return F.scaled_dot_product_attention(
-            q_BHSP, k_BKSP, v_BKSP, is_causal=True, enable_gqa=True
+            q_BHTP, k_BKSP, v_BKSP, is_causal=True, enable_gqa=True
         )
     parts: list[Tensor] = []
     # Queries in stripes of one window see at most two windows of keys: linear in the length.
-    for start in range(0, length, window):
-        stop = min(start + window, length)
-        first = max(0, start - window + 1)
-        query_Q1 = torch.arange(start, stop, device=q_BHSP.device).unsqueeze(-1)
-        key_N = torch.arange(first, stop, device=q_BHSP.device)
-        mask_QN = (key_N <= query_Q1) & (key_N > query_Q1 - window)
+    stripe = STRIPE if before else reach
+    for start in range(before, total, stripe):
+        stop = min(start + stripe, total)
+        first = max(0, start - reach + 1)
+        query_Q1 = torch.arange(start, stop, device=q_BHTP.device).unsqueeze(-1)
+        key_N = torch.arange(first, stop, device=q_BHTP.device)
+        mask_QN = (key_N <= query_Q1) & (key_N > query_Q1 - reach)
         parts.append(
             F.scaled_dot_product_attention(
-                q_BHSP[:, :, start:stop],
+                q_BHTP[:, :, start - before : stop - before],
                 k_BKSP[:, :, first:stop],
                 v_BKSP[:, :, first:stop],
                 mask_QN,

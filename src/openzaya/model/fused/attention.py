@@ -12,9 +12,6 @@ from torch.nn import functional as F
 from openzaya.model.attention import attend
 from openzaya.model.documents import Documents
 
-STRIPE = 512
-"""Queries with more keys than their own attend so many at a time, which bounds the mask."""
-
 
 def attend_packed(
     q_THP: Tensor,
@@ -33,36 +30,9 @@ def attend_packed(
     parts = []
     of_keys = [torch.split(x, list(keys.lengths)) for x in (k_SKP, v_SKP)]
     for q, k, v in zip(torch.split(q_THP, list(queries.lengths)), *of_keys, strict=True):
-        way = attend if len(q) == len(k) else attend_last
         q_, k_, v_ = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        parts.append(way(q_, k_, v_, window)[0].transpose(0, 1))
+        parts.append(attend(q_, k_, v_, window)[0].transpose(0, 1))
     return torch.cat(parts).flatten(1)
-
-
-def attend_last(q_BHTP: Tensor, k_BKSP: Tensor, v_BKSP: Tensor, window: int | None) -> Tensor:
-    """Return the causal attention of the last T of S tokens."""
-    count = q_BHTP.shape[2]
-    before = k_BKSP.shape[2] - count
-    parts: list[Tensor] = []
-    for start in range(0, count, STRIPE):
-        stop = min(start + STRIPE, count)
-        first = 0 if window is None else max(0, before + start - window + 1)
-        query_Q1 = torch.arange(before + start, before + stop, device=q_BHTP.device).unsqueeze(-1)
-        key_N = torch.arange(first, before + stop, device=q_BHTP.device)
-        mask_QN = key_N <= query_Q1
-        if window is not None:
-            mask_QN &= key_N > query_Q1 - window
-        seen = slice(first, before + stop)
-        parts.append(
-            F.scaled_dot_product_attention(
-                q_BHTP[:, :, start:stop],
-                k_BKSP[:, :, seen],
-                v_BKSP[:, :, seen],
-                mask_QN,
-                enable_gqa=True,
-            )
-        )
-    return torch.cat(parts, dim=2)
 
 
 def _flash(

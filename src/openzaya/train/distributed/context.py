@@ -91,9 +91,10 @@ def layout_of_rank(model: Zaya, pieces: Pieces, group: dist.ProcessGroup) -> Pac
     def documents(lengths: Sequence[int]) -> Documents:
         return Documents.of(lengths, model.device)
 
-    befores = [places(keys.arriving_G, part.first - part.offset, part.first) for part in parts]
     all_S = [
-        x for before, own in zip(befores, spans, strict=True) for x in (before + sum(lengths), own)
+        rows
+        for before, own in zip(key_places(keys.arriving_G, parts), spans, strict=True)
+        for rows in (before + sum(lengths), own)
     ]
     context = RankContext(
         group=group,
@@ -117,11 +118,12 @@ def layout_of_rank(model: Zaya, pieces: Pieces, group: dist.ProcessGroup) -> Pac
     )
 
 
-def places(tokens_G: Ints, first: int, stop: int) -> Ints:
-    """Return where the tokens from `first` to before `stop` are among others."""
+def key_places(tokens_G: Ints, parts: Sequence[Part]) -> list[Ints]:
+    """Return where the tokens before each part, of its document, are among those that arrive."""
     order_G = np.argsort(tokens_G)
-    found: Ints = order_G[np.searchsorted(tokens_G[order_G], np.arange(first, stop))]
-    return found
+    sorted_G = tokens_G[order_G]
+    befores = [np.arange(part.first - part.offset, part.first) for part in parts]
+    return [order_G[np.searchsorted(sorted_G, before)] for before in befores]
 
 
 def lead_rows(tokens_G: Ints, parts: Sequence[Part], heads: Sequence[int]) -> Ints:

@@ -196,8 +196,8 @@ constexpr float LOG2_E = 1.44269504088896341f;
 
 }  // namespace zaya
 
-// Ends are 0, then the end of every document. out [T, heads, width], and of each softmax the best score (in powers of 2) and the sum relative to
-// it, both [heads, T].
+// Ends are 0, then the end of every document. out [T, heads, width], and of each softmax the best score
+// (in powers of 2) and the sum relative to it, both [heads, T].
 extern "C" void attend_forward(const float* q, const float* k, const float* v, float* out, float* best,
                                float* total, const int32_t* ends, const int32_t* key_ends,
                                int64_t documents, int64_t heads, int64_t groups, int64_t width,
