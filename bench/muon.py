@@ -10,21 +10,25 @@ are CPU time, medians, both arithmetics in turns in one process.
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from directions import KINDS, error_of, exact, in_bf16, matrix_of
 
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.optim import Muon, MuonConfig, newton_schulz
 from openzaya.optim.groups import claim_parameters
 from openzaya.optim.native.library import reason_against_half
-from openzaya.optim.newton_schulz import COEFFICIENTS, STEPS, Arithmetic, iterate, unit_norm
+from openzaya.optim.newton_schulz import STEPS, Arithmetic
 from openzaya.train.memory import keep_freed_memory
 
-KINDS = ("random", "one large singular value", "twenty singular values", "from 1 to 1e-8")
 SHAPES = ((512, 1024), (1024, 512), (512, 512), (128, 128))
 STACKS = ((1, 1024, 512), (1, 512, 512), (16, 256, 128), (16, 128, 128), (16, 32, 64))
 ARITHMETICS: tuple[Arithmetic, ...] = ("float32", "auto")
@@ -40,38 +44,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def matrix_of(kind: str, rows: int, columns: int) -> Tensor:
-    """Return a matrix whose singular values are as the kind says."""
-    draw = torch.Generator().manual_seed(0)
-    matrix = torch.randn(rows, columns, generator=draw)
-    if kind == KINDS[1]:
-        return matrix + 300 * torch.randn(1, columns, generator=draw)
-    if kind == KINDS[2]:
-        return matrix[:, :20] @ torch.randn(20, columns, generator=draw)
-    if kind == KINDS[3]:
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        return (u * torch.logspace(0, -8, len(s))) @ vh
-    return matrix
-
-
-def exact(matrix: Tensor) -> Tensor:
-    """Return what the iteration makes of the singular values, in fp64."""
-    a, b, c = COEFFICIENTS
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    s = s / torch.linalg.vector_norm(s)
-    for _ in range(STEPS):
-        s = a * s + b * s**3 + c * s**5
-    return (u * s) @ vh
-
-
-def in_bf16(matrix: Tensor) -> Tensor:
-    """Return the direction as an accelerator would compute it."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.mT if tall else matrix
-    unit = iterate(unit_norm(wide.unsqueeze(0)).bfloat16(), STEPS)[0]
-    return unit.mT if tall else unit
-
-
 def print_errors() -> None:
     """Print a line for each kind and shape."""
     print(f"{'':26}{'shape':12}{'fp32':>10}{'half':>10}{'bf16':>10}")
@@ -80,10 +52,7 @@ def print_errors() -> None:
             matrix = matrix_of(kind, *shape)
             wanted = exact(matrix)
             found = [newton_schulz(matrix.unsqueeze(0), STEPS, a)[0] for a in ARITHMETICS]
-            errors = [
-                float((x.double() - wanted).norm() / wanted.norm())
-                for x in (*found, in_bf16(matrix))
-            ]
+            errors = [error_of(x, wanted) for x in (*found, in_bf16(matrix))]
             numbers = "".join(f"{error:10.1e}" for error in errors)
             print(f"{kind:26}{shape[0]} x {shape[1]:<{9 - len(str(shape[0]))}}{numbers}")
 

@@ -4,17 +4,17 @@ import sys
 
 import pytest
 import torch
+from directions import KINDS, error_of, exact, in_bf16, matrix_of, stack
 from torch import nn
 
 from openzaya.core.errors import ConfigError
 from openzaya.optim import Muon, MuonConfig, newton_schulz
 from openzaya.optim.groups import claim_parameters
 from openzaya.optim.native import library
-from openzaya.optim.newton_schulz import COEFFICIENTS, STEPS, iterate, kernels_of, unit_norm
+from openzaya.optim.newton_schulz import kernels_of
 
 CPU = torch.device("cpu")
 SHAPES = [(1024, 512), (512, 512), (96, 128), (37, 91), (130, 70), (256, 16), (16, 256), (65, 64)]
-KINDS = ["random", "one large value", "few values", "values from 1 to 1e-8"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,47 +23,13 @@ def has_half():
         pytest.skip(reason)
 
 
-def stack(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
-
-
-def matrix_of(kind: str, rows: int, columns: int) -> torch.Tensor:
-    matrix = stack(1, rows, columns)[0]
-    if kind == "one large value":
-        matrix += 300 * stack(1, 1, columns, seed=1)[0]
-    elif kind == "few values":
-        few = min(20, rows, columns)
-        matrix = matrix[:, :few] @ stack(1, few, columns, seed=1)[0]
-    elif kind == "values from 1 to 1e-8":
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        matrix = (u * torch.logspace(0, -8, len(s))) @ vh
-    return matrix
-
-
-def exact(matrix: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
-    """Return what the iteration makes of the singular values, in fp64."""
-    a, b, c = COEFFICIENTS
-    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-    s = s / torch.linalg.vector_norm(s)
-    for _ in range(steps):
-        s = a * s + b * s**3 + c * s**5
-    return (u * s) @ vh
-
-
-def error_of(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_several_times_as_exact_as_bf16(shape, kind):
     matrix = matrix_of(kind, *shape)
     wanted = exact(matrix)
     error = error_of(newton_schulz(matrix.unsqueeze(0))[0], wanted)
-    wide = matrix.mT if shape[0] > shape[1] else matrix
-    in_bf16 = iterate(unit_norm(wide.unsqueeze(0)).bfloat16(), STEPS)[0]
-    in_bf16 = in_bf16.mT if shape[0] > shape[1] else in_bf16
-    assert error < error_of(in_bf16, wanted) / 2.5
+    assert error < error_of(in_bf16(matrix), wanted) / 2.5
     if kind == "random":
         assert error < 4e-3
 

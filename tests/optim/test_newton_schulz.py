@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from directions import exact, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.optim import newton_schulz as in_any_arithmetic
 from openzaya.optim.newton_schulz import (
-    COEFFICIENTS,
     CPU_CHUNK_ELEMENTS,
     STEPS,
     SYMMETRIC_MIN,
@@ -18,20 +18,6 @@ from openzaya.optim.newton_schulz import (
 )
 
 newton_schulz = partial(in_any_arithmetic, arithmetic="float32")
-
-
-def exact(matrices: torch.Tensor) -> torch.Tensor:
-    """Return what the iteration makes of the singular values, in fp64."""
-    a, b, c = COEFFICIENTS
-    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    s = s / torch.linalg.vector_norm(s, dim=-1, keepdim=True)
-    for _ in range(STEPS):
-        s = a * s + b * s**3 + c * s**5
-    return (u * s.unsqueeze(-2)) @ vh
-
-
-def stack(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
 @settings(max_examples=25, deadline=None)
