@@ -58,8 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def pytest_collection_finish() -> None:
-    """Give torch one thread per test process, if some test module has imported it."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give torch one thread, whatever the test before chose, if some test module has imported it.
+
+    Two processes share the cores already, and a child forked from a process whose OpenMP has run
+    on several threads waits for ever for those it has not got.
+    """
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import torch
 
 from openzaya.cli import main as cli
 from openzaya.cli.samplers import model_folder
@@ -86,17 +85,13 @@ def test_a_run_is_resumed_bit_for_bit_however_busy_the_machine_is_by_then(
     words = ["continue", "--model", "nano", "--data", prepared, "--set", "tokens_per_step=2048"]
     words += ["--set", "micro_tokens=2048", "--set", "context_tokens=256", "--set", "steps=3"]
     words += ["--set", "checkpoint_every_steps=1", "--json"]
-    before = torch.get_num_threads()
-    try:
-        for name, free in {"whole": [2], "cut": [2, 1], "other": [1]}.items():
-            out = tmp_path / name
-            for threads in free:
-                monkeypatch.setattr("openzaya.backends.machine.choose_threads", lambda n=threads: n)
-                shutil.rmtree(out / "checkpoints" / "step_00000003", ignore_errors=True)
-                code, shown = train(capsys, *words, "--out", out)
-                assert code == 0, shown.err
-    finally:
-        torch.set_num_threads(before)
+    for name, free in {"whole": [2], "cut": [2, 1], "other": [1]}.items():
+        out = tmp_path / name
+        for threads in free:
+            monkeypatch.setattr("openzaya.backends.machine.choose_threads", lambda n=threads: n)
+            shutil.rmtree(out / "checkpoints" / "step_00000003", ignore_errors=True)
+            code, shown = train(capsys, *words, "--out", out)
+            assert code == 0, shown.err
     whole, cut, other = (
         (tmp_path / name / "model" / "model.safetensors").read_bytes()
         for name in ("whole", "cut", "other")

@@ -1,11 +1,10 @@
 """Checkpoints are whole or absent."""
 
 import json
-import os
 import random
-import resource
 import shutil
-import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,31 @@ from openzaya.train import ckpt
 from openzaya.train.manifest import MANIFEST, SCHEMA, DamagedCheckpoint, decode, digest_of, encode
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint_schema_1"
+# Programs and not forks: a fork of a process with threads waits for ever for what they held.
+SAVE_WITH_A_LIMIT = """
+import resource, sys
+from pathlib import Path
+import torch
+from openzaya.core.errors import CheckpointError
+from openzaya.train import ckpt
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    ckpt.save(Path(sys.argv[1]), 4, {"a": torch.zeros(200_000)}, {}, {})
+except CheckpointError as error:
+    sys.exit(f"CheckpointError: {error}")
+"""
+SAVE_FOR_EVER = """
+import itertools, json, sys
+from pathlib import Path
+import torch
+from openzaya.train import ckpt
+
+print("saving", flush=True)
+for step in itertools.count(int(sys.argv[2])):
+    tensor = torch.full((200_000,), float(step))
+    ckpt.save(Path(sys.argv[1]), step, {"a": tensor}, {}, json.loads(sys.argv[3]))
+"""
 META = {"config_hash": "abc", "config": {"lr": 1}}
 
 
@@ -97,19 +121,19 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_killed_writer_leaves_a_checkpoint_that_loads(tmp_path):
     fill(tmp_path, steps=(1,))
-    for attempt in range(6):
-        child = os.fork()
-        if child == 0:
-            step = 2
-            while True:
-                ckpt.save(tmp_path, step, {"a": torch.full((200_000,), float(step))}, {}, META)
-                step += 1
-        time.sleep(0.02 + 0.013 * attempt)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    loaded = ckpt.load_newest(tmp_path, META)
+    for attempt in range(4):
+        words = [tmp_path, str(loaded.step + 1), json.dumps(META)]
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOR_EVER, *words], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout.readline() == b"saving\n"
+            time.sleep(0.02 + 0.019 * attempt)
+            child.kill()
         loaded = ckpt.load_newest(tmp_path, META)
         assert bool((loaded.tensors["a"] == float(loaded.step)).all())
         assert not list(tmp_path.glob("*.quarantined"))
+    assert loaded.step > 1
 
 
 def test_single_bit_flips_in_the_manifest_are_all_detected(tmp_path):
@@ -259,18 +283,18 @@ def test_a_checkpoint_that_does_not_know_its_code_is_refused_unless_that_is_allo
 def test_a_write_that_the_system_cuts_short_is_a_clear_error_and_loses_nothing(
     tmp_path, allowed_bytes
 ):
-    """A child may write files of so many bytes only: the kernel itself fails its write (EFBIG)."""
+    """A process may write files of so many bytes only: the kernel fails its write (EFBIG)."""
     fill(tmp_path)
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed_bytes, allowed_bytes))
-        message = ""
-        try:
-            ckpt.save(tmp_path, 4, {"a": torch.zeros(200_000)}, {}, META)
-        except CheckpointError as error:
-            message = str(error)
-        os._exit(0 if "could not be written" in message and "intact" in message else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    child = subprocess.run(
+        [sys.executable, "-c", SAVE_WITH_A_LIMIT, tmp_path, str(allowed_bytes)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert child.stderr.startswith("CheckpointError: "), child.stderr
+    assert "could not be written" in child.stderr
+    assert "intact" in child.stderr
     assert sorted(path.name for path in tmp_path.glob("step_*")) == [
         "step_00000002",
         "step_00000003",

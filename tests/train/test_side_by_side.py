@@ -16,10 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def two_cores(monkeypatch):
     monkeypatch.setattr(module, "MIN_TOKENS", 8)
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(model, micro_tokens: int):
