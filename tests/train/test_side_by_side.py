@@ -3,11 +3,13 @@
 import pytest
 import torch
 from tiny_training import stage, tiny_model, window
+from torch import nn
 
 from openzaya.model.balance import RouterBalancer
+from openzaya.model.lora import LoraConfig, adapters, add_lora
 from openzaya.train import side_by_side as module
 from openzaya.train.parallel import ALONE
-from openzaya.train.side_by_side import GradientSums, num_cores, side_by_side
+from openzaya.train.side_by_side import GradientSums, add_parts, num_cores, side_by_side
 from openzaya.train.step import forward_backward
 
 CPU = torch.device("cpu")
@@ -81,6 +83,61 @@ def test_a_copy_shares_weights_and_biases_but_no_gradients():
     ):
         assert mine.data_ptr() == own.data_ptr(), name
     assert all(a is not b for a, b in zip(copy.parameters(), model.parameters(), strict=True))
+
+
+def test_adapters_are_copied_with_what_they_adapt(two_cores):
+    model = tiny_model(4)
+    add_lora(model, LoraConfig(rank=2, targets=("attention", "experts")))
+    with torch.no_grad():
+        for _, adapter in adapters(model):
+            adapter.lora_b.fill_(0.01)
+    _, _, grads, _, parts = trained(model, 24)
+    torch.set_num_threads(1)
+    expected = trained(model, 24)[2]
+    assert parts == 5
+    assert grads.keys() == expected.keys()
+    assert all(".lora_" in name for name in grads)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_work_that_fails_on_one_core_fails_and_keeps_the_other_from_waiting(two_cores):
+    model = tiny_model(5)
+    batches = ALONE.batches([window([12]), window([12], 1)], 24, CPU)
+
+    def work(own, batch):
+        if batch is batches[0]:
+            raise ValueError("no")
+        own.norm.weight.square().sum().backward()
+
+    with pytest.raises(ValueError, match="no"):
+        list(side_by_side(work, model, batches, 2))
+
+
+def test_more_cores_than_threads_do_not_wait_for_ever(two_cores):
+    torch.set_num_threads(1)
+    batches = ALONE.batches([window([12]), window([12], 1)], 24, CPU)
+    expected = [batch.ids_T.tolist() for batch in batches]
+
+    def work(own, batch):
+        own.norm.weight.square().sum().backward()
+        return batch.ids_T.tolist()
+
+    assert list(side_by_side(work, tiny_model(6), batches, 2)) == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_parts_are_added_up_before_they_are_added_to_the_rest(monkeypatch, turned):
+    """Whatever the pieces are: 2**25 + (1.5 + 1.5) is not (2**25 + 1.5) + 1.5 in fp32."""
+    monkeypatch.setattr(module, "PIECE_ELEMENTS", 7)
+    some = torch.full((6, 5), 1.5).t() if turned else torch.full((5, 6), 1.5)
+    weight = nn.Parameter(torch.zeros(5, 6))
+    add_parts(weight, [some, some])
+    assert torch.equal(weight.grad, torch.full((5, 6), 3.0))
+    assert torch.equal(some, torch.full((5, 6), 1.5))
+    weight.grad = torch.full((5, 6), 2.0**25)
+    add_parts(weight, [some, some])
+    assert torch.equal(weight.grad, torch.full((5, 6), 2.0**25 + 4))
 
 
 @pytest.mark.parametrize(
