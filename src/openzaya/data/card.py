@@ -83,7 +83,7 @@ def _trim_counts(documents: Sequence[Document], context: int) -> dict[str, int]:
 
 def _source_card(name: str, shards: Sequence[Shard], prepared: PreparedData) -> dict[str, Any]:
     own = [shard for shard in shards if shard["source"] == name]
-    lengths = [np.diff(s.places[:, 0]) for s in prepared.shards if s.sources[0] == name]
+    lengths = [s.lengths() for s in prepared.shards if s.sources[0] == name]
     quantiles: dict[str, int] = {}
     if lengths:
         points = np.quantile(np.concatenate(lengths), QUANTILES, method="nearest")

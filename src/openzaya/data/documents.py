@@ -41,6 +41,14 @@ class StoredDocuments(Sequence[Document], ABC):
     def document(self, number: int) -> Document:
         """Return one document; `number` counts from 0 and is in range."""
 
+    @abstractmethod
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every document, from the tables alone."""
+
+    @abstractmethod
+    def source_names(self) -> list[str]:
+        """Return the data set of every document."""
+
     @overload
     def __getitem__(self, key: int) -> Document: ...
 
@@ -86,6 +94,14 @@ class Corpus(StoredDocuments):
     def tokens(self) -> StoredTokens:
         """Return all tokens, memory-mapped."""
         return _mapped(self)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every document, from the tables alone."""
+        return np.diff(self.places[:, 0])
+
+    def source_names(self) -> list[str]:
+        """Return the data set of every document."""
+        return [self.sources[i] for i in self.source_of.tolist()]
 
     def document(self, number: int) -> Document:
         """Return one document, a view into an int32 file; `number` counts from 0."""
