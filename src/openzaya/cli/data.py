@@ -180,9 +180,8 @@ def describe(
 def trimming(document: "Document", tokenizer: "TextTokenizer", context: int) -> dict[str, Any]:
     """Return what one context length leaves of a document, and where it is cut."""
     from openzaya.data.ap_trim import fit
-    from openzaya.data.card import trim_config
 
-    pieces = fit(document, context, trim_config(document))
+    pieces = fit(document, context)
     cuts: list[dict[str, Any]] = []
     for piece in pieces if len(pieces) == 1 else []:
         for before, after in zip(piece.spans, piece.spans[1:], strict=False):
