@@ -119,6 +119,12 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
     ]
     found = recognize({"messages": turns, "tools": json.dumps(tools)})
     assert found.tools == tools
+    parameters = {"properties": {"x": {"type": "integer", "enum": None}, "y": None}}
+    other = [{"function": {"name": "add", "parameters": parameters}}]
+    found_other = recognize({"messages": turns, "tools": other}).tools
+    assert found_other == [
+        {"function": {"name": "add", "parameters": {"properties": {"x": {"type": "integer"}}}}}
+    ]
     assert found.messages[1] == {
         "role": "assistant",
         "content": "",

@@ -118,7 +118,7 @@ def _conversation(turns: list[dict[str, Any]], record: Record) -> Conversation:
             raise DataError("an assistant turn has no answer")
         if message["role"] == "user":
             raise DataError("a user turn has no text")
-    tools = _objects(record.get("tools") or record.get("functions"), "tools")
+    tools = _given(_objects(record.get("tools") or record.get("functions"), "tools"))
     return Conversation(messages, tools or None)
 
 
@@ -201,6 +201,13 @@ def _objects(value: object, name: str) -> list[dict[str, Any]]:
     # A column of objects holds one without values where there is none.
     objects = [dict(item) for item in _list(found, name)]
     return [item for item in objects if any(value is not None for value in item.values())]
+
+
+def _given(value: Any) -> Any:
+    """Return tools without the fields that only other rows of a table have a value for."""
+    if isinstance(value, Mapping):
+        return {key: _given(item) for key, item in value.items() if item is not None}
+    return [_given(item) for item in value] if isinstance(value, list) else value
 
 
 def _from_json(value: object, name: str) -> object:
