@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from openzaya.core.errors import ConfigError
 from openzaya.data.ap_trim import ApTrimConfig, Span, ap_trim, fit, trim_report
-from openzaya.text.document import text_document
+from openzaya.text.document import DocumentBuilder, text_document
 
 configs = st.builds(
     ApTrimConfig,
@@ -172,6 +172,16 @@ def test_the_last_of_several_blocks_in_a_turn_gives_first_and_tools_do_not_end_a
     assert sizes == [4]
 
 
+def test_a_question_without_an_answer_is_not_the_last_turn():
+    builder = DocumentBuilder("chat")
+    builder.add([1], "text", "user", loss=False)
+    builder.add(range(10), "think", "assistant", loss=True)
+    builder.add([2], "answer", "assistant", loss=True)
+    builder.add([3], "text", "user", loss=False)
+    trimmed = ap_trim(builder.build(), 9)
+    assert (trimmed.rule, trimmed.kept_reasoning_tokens) == ("cut_last", 6)
+
+
 def test_an_emptied_block_keeps_its_marker_untrained():
     document = conversation([(1, [5], 1), (1, [5], 1)])
     trimmed = ap_trim(document, len(document) - 6)
@@ -204,8 +214,12 @@ def test_a_cut_can_move_back_to_a_line_end():
 def test_text_without_reasoning_is_dropped_or_split_without_loss():
     document = text_document(range(25), "web")
     assert ap_trim(document, 10) is None
-    assert fit(document, 10) == []
-    pieces = fit(document, 10, ApTrimConfig(no_reasoning="split"))
+    assert fit(document, 10, ApTrimConfig(no_reasoning="drop")) == []
+    pieces = fit(document, 10)
+    assert pieces == fit(document, 10, ApTrimConfig(no_reasoning="split"))
+    talk = conversation([(20, None, 5)])
+    assert fit(talk, 10) == []
+    assert sum(piece.length for piece in fit(talk, 10, ApTrimConfig(no_reasoning="split"))) == 29
     assert [piece.length for piece in pieces] == [10, 10, 5]
     joined = np.concatenate([document.tokens[piece.token_index()] for piece in pieces])
     np.testing.assert_array_equal(joined, document.tokens)
@@ -219,7 +233,7 @@ def test_the_report_counts_documents_and_tokens_by_source():
         conversation([(1, [2], 1)]),
         text_document(range(50), "web"),
     ]
-    report = trim_report(documents, 12)
+    report = trim_report(documents, 12, ApTrimConfig(no_reasoning="drop"))
     assert (report["chat"]["cut_last"], report["chat"]["whole"]) == (1, 1)
     assert report["chat"]["tokens"] - report["chat"]["kept_tokens"] == 6
     assert report["chat"]["reasoning_cut_tokens"] == 6

@@ -1,6 +1,7 @@
 """Documents cover their tokens; a corpus on disk gives them back and notices damage."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_the_fingerprint_sees_tokens_loss_and_source(tmp_path):
         fingerprint("d", source="code"),
     ]
     assert len(set(prints)) == 4
+
+
+def test_many_corpora_do_not_hold_as_many_files_open(tmp_path):
+    save_corpus(tmp_path, [text_document([7, 8], "web")])
+    files = Path("/proc/self/fd")
+    before = len(list(files.iterdir()))
+    corpora = [load_corpus(tmp_path) for _ in range(200)]
+    assert all(corpus[0].tokens.tolist() == [7, 8] for corpus in corpora)
+    assert len(list(files.iterdir())) < before + 100
 
 
 def test_damage_is_noticed_and_nothing_is_overwritten(tmp_path):

@@ -1,5 +1,6 @@
 """A prepared folder depends on sources and settings alone: not on processes, not on kills."""
 
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from text.tiny_tokenizers import BARE
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.seeding import stream
 from openzaya.data.ap_trim import ap_trim
+from openzaya.data.documents import save_corpus
 from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.data.shards import load_prepared
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.document import DocumentBuilder
 
 SMALL = PrepareConfig(chunk_bytes=2_000, contexts=(60, 4_096))
 SRC = Path(__file__).parents[2] / "src"
@@ -212,7 +216,7 @@ def test_other_settings_a_changed_source_and_a_second_run_are_refused(tmp_path, 
     with pytest.raises(DataError, match="begun with other chunks"):
         prepare(out, {"chat": sources["chat"]}, model, SMALL)
     Path(sources["web"]).write_text('{"text": "other"}\n')
-    with pytest.raises(DataError, match="begun with other chunks"):
+    with pytest.raises(DataError, match=r"begun with other chunks \(.*: [^,]*web\.jsonl\)"):
         prepare(out, sources, model, SMALL)
     code = f"import fcntl; file = open({str(out / '.lock')!r}); fcntl.flock(file, 1)\n"
     code += "print(flush=True); input()"
@@ -244,6 +248,43 @@ def test_damage_and_unfinished_folders_are_noticed(tmp_path, model):
     (out / "manifest.json").unlink()
     with pytest.raises(DataError, match="it continues where it stopped"):
         load_prepared(out)
+
+
+def test_a_full_disk_and_a_folder_within_the_source_are_told_with_a_cure(tmp_path, model):
+    sources, *_ = write_sources(tmp_path, 10)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        patch("openzaya.data.prepare.save_corpus", side_effect=full),
+        pytest.raises(DataError, match=r"No space left .*it continues"),
+    ):
+        prepare(tmp_path / "out", sources, model, SMALL)
+    prepare(tmp_path / "out", sources, model, SMALL)
+    with pytest.raises(DataError, match="lies in the source"):
+        prepare(tmp_path / "other", {"all": str(tmp_path)}, model, SMALL)
+
+
+def test_documents_of_a_chunk_are_not_held_in_memory(tmp_path, model):
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "{n}"}}\n' for n in range(50)))
+    built: list[None] = []
+
+    def build(builder, original=DocumentBuilder.build):
+        built.append(None)
+        return original(builder)
+
+    def save(folder, documents, dtype):
+        def watched():
+            for number, document in enumerate(documents, 1):
+                assert len(built) == number
+                yield document
+
+        return save_corpus(folder, watched(), dtype)
+
+    with (
+        patch.object(DocumentBuilder, "build", build),
+        patch("openzaya.data.prepare.save_corpus", save),
+    ):
+        prepare(tmp_path / "out", {"a": str(tmp_path / "a.jsonl")}, model)
+    assert len(built) == 50
 
 
 def test_a_source_without_any_document_and_impossible_settings_are_refused(tmp_path, model):

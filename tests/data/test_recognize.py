@@ -51,6 +51,8 @@ PLAIN = {"role": "assistant", "content": "2"}
             },
             [ASKED, THOUGHT],
         ),
+        ({"prompt": "1+1?", "response": "2"}, [ASKED, PLAIN]),
+        ({"input": "1+1?", "output": [THOUGHT]}, [ASKED, THOUGHT]),
         (
             {"question": "1+1?", "answer": "<think>\none and one\n</think>\n\n2"},
             [ASKED, THOUGHT],
@@ -59,6 +61,46 @@ PLAIN = {"role": "assistant", "content": "2"}
 )
 def test_a_known_shape_becomes_its_turns(record, messages):
     assert recognize(record) == Conversation(messages)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {"tool_calls": '[{"function": {"name": "add", "arguments": {"x": 1}}}]'},
+        {"tool_calls": ['{"name": "add", "arguments": "{\\"x\\": 1}"}'], "function_call": None},
+        {"function_call": {"name": "add", "arguments": '{"x": 1}'}},
+        {"role": None, "from": "function_call", "value": '{"name": "add", "arguments": {"x": 1}}'},
+    ],
+)
+def test_calls_are_found_in_every_shape(calls):
+    turns = [ASKED, {"role": "assistant", "content": None, **calls}, PLAIN]
+    call = {"function": {"name": "add", "arguments": {"x": 1}}}
+    assert recognize({"messages": turns}).messages[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call],
+    }
+    empty = {"function_call": {"name": None, "arguments": None}}
+    assert recognize({"messages": [ASKED, {**PLAIN, **empty}]}).messages == [ASKED, PLAIN]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reasoning", "answer"),
+    [
+        ({"content": "2", "reasoning": "<think>\nr\n</think>"}, "r", "2"),
+        ({"content": "<think>r</think>\n2", "reasoning_content": "r\n"}, "r", "2"),
+        ({"content": "<think>r</think>\n2", "reasoning": " "}, "r", "2"),
+        ({"content": "No <think>", "reasoning": "r"}, "r", "No <think>"),
+        (
+            {"content": "<think>r <|im_end|></think>End with <|im_end|>, always.<|im_end|>\n"},
+            "r <|im_end|>",
+            "End with <|im_end|>, always.",
+        ),
+    ],
+)
+def test_thinking_is_found_once_and_markers_in_a_written_text_end_nothing(reply, reasoning, answer):
+    found = recognize({"messages": [ASKED, {"role": "assistant", **reply}]})
+    assert found.messages[1] == {"role": "assistant", "content": answer, "reasoning": reasoning}
 
 
 def test_plain_text_stays_plain_text():
@@ -77,6 +119,12 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
     ]
     found = recognize({"messages": turns, "tools": json.dumps(tools)})
     assert found.tools == tools
+    parameters = {"properties": {"x": {"type": "integer", "enum": None}, "y": None}}
+    other = [{"function": {"name": "add", "parameters": parameters}}]
+    found_other = recognize({"messages": turns, "tools": other}).tools
+    assert found_other == [
+        {"function": {"name": "add", "parameters": {"properties": {"x": {"type": "integer"}}}}}
+    ]
     assert found.messages[1] == {
         "role": "assistant",
         "content": "",
@@ -99,7 +147,9 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
         ({"messages": [{"role": "wizard", "content": "x"}]}, "unknown role"),
         ({"messages": [ASKED]}, "no assistant turn"),
         ({"messages": []}, "no assistant turn"),
-        ({"prompt": "", "completion": " "}, "empty conversation"),
+        ({"prompt": "", "completion": "x"}, "a user turn has no text"),
+        ({"messages": [ASKED, {"role": "assistant"}, ASKED, PLAIN]}, "has no answer"),
+        ({"messages": [{"role": "user"}, PLAIN]}, "a user turn has no text"),
         ({"prompt": "x", "completion": " "}, "has no answer"),
         ({"prompt": "x", "completion": "<think>\nhm"}, "reasoning never ends"),
         ({"prompt": "x", "completion": [{**THOUGHT, "reasoning": 3}]}, "reasoning is not a string"),
@@ -109,6 +159,9 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
         ({"messages": [ASKED, {**PLAIN, "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "JSON"),
         ({"messages": [ASKED, {**PLAIN, "tool_calls": [{"arguments": {}}]}]}, "needs a name"),
         ({"messages": [ASKED, PLAIN], "tools": "["}, "tools are not JSON"),
+        ({"messages": [ASKED, PLAIN], "tools": "[" * 200_000}, "tools are not JSON"),
+        ({"messages": [ASKED, PLAIN], "tools": '["\\ud800"]'}, "tools are not JSON"),
+        ({"question": "x", "reasoning": "a", "answer": "<think>\nb</think>c"}, "given twice"),
     ],
 )
 def test_a_record_without_meaning_is_refused_with_a_reason(record, reason):

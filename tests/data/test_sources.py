@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.core.errors import DataError
+from openzaya.data import sources
 from openzaya.data.sources import Fault, chunks_of, file_hash, rows_of
 
 MOST = 1 << 20
@@ -72,6 +73,56 @@ def test_a_folder_is_read_in_the_order_of_names_and_gzip_like_plain_lines(tmp_pa
     (tmp_path / "README.md").write_text("no data")
     (tmp_path / "cache-1.arrow").write_text("no data")
     assert [value["text"] for value in read(tmp_path)] == ["0", "1", "2"]
+
+
+def test_marks_line_ends_and_json_files_of_either_kind_are_read(tmp_path):
+    expected = [{"text": "x"}, {"text": "y"}]
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "x"}\r\n{"text": "y"}\r\n')
+    (tmp_path / "b.json").write_text(json.dumps(expected, indent=1), encoding="utf-8-sig")
+    (tmp_path / "c.json.gz").write_bytes(gzip.compress(b'{"text": "x"}\n{"text": "y"}\n'))
+    for name in ("a.jsonl", "b.json", "c.json.gz"):
+        assert read(tmp_path / name) == expected
+    (tmp_path / "b.json").write_text('[{"text": "\\ud800"}, {"text": "\\u00e9"}]')
+    fault, value = read(tmp_path / "b.json")
+    assert (fault.reason, value) == ("invalid UTF-8", {"text": "\u00e9"})
+    (tmp_path / "b.json").write_text('[{"text": "x"}, ')
+    with pytest.raises(DataError, match=r"b\.json is damaged"):
+        read(tmp_path / "b.json")
+
+
+def test_zstandard_is_read_like_plain_lines(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    lines = b'{"text": "x"}\n{"text": "y"}\n'
+    packed = arrow.compress(lines, codec="zstd", asbytes=True)
+    (tmp_path / "a.jsonl.zst").write_bytes(packed + packed)
+    assert read(tmp_path) == [{"text": "x"}, {"text": "y"}] * 2
+    (tmp_path / "a.jsonl.zst").write_bytes(packed[:-4])
+    with pytest.raises(DataError, match="is damaged"):
+        read(tmp_path)
+
+
+def test_patterns_are_expanded_and_hidden_files_and_descriptions_are_no_data(tmp_path):
+    for name in ("x/a.jsonl", "x/y/b.jsonl", ".hidden/c.jsonl", "x/state.json", "x/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    both = [{"text": "x/a.jsonl"}, {"text": "x/y/b.jsonl"}]
+    assert read(tmp_path) == both
+    assert read(f"{tmp_path}/**/*") == both
+    assert read(f"{tmp_path}/x/*.jsonl") == both[:1]
+
+
+def test_a_file_on_the_web_is_not_listed(monkeypatch):
+    class Web:
+        protocol = ("http", "https")
+
+    monkeypatch.setattr(sources, "_package", lambda _: Core)
+
+    class Core:
+        @staticmethod
+        def url_to_fs(place):
+            return Web, place
+
+    assert sources._files("https://host/a.jsonl") == ["https://host/a.jsonl"]
 
 
 def test_a_damaged_file_or_one_that_changed_is_named(tmp_path):

@@ -1,5 +1,7 @@
 """Windows hold what trimming kept; the mixture keeps its shares and needs no state."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from data.made_documents import conversation, conversations
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from openzaya.core.errors import DataError
 from openzaya.data.ap_trim import ap_trim
+from openzaya.data.documents import Corpus, load_corpus, save_corpus
 from openzaya.data.mixture import Mixture
 from openzaya.data.windows import Window, build_windows
 from openzaya.text.document import text_document
@@ -47,6 +50,20 @@ def test_windows_are_shuffled_by_the_seed_and_know_each_document_s_source():
         assert window.sources == ["ab"[i % 2] for i in window.tokens[starts]]
     with pytest.raises(DataError, match="at least context_tokens"):
         build_windows(documents, 12, window_tokens=11)
+
+
+def test_windows_of_a_corpus_are_gathered_when_asked_for_and_hold_no_tokens(tmp_path):
+    documents = [conversation([(2, [10], 2)]), text_document(range(7), "web")] * 20
+    save_corpus(tmp_path, documents)
+    corpus = load_corpus(tmp_path)
+    with patch.object(Corpus, "document", side_effect=AssertionError("read")):
+        windows = build_windows(corpus, 21)
+        sizes = [(len(w), w.lengths, w.sources) for w in windows]
+    held = build_windows(documents, 21)
+    assert sizes == [(len(w), w.lengths, w.sources) for w in held]
+    assert list(map(pieces, windows)) == list(map(pieces, held))
+    trimmed = [build_windows(source, 14) for source in (corpus, documents)]
+    assert list(map(pieces, trimmed[0])) == list(map(pieces, trimmed[1]))
 
 
 def made(name, sizes):

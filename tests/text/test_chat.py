@@ -142,6 +142,25 @@ def test_a_call_is_the_answer_even_when_nothing_else_is_said():
     ]
 
 
+@pytest.mark.parametrize("content", [None, ""])
+@pytest.mark.parametrize("line_end", [True, False])
+def test_a_turn_that_is_nothing_but_calls_is_trained(content, line_end):
+    source = CHAT.source if line_end else CHAT.source.replace("'\\n' if content or", "'\\n' if")
+    chat = ChatTemplate(source=source)
+    call = {"role": "assistant", "content": content, "tool_calls": CALL["tool_calls"] * 2}
+    messages = [Message("user", "U"), call, Message("tool", "T"), call]
+    document = chat.encode_turns(messages, BARE)
+    written = "<zyphra_tool_call>\n<function=add>\n<parameter=x>\nq\n</parameter>\n"
+    written += "<parameter=y>\n[1]\n</parameter>\n</function>\n</zyphra_tool_call>"
+    trained = BARE.decode(document.tokens[document.loss_mask()].tolist())
+    assert trained == f"{written}\n{written}<|im_end|>" * 2
+    whole = chat.render(messages, add_generation_prompt=False)
+    assert BARE.decode(document.tokens.tolist()) == whole.removesuffix("\n")
+    prompt = chat.encode_prompt(messages[:3], BARE)
+    before = chat.encode_turns(messages[:3], BARE).tokens.tolist()
+    assert prompt[: len(before)] == before == document.tokens.tolist()[: len(before)]
+
+
 def test_an_empty_think_block_is_scaffolding():
     document = CHAT.encode_turns([Message("user", "U"), Message("assistant", "A", "")], FRAGMENTED)
     trained = document.tokens[document.loss_mask()].tolist()

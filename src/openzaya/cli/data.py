@@ -28,8 +28,9 @@ examples:
   openzaya data aggregate examples.jsonl pools.jsonl --tokenizer models/zaya
 """
 PREPARE = """
-A SOURCE is a file, a folder or a URL, with NAME= in front to name the data set. Formats: jsonl,
-jsonl.gz, parquet and the folders of Hugging Face `datasets`; all but jsonl need openzaya[data].
+A SOURCE is a file, a folder, a pattern or a URL, with NAME= in front to name the data set.
+Formats: jsonl and json, also .gz and .zst, parquet and the folders of Hugging Face `datasets`;
+.zst, parquet and `datasets` need openzaya[data].
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
 completion; question and answer. Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share
@@ -180,9 +181,8 @@ def describe(
 def trimming(document: "Document", tokenizer: "TextTokenizer", context: int) -> dict[str, Any]:
     """Return what one context length leaves of a document, and where it is cut."""
     from openzaya.data.ap_trim import fit
-    from openzaya.data.card import trim_config
 
-    pieces = fit(document, context, trim_config(document))
+    pieces = fit(document, context)
     cuts: list[dict[str, Any]] = []
     for piece in pieces if len(pieces) == 1 else []:
         for before, after in zip(piece.spans, piece.spans[1:], strict=False):

@@ -23,8 +23,9 @@ class ApTrimConfig:
     """Reasoning that the last turn should keep before the rule turns to the earlier turns."""
     drop_prior: Literal["all", "oldest_first"] = "all"
     """Which earlier think blocks go when the last one is not enough."""
-    no_reasoning: Literal["drop", "split"] = "drop"
-    """What `fit` does with a document that has no reasoning and is too long."""
+    no_reasoning: Literal["split_text", "split", "drop"] = "split_text"
+    """What `fit` does with a document that has no reasoning and is too long: split plain text and
+    drop conversations, split both or drop both."""
     newline_ids: frozenset[int] = frozenset()
     """Token ids that end a line, for `snap_tokens`."""
     snap_tokens: int = 0
@@ -115,8 +116,8 @@ def ap_trim(
 
     Decided where the rule is silent:
     - Everything but reasoning counts as "the answers": template, questions, tool results, markers.
-    - The last turn is all that follows the last user text; tool results do not end it. Of several
-      think blocks in it, the last loses its end first, then those before it.
+    - The last turn is all that follows the last user text that was answered; tool results do not
+      end it. Of several think blocks in it, the last loses its end first, then those before it.
     - A removed block keeps both markers, as with thinking switched off, but its close marker is
       not trained: it would teach not to think.
     - Below `min_keep_tokens` in the last turn, step 3 comes first; if it cannot help, whatever
@@ -136,7 +137,7 @@ def ap_trim(
     thinking = [i for i, segment in enumerate(document.segments) if segment.kind == "think"]
     if len(document) <= context_tokens:
         return _trimmed(document, {}, "whole", settings)
-    last_user = max((i for i, s in enumerate(document.segments) if s.role == "user"), default=-1)
+    last_user = _last_question(document.segments)
     # Markup in front of a reply may carry the user's role, its content always does.
     prior = [i for i in thinking if i < last_user]
     last = [i for i in thinking if i > last_user]
@@ -173,7 +174,9 @@ def fit(
     trimmed = ap_trim(document, context_tokens, settings)
     if trimmed is not None:
         return [trimmed]
-    if settings.no_reasoning == "drop" or any(s.kind == "think" for s in document.segments):
+    is_text = all(segment.role == "document" for segment in document.segments)
+    may_split = {"split_text": is_text, "split": True, "drop": False}[settings.no_reasoning]
+    if not may_split or any(s.kind == "think" for s in document.segments):
         return []
     starts = range(0, len(document), context_tokens)
     return [
@@ -202,6 +205,12 @@ def trim_report(
         counts["kept_tokens"] += sum(piece.length for piece in pieces)
         counts["reasoning_cut_tokens"] += sum(piece.cut_reasoning_tokens for piece in pieces)
     return report
+
+
+def _last_question(segments: Sequence[Segment]) -> int:
+    """Return the last segment of a user that a reply follows, or -1."""
+    reply = max((i for i, s in enumerate(segments) if s.role == "assistant"), default=-1)
+    return max((i for i, s in enumerate(segments[: reply + 1]) if s.role == "user"), default=-1)
 
 
 def _share(

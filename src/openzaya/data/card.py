@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openzaya.core.files import write_whole
-from openzaya.data.ap_trim import ApTrimConfig, trim_report
+from openzaya.data.ap_trim import trim_report
 from openzaya.data.loss_mask import count_trained_tokens
 from openzaya.data.shards import PreparedData, load_prepared
 from openzaya.text.document import Document
@@ -21,12 +21,6 @@ QUANTILES = (0, 0.1, 0.5, 0.9, 0.99, 1)
 """Of document lengths, by nearest rank: every figure is the length of a document."""
 RULES = ("whole", "cut_last", "drop_prior", "split", "dropped")
 """What trimming may do to a document."""
-
-
-def trim_config(document: Document) -> ApTrimConfig:
-    """Return the literal rule; plain text that is too long is split, a conversation dropped."""
-    plain = all(segment.role == "document" for segment in document.segments)
-    return ApTrimConfig(no_reasoning="split" if plain else "drop")
 
 
 def shard_counts(documents: Sequence[Document], contexts: Iterable[int]) -> dict[str, Any]:
@@ -72,18 +66,14 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 def _trim_counts(documents: Sequence[Document], context: int) -> dict[str, int]:
     counts = dict.fromkeys((*RULES, "tokens", "kept_tokens", "reasoning_cut_tokens"), 0)
-    by_config: dict[ApTrimConfig, list[Document]] = {}
-    for document in documents:
-        by_config.setdefault(trim_config(document), []).append(document)
-    for config, group in by_config.items():
-        for report in trim_report(group, context, config).values():
-            counts = {key: counts[key] + report[key] for key in counts}
+    for report in trim_report(documents, context).values():
+        counts = {key: counts[key] + report[key] for key in counts}
     return counts
 
 
 def _source_card(name: str, shards: Sequence[Shard], prepared: PreparedData) -> dict[str, Any]:
     own = [shard for shard in shards if shard["source"] == name]
-    lengths = [np.diff(s.places[:, 0]) for s in prepared.shards if s.sources[0] == name]
+    lengths = [s.lengths() for s in prepared.shards if s.sources[0] == name]
     quantiles: dict[str, int] = {}
     if lengths:
         points = np.quantile(np.concatenate(lengths), QUANTILES, method="nearest")

@@ -9,6 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, overload
 
@@ -28,6 +29,9 @@ _FILES = ("tokens.npy", "segments.npy", "documents.npy")
 _COLUMNS = 4  # kind, role, length, loss
 
 
+StoredTokens = NDArray[np.int32] | NDArray[np.uint16]
+
+
 class StoredDocuments(Sequence[Document], ABC):
     """Documents on disk, by number or slice; a subclass says how many and reads one."""
 
@@ -36,6 +40,14 @@ class StoredDocuments(Sequence[Document], ABC):
     @abstractmethod
     def document(self, number: int) -> Document:
         """Return one document; `number` counts from 0 and is in range."""
+
+    @abstractmethod
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every document, from the tables alone."""
+
+    @abstractmethod
+    def source_names(self) -> list[str]:
+        """Return the data set of every document."""
 
     @overload
     def __getitem__(self, key: int) -> Document: ...
@@ -61,8 +73,8 @@ class StoredDocuments(Sequence[Document], ABC):
 class Corpus(StoredDocuments):
     """Documents of a folder, read on demand."""
 
-    tokens: NDArray[np.int32] | NDArray[np.uint16]
-    """All tokens, memory-mapped."""
+    folder: Path
+    """Where its files lie."""
     table: NDArray[np.int32]
     """[segments, 4]: kind, role, length, loss."""
     places: NDArray[np.int64]
@@ -77,6 +89,19 @@ class Corpus(StoredDocuments):
     def __len__(self) -> int:
         """Return the number of documents."""
         return len(self.places) - 1
+
+    @property
+    def tokens(self) -> StoredTokens:
+        """Return all tokens, memory-mapped."""
+        return _mapped(self)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of every document, from the tables alone."""
+        return np.diff(self.places[:, 0])
+
+    def source_names(self) -> list[str]:
+        """Return the data set of every document."""
+        return [self.sources[i] for i in self.source_of.tolist()]
 
     def document(self, number: int) -> Document:
         """Return one document, a view into an int32 file; `number` counts from 0."""
@@ -176,13 +201,20 @@ def load_corpus(folder: str | Path, *, verify: bool = False) -> Corpus:
             f"tokens and {len(table)} segments; prepare the data again"
         )
     return Corpus(
-        tokens=tokens,
+        folder=root,
         table=table,
         places=np.ascontiguousarray(places[:, :2]),
         source_of=places[:-1, 2].astype(np.int32),
         sources=tuple(meta["sources"]),
         fingerprint=meta["fingerprint"],
     )
+
+
+@lru_cache(maxsize=64)
+def _mapped(corpus: Corpus) -> StoredTokens:
+    """Map a token file; each one that stays mapped costs a file descriptor, so only some do."""
+    found: StoredTokens = np.load(corpus.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    return found
 
 
 def _fingerprint(root: Path, sources: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ _WORD = 1 << _WORD_BITS
 _LOW = _WORD - 1
 
 
-def pack(lengths: Sequence[int], window: int) -> list[list[int]]:
+def pack(lengths: Sequence[int] | NDArray[np.int64], window: int) -> list[list[int]]:
     """Put every document, whole, into one window of `window` tokens; return their indices.
 
     Longest first, each into the window that it fills best; equal lengths in the order given. The

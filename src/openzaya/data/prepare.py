@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.files import write_whole
 from openzaya.data.card import shard_counts, write_card
-from openzaya.data.documents import save_corpus, token_dtype
+from openzaya.data.documents import load_corpus, save_corpus, token_dtype
 from openzaya.data.encoding import BadRecord, Encoder
 from openzaya.data.shards import (
     FORMAT,
@@ -34,6 +35,7 @@ from openzaya.data.shards import (
 )
 from openzaya.data.sources import Chunk, chunks_of, file_hash, rows_of
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.document import Document
 from openzaya.text.tokenizer import TextTokenizer
 
 Shard = dict[str, Any]
@@ -110,7 +112,6 @@ def prepare(
     """
     settings = config or PrepareConfig()
     root = Path(out)
-    (root / "shards").mkdir(parents=True, exist_ok=True)
     with _locked(root):
         remove_leftovers(root)
         remove_leftovers(root / "shards")
@@ -140,6 +141,12 @@ def _plan(
     root: Path, sources: Mapping[str, str], tokenizer_folder: Path, settings: PrepareConfig
 ) -> list[Chunk]:
     """Return the chunks; the first run writes them down, later ones must find the same."""
+    for place in sources.values():
+        if "://" not in place and root.resolve().is_relative_to(Path(place).resolve()):
+            raise DataError(
+                f"{root} lies in the source {place}, which would find its own files there next "
+                "time; choose a folder outside"
+            )
     tokenizer = TextTokenizer.load(tokenizer_folder)
     chat = ChatTemplate.load(tokenizer_folder)
     chunks = [
@@ -151,7 +158,7 @@ def _plan(
     if not (root / "plan.json").exists():
         tokenizer.save(own)
         chat.save(own)
-    plan = {
+    plan: dict[str, Any] = {
         "format": FORMAT,
         "settings": _result_settings(settings),
         "tokenizer": file_hash(str(tokenizer_folder / "tokenizer.json")),
@@ -164,11 +171,24 @@ def _plan(
     before = read_table(root / "plan.json")
     changed = [key for key in plan if before.get(key) != plan[key]]
     if changed:
+        files = (
+            _changed_files(before.get("chunks", []), plan["chunks"]) if "chunks" in changed else []
+        )
+        named = f" (other files, sizes or times: {', '.join(files[:3])})" if files else ""
         raise DataError(
-            f"{root} was begun with other {', '.join(changed)}; use what it was begun with "
+            f"{root} was begun with other {', '.join(changed)}{named}; use what it was begun with "
             "(plan.json), choose an empty folder or delete this one"
         )
     return chunks
+
+
+def _changed_files(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """Return the files that are new, gone, or of another size or time."""
+
+    def states(chunks: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
+        return {(chunk["file"], chunk["size_bytes"], chunk["modified_ns"]) for chunk in chunks}
+
+    return sorted({file for file, *_ in states(before) ^ states(now)})
 
 
 def _result_settings(settings: PrepareConfig) -> dict[str, Any]:
@@ -232,10 +252,13 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
     tokenizer, chat = _encoders[own]
     encoder = Encoder(tokenizer, chat, loss=settings.loss, most_tokens=settings.max_tokens)
     rows = rows_of(chunk, settings.max_line_bytes)
-    documents = list(encoder.documents(rows, chunk.source))
-    fingerprint = ""
-    if documents:
-        fingerprint = save_corpus(part, documents, token_dtype(tokenizer.vocab_size))
+    documents = encoder.documents(rows, chunk.source)
+    fingerprint, made = "", list(islice(documents, 1))
+    stored: Sequence[Document] = []
+    if made:  # written as they come and counted from the disk: a compressed file may be large
+        dtype = token_dtype(tokenizer.vocab_size)
+        fingerprint = save_corpus(part, chain(made, documents), dtype)
+        stored = load_corpus(part)
     shard = {
         "name": name,
         "source": chunk.source,
@@ -244,7 +267,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
         "file_sha256": file_hash(chunk.file) if chunk.start == 0 else None,
         "fingerprint": fingerprint,
         "bad": encoder.reasons(),
-        **shard_counts(documents, settings.contexts),
+        **shard_counts(stored, settings.contexts),
     }
     bad = [_bad_line(chunk, record) for record in sorted(encoder.bad, key=lambda r: r.place)]
     (part / "bad.jsonl").write_text("".join(bad), encoding="utf-8")
@@ -286,12 +309,22 @@ def _check_bad(
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; the lock goes with the process."""
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another run is writing to {root}; wait for it or choose another folder"
-            ) from error
-        yield
+    """Keep a second run out of the folder; the lock goes with the process.
+
+    What the file system refuses meanwhile is told with its cure.
+    """
+    try:
+        (root / "shards").mkdir(parents=True, exist_ok=True)
+        with (root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(
+                    f"another run is writing to {root}; wait for it or choose another folder"
+                ) from error
+            yield
+    except OSError as error:
+        raise DataError(
+            f"{root} could not be filled ({error}); expected a folder with room that may be "
+            "written: mend that and run the command again, it continues"
+        ) from error

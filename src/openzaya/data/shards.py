@@ -61,7 +61,11 @@ class PreparedData(StoredDocuments):
 
     def lengths(self) -> NDArray[np.int64]:
         """Return the tokens of every document, from the tables alone."""
-        return np.concatenate([np.diff(shard.places[:, 0]) for shard in self.shards])
+        return np.concatenate([shard.lengths() for shard in self.shards])
+
+    def source_names(self) -> list[str]:
+        """Return the data set of every document."""
+        return [name for shard in self.shards for name in shard.source_names()]
 
 
 def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedData:

@@ -1,24 +1,31 @@
 """Sources of records: JSON lines, parquet and Hugging Face data-set folders, in chunks.
 
 A chunk is what one process reads in one go and what is never done twice: a byte range of a JSON
-lines file, row groups of a parquet file, or a whole compressed or arrow file. A place may be a
-local path or, with fsspec installed, any URL it knows (`s3://...`, `hf://datasets/owner/name`).
+lines file, row groups of a parquet file, or a whole compressed, json or arrow file. A json file
+holds an array of records, or lines after all. A place may be a local path or pattern or, with
+fsspec installed, any URL it knows (`s3://...`, `hf://datasets/owner/name`).
 """
 
 import gzip
 import hashlib
 import importlib
+import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
 
-SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet", ".arrow")
+_JSON = (".json", ".json.gz", ".json.zst")
+SUFFIXES = (
+    *(kind + packed for kind in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst")),
+    *(*_JSON, ".parquet", ".arrow"),
+)
 """What a folder is searched for."""
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,7 @@ def chunks_of(name: str, place: str, chunk_bytes: int) -> list[Chunk]:
         }
         if file.endswith(".parquet"):
             found.extend(_row_groups(whole, chunk_bytes))
-        elif file.endswith((".gz", ".arrow")):
+        elif file.endswith((".gz", ".zst", ".json", ".arrow")):
             found.append(Chunk(**whole, start=0, end=size, weight_bytes=size))
         else:
             for start in range(0, size, chunk_bytes):
@@ -99,10 +106,12 @@ def rows_of(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
     try:
         if chunk.file.endswith((".parquet", ".arrow")):
             yield from _table_rows(chunk)
+        elif chunk.file.endswith(_JSON):
+            yield from _array(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
     # pyarrow's errors are ValueErrors and OSErrors; a cut gzip stream is an EOFError.
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
         raise DataError(
             f"{chunk.file} is damaged ({error}); fetch it again, or leave it out"
         ) from error
@@ -121,24 +130,41 @@ def _files(place: str) -> list[str]:
     if "://" in place:
         files = _remote_files(place)
     elif Path(place).is_dir():
-        files = [str(path) for path in Path(place).rglob("*") if path.name.endswith(SUFFIXES)]
-        # The cache of `datasets` beside the data holds the same rows once more.
-        files = [file for file in files if not Path(file).name.startswith(("cache-", "."))]
+        files = _data_in(Path(place).rglob("*"), Path(place))
+    elif Path(place).is_file():
+        files = [place]
     else:
-        files = [place] if Path(place).is_file() else []
+        root = Path(place).anchor
+        files = _data_in(Path(root).glob(str(Path(place).relative_to(root))), Path(place))
     if not files:
         raise DataError(
-            f"{place} has nothing to read; expected a file or folder of {', '.join(SUFFIXES)}"
+            f"{place} has nothing to read; expected a file, folder or pattern of "
+            f"{', '.join(SUFFIXES)}, or hf://datasets/OWNER/NAME for a data set of the Hub"
         )
     if wrong := [file for file in files if not file.endswith(SUFFIXES)]:
         raise DataError(f"{wrong[0]} has no known format; expected one of {', '.join(SUFFIXES)}")
     return sorted(files)
 
 
+def _data_in(paths: Iterable[Path], asked: Path) -> list[str]:
+    return [str(path) for path in paths if path.is_file() and _is_data(path, asked)]
+
+
+def _is_data(path: Path, asked: Path) -> bool:
+    """Say whether a file that was found is meant to be read; hidden ones must be asked for."""
+    found = [part for part in path.parts if part not in asked.parts]
+    if any(part.startswith(".") for part in found) or path.name in _NOT_DATA:
+        return False
+    # The cache of `datasets` beside the data holds the same rows once more.
+    return path.name.endswith(SUFFIXES) and not path.name.startswith("cache-")
+
+
 def _remote_files(place: str) -> list[str]:
     system, path = _package("fsspec.core").url_to_fs(place)
+    if "http" in system.protocol and path.endswith(SUFFIXES):
+        return [place]  # to list it would fetch it whole, and take its links for files
     paths = system.find(path) if system.isdir(path) else system.glob(path)
-    named = [str(item) for item in paths if str(item).endswith(SUFFIXES)]
+    named = [str(item) for item in paths if _is_data(Path(str(item)), Path(path))]
     return [str(system.unstrip_protocol(item)) for item in named]
 
 
@@ -178,10 +204,8 @@ def _row_groups(whole: dict[str, Any], chunk_bytes: int) -> Iterator[Chunk]:
 def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
     """Go through the lines that begin inside the chunk."""
     with _open(chunk.file) as raw:
-        stream: IO[bytes] = raw
-        end = chunk.end
-        if chunk.file.endswith(".gz"):
-            stream, end = cast(IO[bytes], gzip.GzipFile(fileobj=raw)), 1 << 62
+        stream = _unpacked(raw, chunk.file)
+        end = chunk.end if stream is raw else 1 << 62
         place = chunk.start
         if place:
             stream.seek(place - 1)
@@ -194,6 +218,29 @@ def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
                 yield Row(begun, _fault("line too long", line))
             elif line.strip():
                 yield Row(begun, _decode(line))
+
+
+def _unpacked(raw: IO[bytes], file: str) -> IO[bytes]:
+    if file.endswith(".gz"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    if file.endswith(".zst"):
+        packed = _package("pyarrow").CompressedInputStream(raw, "zstd")
+        return cast(IO[bytes], io.BufferedReader(packed))
+    return raw
+
+
+def _array(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
+    """Go through a JSON file, which is an array of records or has one a line."""
+    with _open(chunk.file) as raw:
+        stream = _unpacked(raw, chunk.file)
+        text = stream.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if text.startswith(b"["):
+            text += stream.read()
+    if not text.startswith(b"["):
+        yield from _lines(chunk, most_bytes)
+        return
+    for number, value in enumerate(json.loads(text)):
+        yield Row(number, _decode(json.dumps(value).encode()) if b"\\u" in text else value)
 
 
 def _skip_line(stream: IO[bytes]) -> int:
@@ -209,7 +256,7 @@ def _skip_line(stream: IO[bytes]) -> int:
 def _decode(line: bytes) -> object:
     """Return what a line holds, or a fault."""
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8-sig"))  # files of Windows begin with a mark
         if b"\\u" in line:  # half of a surrogate pair is legal JSON, but it is no text
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
 from openzaya.core.seeding import numpy_stream
-from openzaya.data.ap_trim import ApTrimConfig, fit
+from openzaya.data.ap_trim import ApTrimConfig, Trimmed, fit
+from openzaya.data.documents import StoredDocuments
 from openzaya.data.packing import pack
 from openzaya.text.document import Document, Mask, Tokens
 
@@ -29,7 +31,65 @@ class Window:
 
     def __len__(self) -> int:
         """Return the tokens in the window."""
-        return len(self.tokens)
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pieces:
+    """What windows are made of: trimmed documents, of which only the numbers are held."""
+
+    documents: Sequence[Document]
+    context_tokens: int
+    config: ApTrimConfig | None
+    numbers: NDArray[np.int64]
+    """[pieces]: which document."""
+    parts: NDArray[np.int64]
+    """[pieces]: which of its pieces; 0 unless it was split."""
+    sizes: NDArray[np.int64]
+    """[pieces]: tokens."""
+    sources: Sequence[str]
+    """[documents]: names of data sets."""
+
+    def piece(self, at: int) -> tuple[Document, Trimmed]:
+        """Return a document and what stays of it, trimmed once more."""
+        document = self.documents[int(self.numbers[at])]
+        pieces = fit(document, self.context_tokens, self.config)
+        return document, pieces[int(self.parts[at])]
+
+
+class _PackedWindow(Window):
+    """Gathers its tokens whenever they are asked for: a rank reads the windows that it trains."""
+
+    __slots__ = ("_chosen", "_pieces")
+    _chosen: NDArray[np.int64]
+    _pieces: _Pieces
+
+    def __init__(self, pieces: _Pieces, chosen: NDArray[np.int64]) -> None:
+        # As every window, it is frozen.
+        object.__setattr__(self, "_pieces", pieces)
+        object.__setattr__(self, "_chosen", chosen)
+
+    @property
+    def tokens(self) -> Tokens:
+        found = map(self._pieces.piece, self._chosen.tolist())
+        return np.concatenate([document.tokens[piece.token_index()] for document, piece in found])
+
+    @property
+    def loss_mask(self) -> Mask:
+        found = map(self._pieces.piece, self._chosen.tolist())
+        return np.concatenate([piece.loss_mask() for _, piece in found])
+
+    @property
+    def lengths(self) -> list[int]:
+        lengths: list[int] = self._pieces.sizes[self._chosen].tolist()
+        return lengths
+
+    @property
+    def sources(self) -> list[str]:
+        return [self._pieces.sources[i] for i in self._pieces.numbers[self._chosen].tolist()]
+
+    def __len__(self) -> int:
+        return int(self._pieces.sizes[self._chosen].sum())
 
 
 def build_windows(
@@ -40,12 +100,12 @@ def build_windows(
     window_tokens: int | None = None,
     seed: int = 0,
 ) -> list[Window]:
-    """Trim every document to `context_tokens`, pack them into windows and gather the tokens.
+    """Trim every document to `context_tokens` and pack them into windows.
 
     Windows have `window_tokens` (default: the context) and come in an order shuffled by `seed`.
     Documents that cannot fit are left out; `trim_report` counts them. To mix by token weights,
-    build windows for each source apart. `documents` may be a memory-mapped `Corpus`: only spans
-    are held until the windows are filled.
+    build windows for each source apart. Nothing is copied: a window gathers its tokens when they
+    are asked for, from `documents`, which may be a memory-mapped `Corpus`.
     """
     size = context_tokens if window_tokens is None else window_tokens
     if size < context_tokens:
@@ -53,33 +113,28 @@ def build_windows(
             f"window_tokens is {size}, expected at least context_tokens = {context_tokens}; "
             "make the window larger or the context smaller"
         )
-    pieces = [
-        (number, piece)
-        for number, document in enumerate(documents)
-        for piece in fit(document, context_tokens, config)
-    ]
-    bins = pack([piece.length for _, piece in pieces], size)
+    pieces = _pieces(documents, context_tokens, config)
+    bins = pack(pieces.sizes, size)
     order = numpy_stream(seed, "windows", len(bins)).permutation(len(bins))
-    windows: list[Window] = []
-    for number in order.tolist():
-        chosen = [pieces[i] for i in bins[number]]
-        total = sum(piece.length for _, piece in chosen)
-        tokens = np.empty(total, dtype=np.int32)
-        mask = np.empty(total, dtype=np.bool_)
-        position = 0
-        for document_number, piece in chosen:
-            source = documents[document_number].tokens
-            for span in piece.spans:
-                end = position + span.length
-                tokens[position:end] = source[span.start : span.start + span.length]
-                mask[position:end] = span.loss
-                position = end
-        windows.append(
-            Window(
-                tokens=tokens,
-                lengths=[piece.length for _, piece in chosen],
-                loss_mask=mask,
-                sources=[documents[i].source for i, _ in chosen],
-            )
-        )
-    return windows
+    return [_PackedWindow(pieces, np.array(bins[number])) for number in order.tolist()]
+
+
+def _pieces(
+    documents: Sequence[Document], context_tokens: int, config: ApTrimConfig | None
+) -> _Pieces:
+    """Trim the documents that are too long; of the others the length is all that matters."""
+    if isinstance(documents, StoredDocuments):
+        lengths, sources = documents.lengths(), documents.source_names()
+    else:
+        lengths = np.array([len(document) for document in documents], dtype=np.int64)
+        sources = [document.source for document in documents]
+    short = np.flatnonzero(lengths <= context_tokens)
+    whole = np.stack([short, np.zeros_like(short), lengths[short]])
+    cut = [
+        (number, part, piece.length)
+        for number in np.flatnonzero(lengths > context_tokens).tolist()
+        for part, piece in enumerate(fit(documents[number], context_tokens, config))
+    ]
+    rows = np.concatenate([whole, np.array(cut, dtype=np.int64).reshape(-1, 3).T], axis=1)
+    numbers, parts, sizes = rows[:, np.argsort(rows[0], kind="stable")]
+    return _Pieces(documents, context_tokens, config, numbers, parts, sizes, sources)

@@ -249,10 +249,10 @@ def split_data(
 ) -> tuple[Mixture, list[Window]]:
     """Trim, pack and hold some windows out; return the mixture and the windows held out.
 
-    Too long documents without reasoning are dropped in SFT and cut into pieces otherwise.
+    Too long conversations without reasoning are dropped in SFT and cut into pieces otherwise.
     """
     context = context_of(model, config)
-    trim = ApTrimConfig(no_reasoning="drop" if kind == "sft" else "split")
+    trim = ApTrimConfig(no_reasoning="split_text" if kind == "sft" else "split")
     kept: dict[str, list[Window]] = {}
     held_out: list[Window] = []
     for name, documents in prepared.items():

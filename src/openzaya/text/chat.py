@@ -18,6 +18,7 @@ from openzaya.text.sentinels import (
     clean_strings,
     place_sentinels,
     split_at_sentinels,
+    without_line_ends,
 )
 from openzaya.text.tokenizer import TextTokenizer, read_json, token_text
 
@@ -190,9 +191,10 @@ class ChatTemplate:
         text = self._render(marked, add_generation_prompt, thinking, tools)
         parts = split_at_sentinels(text, contents)
         whole = self._render(turns, add_generation_prompt, thinking, tools)
-        if "".join(part if isinstance(part, str) else part.text for part in parts) != whole:
-            return None
-        return _label(parts, [turn["role"] for turn in turns], not add_generation_prompt)
+        for found in (parts, without_line_ends(parts)):
+            if "".join(part if isinstance(part, str) else part.text for part in found) == whole:
+                return _label(found, [turn["role"] for turn in turns], not add_generation_prompt)
+        return None
 
 
 def _label(parts: list[str | Content], roles: list[SegmentRole], is_document: bool) -> list[Piece]:
@@ -202,8 +204,9 @@ def _label(parts: list[str | Content], roles: list[SegmentRole], is_document: bo
     for index, part in enumerate(parts):
         if isinstance(part, Content):
             before = part
-            model = part.kind in ("think", "answer")
-            pieces.append(Piece(part.text, part.kind, part.role, model, part.message))
+            if part.text:
+                model = part.kind in ("think", "answer")
+                pieces.append(Piece(part.text, part.kind, part.role, model, part.message))
             continue
         after = next((p for p in parts[index + 1 :] if isinstance(p, Content)), None)
         last = after is None

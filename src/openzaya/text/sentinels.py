@@ -27,7 +27,7 @@ class Content:
     """What one message contributes to the text."""
 
     text: str
-    """Not empty."""
+    """Empty only where an assistant's turn is nothing but tool calls."""
     kind: Kind
     """think and answer for an assistant, tool for a tool, text for the others."""
     role: SegmentRole
@@ -81,9 +81,10 @@ def place_sentinels(
             fields.insert(0, ("reasoning", "think"))
         for name, kind in fields:
             text = turn.get(name)
-            if text:
+            calls_alone = name == "content" and turn.get("tool_calls") and not turn.get("reasoning")
+            if text or (role == "assistant" and calls_alone):
                 copy[name] = f"\ue0f0{len(contents)}\ue0f1"
-                contents.append(Content(text, kind, role, index))
+                contents.append(Content(text or "", kind, role, index))
         if "reasoning" in copy:
             copy["reasoning_content"] = copy["reasoning"]
         marked.append(copy)
@@ -100,6 +101,21 @@ def split_at_sentinels(text: str, contents: Sequence[Content]) -> list[str | Con
         elif int(part) < len(contents):
             parts.append(contents[int(part)])
     return parts
+
+
+def without_line_ends(parts: Sequence[str | Content]) -> list[str | Content]:
+    """Take away the line ends that templates put between a content and the calls behind it.
+
+    Where there is no content, they write none.
+    """
+    found: list[str | Content] = []
+    for part in parts:
+        before = found[-1] if found else None
+        if isinstance(part, str) and isinstance(before, Content) and not before.text:
+            found.append(part.removeprefix("\n"))
+        else:
+            found.append(part)
+    return found
 
 
 def clean_conversation(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,19 +17,19 @@ class Thought:
     """False when the text ends inside a think block."""
 
 
-def split_thinking(text: str, started_in_think: bool = True) -> Thought:
+def split_thinking(text: str, started_in_think: bool = True, *, stops: bool = True) -> Thought:
     """Split what a model generated into reasoning and answer.
 
     `started_in_think` says that the prompt already opened the block; an opening marker that the
     model repeats is harmless, and a reply whose first marker is a closing one began inside a block
     whatever the prompt said. Further blocks (between tool calls) join the first. Inside a block an
     opening marker, outside a block a closing one is dropped. The reply ends at the first stop
-    token.
+    token, unless it is not `stops`: the text was not generated, and may write about the token.
     """
     before, closing, after = text.rpartition(THINK_CLOSE)
     if closing and "<" not in before and "<" not in after:  # as a rule: no other marker at all
         return Thought(before.strip("\n"), after.strip("\n"), closed=True)
-    text = text.partition(IM_END)[0]
+    text = text.partition(IM_END)[0] if stops else text
     parts = _parts(text)
     inside = started_in_think or (len(parts) > 1 and parts[1] == THINK_CLOSE)
     reasoning: list[str] = []
