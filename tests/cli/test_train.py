@@ -163,3 +163,18 @@ def test_other_code_is_refused_unless_allowed_and_other_trackers_are_no_other_ru
     assert "allow_changed = code" in shown.err
     code, shown = train(capsys, *words, "--set", "allow_changed=code")
     assert code == 0, shown.err
+
+
+@pytest.mark.parametrize("name", ["model", "metrics.jsonl"])
+def test_a_folder_with_somebody_elses_results_is_refused_and_stays_as_it_is(
+    prepared, tmp_path, capsys, name
+):
+    """The model that is trained, for one, or the folder of a speedrun."""
+    (tmp_path / "config.toml").write_text("seed = 7\n")
+    shutil.copytree(model_folder("nano"), tmp_path / name)
+    words = ["--model", tmp_path / name, "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, "sft", *words)
+    assert code == 2
+    assert f"holds {name}, which `openzaya train` did not write" in shown.err
+    assert (tmp_path / "config.toml").read_text() == "seed = 7\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.toml", name])

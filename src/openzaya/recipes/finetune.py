@@ -46,6 +46,8 @@ RATES: Mapping[tuple[Kind, bool], float] = {
     ("continue", True): 2e-4,
 }
 """Peak rate by kind and by whether adapters are trained. Deviation: D-043."""
+RESULTS = ("model", "adapter", "checkpoints", "metrics.jsonl", "report.json")
+"""What a run writes into its folder after it has claimed it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +256,12 @@ def claim(
     path, settings = run_dir / "run.json", run_dir / "config.toml"
     config = replace(config, allow_changed=())  # a matter of one resume
     if not path.exists():
+        taken = [name for name in RESULTS if (run_dir / name).exists()]
+        if taken:
+            raise ConfigError(
+                f"{run_dir} holds {taken[0]}, which `openzaya train` did not write and would "
+                "overwrite; choose another folder with --out"
+            )
         write_whole(settings, dump_toml(config))
         write_whole(path, json.dumps(about, indent=1) + "\n")
         return
