@@ -120,3 +120,61 @@ def test_a_run_that_cannot_begin_leaves_its_folder_to_the_next(prepared, tmp_pat
     assert "too few windows of 4000 tokens: 1" in shown.err
     assert not list(tmp_path.iterdir())
     assert train(capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("held_out_share=0", "held_out_share is 0.0; choose a number above 0"),
+        ("held_out_share=nan", "held_out_share is nan"),
+        ("warmup_share=-1", "warmup_share is -1.0; choose a number from 0 to 1"),
+        ("epochs=0", "epochs is 0.0; choose a number above 0"),
+        ("lr=inf", "lr is inf; choose a number from 0"),
+        ("device=nowhere", "device is 'nowhere', which does not work here"),
+        ("tokens_per_step=20", "tokens_per_step is 20, expected at least"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused_and_leave_the_folder_alone(
+    prepared, tmp_path, capsys, setting, complaint
+):
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, *words, "--set", setting)
+    assert code == 2
+    assert complaint in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_code_is_refused_unless_allowed_and_other_trackers_are_no_other_run(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, "--lora", "2"]
+    words += [*QUICK, "--set", "steps=1"]
+    missing = ("openzaya.train.trackers.find_spec", lambda _name: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(*missing)
+        code, shown = train(capsys, *words, "--set", "trackers=wandb")
+    assert code == 2
+    assert "'wandb' is not installed" in shown.err
+    code, shown = train(capsys, *words)
+    assert code == 0, shown.err
+    monkeypatch.setattr("openzaya.train.lineage.code_revision", lambda _packages: {"torch": "3.0"})
+    code, shown = train(capsys, *words)
+    assert code == 3
+    assert "allow_changed = code" in shown.err
+    code, shown = train(capsys, *words, "--set", "allow_changed=code")
+    assert code == 0, shown.err
+
+
+@pytest.mark.parametrize("name", ["model", "metrics.jsonl"])
+def test_a_folder_with_somebody_elses_results_is_refused_and_stays_as_it_is(
+    prepared, tmp_path, capsys, name
+):
+    """The model that is trained, for one, or the folder of a speedrun."""
+    (tmp_path / "config.toml").write_text("seed = 7\n")
+    shutil.copytree(model_folder("nano"), tmp_path / name)
+    words = ["--model", tmp_path / name, "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, "sft", *words)
+    assert code == 2
+    assert f"holds {name}, which `openzaya train` did not write" in shown.err
+    assert (tmp_path / "config.toml").read_text() == "seed = 7\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.toml", name])

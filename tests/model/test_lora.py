@@ -93,6 +93,8 @@ def test_an_adapter_of_another_shape_is_refused_and_leaves_the_model_whole(tmp_p
 def test_what_makes_no_sense_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="rank is 0"):
         LoraConfig(rank=0)
+    with pytest.raises(ConfigError, match="finite alpha"):
+        LoraConfig(alpha=float("nan"))
     with pytest.raises(ConfigError, match="router"):
         LoraConfig(targets=("router",))
     with pytest.raises(ConfigError, match="no adapters"):

@@ -148,6 +148,26 @@ def failing_saves(monkeypatch, failures):
     return attempts
 
 
+def test_a_step_that_is_not_finite_leaves_the_summary_a_number(tmp_path):
+    model = tiny_model()
+    hooks = []
+
+    def windows(step):
+        """Break the second step."""
+        if step == 1:
+            breaks = lambda _module, _args, output: output * math.nan  # noqa: E731
+            hooks.append(model.norm.register_forward_hook(breaks))
+        elif hooks:
+            hooks.pop().remove()
+        return windows_of(step)
+
+    summary = run_stage(model, stage(steps=3), windows, tmp_path)
+    assert sorted(summary.loss_by_source()) == ["a", "b"]
+    assert all(math.isfinite(loss) for loss in summary.loss_by_source().values())
+    text = (tmp_path / "step_00000003" / ckpt.STATE).read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["skipped"] == 1
+
+
 def test_a_failed_save_is_tried_again_at_the_next_step(tmp_path, monkeypatch, caplog):
     attempts = failing_saves(monkeypatch, {0, 1})
     run_stage(tiny_model(), stage(), windows_of, tmp_path, saving=IN_STEP)

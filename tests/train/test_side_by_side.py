@@ -8,6 +8,7 @@ from torch import nn
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.lora import LoraConfig, adapters, add_lora
 from openzaya.train import side_by_side as module
+from openzaya.train import step
 from openzaya.train.parallel import ALONE
 from openzaya.train.side_by_side import GradientSums, add_parts, num_cores, side_by_side
 from openzaya.train.step import forward_backward
@@ -112,6 +113,19 @@ def test_work_that_fails_on_one_core_fails_and_keeps_the_other_from_waiting(two_
 
     with pytest.raises(ValueError, match="no"):
         list(side_by_side(work, model, batches, 2))
+
+
+@pytest.mark.parametrize(("micro_tokens", "at_once"), [(24, 2), (23, 1), (11, 1)])
+def test_long_windows_run_at_once_only_while_together_they_fit(
+    two_cores, monkeypatch, micro_tokens, at_once
+):
+    seen = []
+    real = step.side_by_side
+    monkeypatch.setattr(
+        step, "side_by_side", lambda *args: real(*args[:3], seen.append(args[3]) or args[3])
+    )
+    trained(tiny_model(7), micro_tokens)
+    assert [max(1, cores) for cores in seen] == [at_once]
 
 
 def test_more_cores_than_threads_do_not_wait_for_ever(two_cores):

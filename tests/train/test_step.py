@@ -254,3 +254,8 @@ def test_the_guard_survives_json_and_forgets_what_is_old():
 def test_settings_that_cannot_work_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is 0"):
         stage(**{name: 0})
+
+
+def test_a_schedule_that_cannot_work_is_refused_before_the_stage_begins():
+    with pytest.raises(ConfigError, match=r"decay_fraction is 1\.5"):
+        stage(decay_fraction=1.5)

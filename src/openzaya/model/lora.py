@@ -44,9 +44,10 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         """Check the settings. Raises ConfigError."""
-        if self.rank < 1 or self.alpha <= 0:
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
             raise ConfigError(
-                f"rank is {self.rank} and alpha {self.alpha}; choose rank >= 1 and alpha > 0"
+                f"rank is {self.rank} and alpha {self.alpha}; choose rank >= 1 and "
+                "a finite alpha > 0"
             )
         strange = [name for name in self.targets if name not in ("attention", "experts")]
         if strange or not self.targets:

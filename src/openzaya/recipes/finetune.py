@@ -6,12 +6,15 @@ Paper: III, IV-A.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from openzaya.core.config import diff, dump_toml, from_mapping, load_toml
 from openzaya.core.errors import ConfigError, DataError
+from openzaya.core.files import write_whole
 from openzaya.core.seeding import stream_seed
 from openzaya.data.ap_trim import ApTrimConfig
 from openzaya.data.mixture import Mixture
@@ -43,6 +46,8 @@ RATES: Mapping[tuple[Kind, bool], float] = {
     ("continue", True): 2e-4,
 }
 """Peak rate by kind and by whether adapters are trained. Deviation: D-043."""
+RESULTS = ("model", "adapter", "checkpoints", "metrics.jsonl", "report.json")
+"""What a run writes into its folder after it has claimed it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +102,21 @@ class FinetuneConfig:
     offload: bool = False
     """Keep what the backward pass needs in the host's memory."""
     trackers: tuple[str, ...] = ()
-    """wandb, trackio; TensorBoard is used wherever it is installed."""
+    """wandb, trackio; TensorBoard is used wherever it is installed. A resume may have others."""
+    allow_changed: tuple[Literal["code", "tokenizer"], ...] = ()
+    """What a resume may have another one of, openzaya's code or torch for one: it need not be
+    bit-identical then."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run could mean. Raises ConfigError."""
+        for name, fits, wanted in (
+            ("epochs", 0 < self.epochs < math.inf, "above 0"),
+            ("lr", 0 <= self.lr < math.inf, "from 0"),
+            ("warmup_share", 0 <= self.warmup_share <= 1, "from 0 to 1"),
+            ("held_out_share", 0 < self.held_out_share < 1, "above 0, for one window, and below 1"),
+        ):
+            if not fits:
+                raise ConfigError(f"{name} is {getattr(self, name)}; choose a number {wanted}")
 
 
 def finetune(
@@ -114,6 +133,7 @@ def finetune(
     `run_dir/adapter`. Raises DataError for data of another tokenizer, and ConfigError when
     `run_dir` holds a run with other settings.
     """
+    check_device(config.device)
     tokenizer = TextTokenizer.load(model_folder)
     prepared = {name: open_data(folder, tokenizer) for name, folder in data.items()}
     model = load(model_folder, config.dtype, config.device, precision="paper")
@@ -123,6 +143,11 @@ def finetune(
     lora = adapt(model, config)
     mixture, held_out = split_data(kind, prepared, model, config)
     stage = stage_of(kind, model, mixture, config)
+
+    def windows_of(step: int) -> list[Window]:
+        return mixture.windows_for_step(stage.seed, step, stage.tokens_per_step)
+
+    windows_of(0)  # raises DataError where a step could be empty
     claim(run_dir, kind, model_folder, prepared, config)  # only what can begin takes the folder
     record_threads(run_dir)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -134,11 +159,11 @@ def finetune(
         summary = run_stage(
             model,
             stage,
-            lambda step: mixture.windows_for_step(stage.seed, step, stage.tokens_per_step),
+            windows_of,
             run_dir / "checkpoints",
             on_step=watch,
             writer=writer,
-            saving=Saving(tokenizer_hash=tokenizer.sha256),
+            saving=Saving(tokenizer_hash=tokenizer.sha256, allow_changed=config.allow_changed),
         )
     finally:
         writer.close()
@@ -193,6 +218,18 @@ def save_result(
     ChatTemplate.load(base).save(run_dir / "model")
 
 
+def check_device(name: str) -> None:
+    """Raise ConfigError for a device that this machine or this torch does not have."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device is {name!r}, which does not work here ({reason}); `openzaya doctor` says "
+            "what this machine has"
+        ) from error
+
+
 def open_data(folder: Path, tokenizer: TextTokenizer) -> PreparedData:
     """Open prepared data; raise DataError when its ids belong to another tokenizer."""
     prepared = load_prepared(folder)
@@ -217,9 +254,16 @@ def claim(
     prints = {name: found.fingerprint for name, found in prepared.items()}
     about = {"kind": kind, "model": str(model_folder.resolve()), "data": prints}
     path, settings = run_dir / "run.json", run_dir / "config.toml"
+    config = replace(config, allow_changed=())  # a matter of one resume
     if not path.exists():
-        settings.write_text(dump_toml(config), encoding="utf-8")
-        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        taken = [name for name in RESULTS if (run_dir / name).exists()]
+        if taken:
+            raise ConfigError(
+                f"{run_dir} holds {taken[0]}, which `openzaya train` did not write and would "
+                "overwrite; choose another folder with --out"
+            )
+        write_whole(settings, dump_toml(config))
+        write_whole(path, json.dumps(about, indent=1) + "\n")
         return
     known = json.loads(path.read_text(encoding="utf-8"))
     changed = [
@@ -227,7 +271,8 @@ def claim(
         for key, value in about.items()
         if known.get(key) != value
     ]
-    changed += diff(from_mapping(FinetuneConfig, load_toml(settings), str(settings)), config)
+    found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
+    changed += diff(replace(found, trackers=config.trackers), config)
     if changed:
         raise ConfigError(
             f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -43,7 +44,9 @@ class StageSummary:
     recent: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, report: StepReport) -> None:
-        """Remember a step, forget the oldest."""
+        """Remember a step, forget the oldest; one that is not finite has no mean to add to."""
+        if not isfinite(report.loss):
+            return
         self.recent.append(
             {
                 "loss": report.loss,

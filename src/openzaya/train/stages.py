@@ -56,7 +56,7 @@ class StageConfig:
     """Names the order of the data."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Check the sizes and the schedule. Raises ConfigError."""
         for name in ("steps", "tokens_per_step", "context_tokens", "micro_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -68,6 +68,7 @@ class StageConfig:
             raise ConfigError(
                 f"evaluate_every_steps is {self.evaluate_every_steps}; choose 0 or more"
             )
+        _ = self.schedule  # which checks its part
 
     @property
     def schedule(self) -> Schedule:

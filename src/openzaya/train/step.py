@@ -153,7 +153,11 @@ def forward_backward(
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), nll_T, trunk.experts_TL, trunk.probs_TLX
 
-    cores = parallel.num_cores(model.device, config.micro_tokens)
+    # A window that is longer than a core's share of the tokens leaves room for fewer cores.
+    longest = max((len(batch.ids_T) for batch in batches), default=1)
+    cores = min(
+        parallel.num_cores(model.device, config.micro_tokens), config.micro_tokens // longest
+    )
     for loss, nll_T, experts_TL, probs_TLX in side_by_side(run, model, batches, cores):
         balancer.observe(experts_TL, probs_TLX)
         losses.append(loss)
