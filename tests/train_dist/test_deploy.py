@@ -92,8 +92,11 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
     tmp_path, marker, exit_code, expected, requeued
 ):
     """With programs of our own in the place of srun and scontrol."""
+    for stale in ("DONE", "STOPPED"):  # of the start before this one
+        (tmp_path / stale).touch()
     scripts = {
-        "srun": f'[ -z "{marker}" ] || touch "$OUT/{marker}"; exit {exit_code}',
+        "srun": f'echo "$SRUN_CPUS_PER_TASK" > "$OUT/cores"; '
+        f'[ -z "{marker}" ] || touch "$OUT/{marker}"; exit {exit_code}',
         "scontrol": f'if [ "$1" = show ]; then echo node1; else echo "$@" > {tmp_path}/asked; fi',
     }
     for name, body in scripts.items():
@@ -105,9 +108,11 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
         "SLURM_JOB_ID": "42",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "node1",
+        "SLURM_CPUS_PER_TASK": "64",
     }
     done = subprocess.run(["bash", str(SBATCH)], env=environment, capture_output=True, check=False)
     assert done.returncode == expected, done.stderr
+    assert (tmp_path / "cores").read_text() == "64\n"
     assert (tmp_path / "asked").exists() == requeued
     if requeued:
         assert (tmp_path / "asked").read_text() == "requeue 42\n"
