@@ -1,5 +1,6 @@
 """Real processes that talk over gloo: run a function on each, get what each returns."""
 
+import json
 import multiprocessing
 import pickle
 import socket
@@ -10,7 +11,9 @@ import torch
 import torch.distributed as dist
 from tiny_training import stage, tiny_model, windows_of
 
+from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.model.balance import RouterBalancer
+from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
 from openzaya.train.evaluate import held_out_loss
@@ -140,3 +143,23 @@ def largest(one, two):
 
 
 FOLDER = Path(__file__).parent
+
+
+STAGE = """
+name = "tiny"
+steps = 6
+tokens_per_step = 2048
+context_tokens = 256
+micro_tokens = 512
+checkpoint_every_steps = 2
+"""
+
+
+def prepared(folder):
+    """Write a prepared folder for the nano vocabulary, and a stage."""
+    build_tokenizer().save(folder / "tokenizer")
+    lines = [json.dumps({"text": f"{i} and {i + 1} make {2 * i + 1}. " * 4}) for i in range(400)]
+    (folder / "sums.jsonl").write_text("\n".join(lines) + "\n")
+    source = {"sums": str(folder / "sums.jsonl")}
+    prepare(folder / "data", source, folder / "tokenizer", PrepareConfig())
+    (folder / "stage.toml").write_text(STAGE)

@@ -12,6 +12,8 @@ from tiny_training import IN_FP32, stage, tiny_model, windows_of
 from openzaya.core.errors import CheckpointError
 from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.model.checkpoint import load
+from openzaya.recipes.nano.vocabulary import build_tokenizer
+from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train import ckpt
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
@@ -52,7 +54,9 @@ def train(rank, mesh, folder, last=0, export=False):
     except Stopped:
         return seen
     if export:
-        export_model(model, cluster, folder / "model")
+        if rank == 0:
+            build_tokenizer().save(folder)
+        export_model(model, cluster, folder / "model", tokenizer=folder)
     return seen
 
 
@@ -131,6 +135,24 @@ def test_the_exported_folder_is_the_trained_model(runs):
     model = load(runs / "whole" / "model")
     weights = ckpt.load_newest(runs / "whole").part("model")
     assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
+
+
+def test_the_exported_folder_has_the_tokenizer_of_the_data(runs):
+    assert TextTokenizer.load(runs / "whole" / "model").sha256 == build_tokenizer().sha256
+    assert (runs / "whole" / "model" / "chat_template.jinja").is_file()
+
+
+def test_other_data_are_refused_until_they_are_allowed(tmp_path):
+    def go(data, **saving):
+        model = tiny_model()
+        saving = Saving(data={"web": data}, **saving)
+        run_stage(model, stage(steps=1), windows_of, tmp_path, saving=saving)
+
+    go("1 of abc")
+    go("1 of abc")
+    with pytest.raises(CheckpointError, match=r"other data \(data.web: 1 of abc -> 2 of abc\)"):
+        go("2 of abc")
+    go("2 of abc", allow_changed=("data",))
 
 
 def test_a_damaged_shard_is_found_by_all_and_the_one_before_is_taken(runs, tmp_path):

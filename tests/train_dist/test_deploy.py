@@ -1,6 +1,5 @@
 """The launch templates parse, and what they start exists; torchrun starts it for real."""
 
-import json
 import os
 import re
 import signal
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ranks import prepared
 
 from openzaya.core.log import read_metrics
-from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.model.checkpoint import load
-from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.train import ckpt
 from openzaya.train.distributed import launch
 from openzaya.train.distributed.mesh import MeshConfig
@@ -116,26 +114,6 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
     assert (tmp_path / "asked").exists() == requeued
     if requeued:
         assert (tmp_path / "asked").read_text() == "requeue 42\n"
-
-
-STAGE = """
-name = "tiny"
-steps = 6
-tokens_per_step = 2048
-context_tokens = 256
-micro_tokens = 512
-checkpoint_every_steps = 2
-"""
-
-
-def prepared(folder):
-    """Write a prepared folder for the nano vocabulary, and a stage."""
-    build_tokenizer().save(folder / "tokenizer")
-    lines = [json.dumps({"text": f"{i} and {i + 1} make {2 * i + 1}. " * 4}) for i in range(400)]
-    (folder / "sums.jsonl").write_text("\n".join(lines) + "\n")
-    source = {"sums": str(folder / "sums.jsonl")}
-    prepare(folder / "data", source, folder / "tokenizer", PrepareConfig())
-    (folder / "stage.toml").write_text(STAGE)
 
 
 def torchrun(folder, processes, *flags):
