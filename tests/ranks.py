@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import pickle
-import socket
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -22,24 +22,19 @@ from openzaya.train.state import SpikeGuard, TrainState
 from openzaya.train.step import train_step
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def spawn(function, world, *arguments, timeout_s=60):
     """Fork `world` ranks; return what `function(rank, *arguments)` returns on each.
 
     Forked, since importing torch again would take longer than the tests.
     """
     context = multiprocessing.get_context("fork")
-    port = free_port()
+    # A file where ranks meet: a port that is free now may be taken when rank 0 wants it.
+    meeting = tempfile.TemporaryDirectory()
     pipes, children = [], []
     for rank in range(world):
         mine, theirs = context.Pipe(duplex=False)
         child = context.Process(
-            target=_child, args=(theirs, rank, world, port, function, arguments)
+            target=_child, args=(theirs, rank, world, f"{meeting.name}/ranks", function, arguments)
         )
         child.start()
         theirs.close()
@@ -60,6 +55,7 @@ def spawn(function, world, *arguments, timeout_s=60):
             child.join(timeout=5)
             if child.is_alive():
                 child.kill()
+        meeting.cleanup()
     errors = [
         f"rank {rank}:\n{value}" for rank, (kind, value) in enumerate(results) if kind == "error"
     ]
@@ -67,10 +63,10 @@ def spawn(function, world, *arguments, timeout_s=60):
     return [value for _, value in results]
 
 
-def _child(pipe, rank, world, port, function, arguments):
+def _child(pipe, rank, world, meeting, function, arguments):
     torch.set_num_threads(1)
     try:
-        store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
+        store = dist.FileStore(meeting, world)
         dist.init_process_group("gloo", rank=rank, world_size=world, store=store)
         value = function(rank, *arguments)
         dist.barrier()
