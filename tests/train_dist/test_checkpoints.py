@@ -181,12 +181,14 @@ def test_a_folder_in_use_is_refused_on_every_rank(tmp_path):
     assert str(caught.value).count(f"in use by pid {os.getpid()}") == 2
 
 
-def refused(rank, folder):
-    """Return why a rank's save of a state that is not finite on rank 1 fails."""
+def refused(rank, folder, is_shared=True):
+    """Return why a rank's save fails: a state that is not finite on rank 1, or a folder apart."""
     model = tiny_model()
     cluster = Cluster(model, Ranks(MeshConfig(**TWO)))
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
-    if rank == 1:
+    if not is_shared:
+        folder = folder / str(rank)
+    elif rank == 1:
         tensors["model/norm.weight"].to_local()[0] = float("nan")
     try:
         with cluster.saver(folder, {}, Saving()) as saver:
@@ -200,6 +202,31 @@ def test_what_is_wrong_on_one_rank_is_an_error_on_all_and_leaves_nothing(tmp_pat
     errors = spawn(refused, 2, tmp_path)
     assert all("rank 1" in error and "not finite" in error for error in errors)
     assert not list(tmp_path.glob("step_*"))
+
+
+def test_a_folder_that_the_ranks_do_not_share_is_refused_before_anything_is_lost(tmp_path):
+    errors = spawn(refused, 2, tmp_path, False)
+    assert all("rank 1: " in error and "all ranks share" in error for error in errors)
+    assert not list(tmp_path.glob("*/step_*"))
+
+
+def reads_apart(rank, folder, other):
+    """Return why a rank that has another folder than rank 0 cannot load."""
+    cluster = Cluster(tiny_model(), Ranks(MeshConfig(**TWO)))
+    try:
+        with cluster.saver(other if rank else folder, {}, Saving()) as saver:
+            saver.load()
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_a_checkpoint_that_one_rank_cannot_see_is_not_taken_for_damaged(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "whole", folder)
+    errors = spawn(reads_apart, 2, folder, tmp_path / "other")
+    assert all("rank 1: " in error and "all ranks share" in error for error in errors)
+    assert not list(folder.glob("*.quarantined"))
 
 
 def dies(rank, folder):
