@@ -22,7 +22,7 @@ def test_the_papers_run_is_printed_with_its_step_and_its_days(capsys):
     assert code == 0
     assert "8,840,488,784 parameters, 753,608,528 active" in out
     assert "utilization 4.4% of 1,307 TFLOP/s" in out
-    assert "2.5 s a step, 57.3 TFLOP/s a device, 4.4% of its rate; planned 2.59 s" in out
+    assert "2.5 s a step, 57.3 TFLOP/s a device, 4.4% of its rate; planned 2.58 s" in out
     first = next(line for line in out.splitlines() if line.startswith("pretrain1 "))
     assert first.split()[:4] == ["pretrain1", "8T", "4,096", "476,838"]
     assert "cp 8" in next(line for line in out.splitlines() if line.startswith("sft "))
