@@ -79,6 +79,16 @@ def test_a_phase_that_cannot_be_laid_out_is_refused_after_those_that_can(capsys)
     assert len(json.loads(out)["refused"]) == 4
 
 
+def test_what_is_wrong_with_every_phase_is_said_once(capsys):
+    code, _, err = plan(capsys, "zaya1_8b", "--ranks", "0")
+    assert (code, err.count("ranks is 0; choose at least 1")) == (2, 1)
+
+
+def test_a_step_that_holds_no_document_is_refused_with_a_cure_that_helps(capsys):
+    _, _, err = plan(capsys, "nano", "--set", "pretrain.train.tokens_per_step=1")
+    assert "pretrain: a step of 1 tokens has no room for a document of 96; choose a larger" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
