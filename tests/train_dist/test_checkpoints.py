@@ -1,5 +1,6 @@
 """Checkpoints of several ranks: same bits on the same mesh, same run on another."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from openzaya.model.checkpoint import load
 from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train import ckpt
+from openzaya.train.distributed import planner
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
@@ -201,6 +203,27 @@ def refused(rank, folder, is_shared=True):
 def test_what_is_wrong_on_one_rank_is_an_error_on_all_and_leaves_nothing(tmp_path):
     errors = spawn(refused, 2, tmp_path)
     assert all("rank 1" in error and "not finite" in error for error in errors)
+    assert not list(tmp_path.glob("step_*"))
+
+
+def out_of_space(rank, folder):
+    """Return why the last save fails when the disk of rank 1 is full."""
+
+    def write_data(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if rank == 1:  # a process of its own
+        planner.HuggingFaceStorageWriter.write_data = write_data
+    try:
+        train(rank, TWO, folder)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_a_rank_without_space_fails_the_save_on_all(tmp_path):
+    errors = spawn(out_of_space, 2, tmp_path)
+    assert all("No space left" in error for error in errors)
     assert not list(tmp_path.glob("step_*"))
 
 
