@@ -1,8 +1,9 @@
 """Real processes that talk over gloo: run a function on each, get what each returns."""
 
+import json
 import multiprocessing
 import pickle
-import socket
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 import torch.distributed as dist
 from tiny_training import stage, tiny_model, windows_of
 
+from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.model.balance import RouterBalancer
+from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
 from openzaya.train.evaluate import held_out_loss
@@ -19,24 +22,19 @@ from openzaya.train.state import SpikeGuard, TrainState
 from openzaya.train.step import train_step
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def spawn(function, world, *arguments, timeout_s=60):
     """Fork `world` ranks; return what `function(rank, *arguments)` returns on each.
 
     Forked, since importing torch again would take longer than the tests.
     """
     context = multiprocessing.get_context("fork")
-    port = free_port()
+    # A file where ranks meet: a port that is free now may be taken when rank 0 wants it.
+    meeting = tempfile.TemporaryDirectory()
     pipes, children = [], []
     for rank in range(world):
         mine, theirs = context.Pipe(duplex=False)
         child = context.Process(
-            target=_child, args=(theirs, rank, world, port, function, arguments)
+            target=_child, args=(theirs, rank, world, f"{meeting.name}/ranks", function, arguments)
         )
         child.start()
         theirs.close()
@@ -57,6 +55,7 @@ def spawn(function, world, *arguments, timeout_s=60):
             child.join(timeout=5)
             if child.is_alive():
                 child.kill()
+        meeting.cleanup()
     errors = [
         f"rank {rank}:\n{value}" for rank, (kind, value) in enumerate(results) if kind == "error"
     ]
@@ -64,10 +63,10 @@ def spawn(function, world, *arguments, timeout_s=60):
     return [value for _, value in results]
 
 
-def _child(pipe, rank, world, port, function, arguments):
+def _child(pipe, rank, world, meeting, function, arguments):
     torch.set_num_threads(1)
     try:
-        store = dist.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
+        store = dist.FileStore(meeting, world)
         dist.init_process_group("gloo", rank=rank, world_size=world, store=store)
         value = function(rank, *arguments)
         dist.barrier()
@@ -140,3 +139,23 @@ def largest(one, two):
 
 
 FOLDER = Path(__file__).parent
+
+
+STAGE = """
+name = "tiny"
+steps = 6
+tokens_per_step = 2048
+context_tokens = 256
+micro_tokens = 512
+checkpoint_every_steps = 2
+"""
+
+
+def prepared(folder):
+    """Write a prepared folder for the nano vocabulary, and a stage."""
+    build_tokenizer().save(folder / "tokenizer")
+    lines = [json.dumps({"text": f"{i} and {i + 1} make {2 * i + 1}. " * 4}) for i in range(400)]
+    (folder / "sums.jsonl").write_text("\n".join(lines) + "\n")
+    source = {"sums": str(folder / "sums.jsonl")}
+    prepare(folder / "data", source, folder / "tokenizer", PrepareConfig())
+    (folder / "stage.toml").write_text(STAGE)

@@ -22,7 +22,7 @@ def test_the_papers_run_is_printed_with_its_step_and_its_days(capsys):
     assert code == 0
     assert "8,840,488,784 parameters, 753,608,528 active" in out
     assert "utilization 4.4% of 1,307 TFLOP/s" in out
-    assert "2.5 s a step, 57.3 TFLOP/s a device, 4.4% of its rate; planned 2.59 s" in out
+    assert "2.5 s a step, 57.3 TFLOP/s a device, 4.4% of its rate; planned 2.58 s" in out
     first = next(line for line in out.splitlines() if line.startswith("pretrain1 "))
     assert first.split()[:4] == ["pretrain1", "8T", "4,096", "476,838"]
     assert "cp 8" in next(line for line in out.splitlines() if line.startswith("sft "))
@@ -77,6 +77,16 @@ def test_a_phase_that_cannot_be_laid_out_is_refused_after_those_that_can(capsys)
     code, out, _ = plan(capsys, "zaya1_8b", "--on", "h100", "--json")
     assert code == 2
     assert len(json.loads(out)["refused"]) == 4
+
+
+def test_what_is_wrong_with_every_phase_is_said_once(capsys):
+    code, _, err = plan(capsys, "zaya1_8b", "--ranks", "0")
+    assert (code, err.count("ranks is 0; choose at least 1")) == (2, 1)
+
+
+def test_a_step_that_holds_no_document_is_refused_with_a_cure_that_helps(capsys):
+    _, _, err = plan(capsys, "nano", "--set", "pretrain.train.tokens_per_step=1")
+    assert "pretrain: a step of 1 tokens has no room for a document of 96; choose a larger" in err
 
 
 @pytest.mark.parametrize(

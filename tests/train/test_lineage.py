@@ -73,7 +73,7 @@ def test_another_number_of_threads_or_other_kernels_are_a_warning_only(caplog, c
 
 
 def test_only_known_parts_can_be_allowed():
-    with pytest.raises(ConfigError, match="'weights'; choose of config, tokenizer, code"):
+    with pytest.raises(ConfigError, match="'weights'; choose of config, tokenizer, data, code"):
         refuse_changes(PATH, {}, {}, ("weights",))
 
 

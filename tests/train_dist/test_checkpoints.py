@@ -1,5 +1,6 @@
 """Checkpoints of several ranks: same bits on the same mesh, same run on another."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,10 @@ from tiny_training import IN_FP32, stage, tiny_model, windows_of
 from openzaya.core.errors import CheckpointError
 from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.model.checkpoint import load
+from openzaya.recipes.nano.vocabulary import build_tokenizer
+from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train import ckpt
+from openzaya.train.distributed import planner
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
@@ -52,7 +56,9 @@ def train(rank, mesh, folder, last=0, export=False):
     except Stopped:
         return seen
     if export:
-        export_model(model, cluster, folder / "model")
+        if rank == 0:
+            build_tokenizer().save(folder)
+        export_model(model, cluster, folder / "model", tokenizer=folder)
     return seen
 
 
@@ -133,6 +139,24 @@ def test_the_exported_folder_is_the_trained_model(runs):
     assert all(torch.equal(t, weights[name]) for name, t in model.state_dict().items())
 
 
+def test_the_exported_folder_has_the_tokenizer_of_the_data(runs):
+    assert TextTokenizer.load(runs / "whole" / "model").sha256 == build_tokenizer().sha256
+    assert (runs / "whole" / "model" / "chat_template.jinja").is_file()
+
+
+def test_other_data_are_refused_until_they_are_allowed(tmp_path):
+    def go(data, **saving):
+        model = tiny_model()
+        saving = Saving(data={"web": data}, **saving)
+        run_stage(model, stage(steps=1), windows_of, tmp_path, saving=saving)
+
+    go("1 of abc")
+    go("1 of abc")
+    with pytest.raises(CheckpointError, match=r"other data \(data.web: 1 of abc -> 2 of abc\)"):
+        go("2 of abc")
+    go("2 of abc", allow_changed=("data",))
+
+
 def test_a_damaged_shard_is_found_by_all_and_the_one_before_is_taken(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs / "whole", folder)
@@ -159,12 +183,14 @@ def test_a_folder_in_use_is_refused_on_every_rank(tmp_path):
     assert str(caught.value).count(f"in use by pid {os.getpid()}") == 2
 
 
-def refused(rank, folder):
-    """Return why a rank's save of a state that is not finite on rank 1 fails."""
+def refused(rank, folder, is_shared=True):
+    """Return why a rank's save fails: a state that is not finite on rank 1, or a folder apart."""
     model = tiny_model()
     cluster = Cluster(model, Ranks(MeshConfig(**TWO)))
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
-    if rank == 1:
+    if not is_shared:
+        folder = folder / str(rank)
+    elif rank == 1:
         tensors["model/norm.weight"].to_local()[0] = float("nan")
     try:
         with cluster.saver(folder, {}, Saving()) as saver:
@@ -178,6 +204,52 @@ def test_what_is_wrong_on_one_rank_is_an_error_on_all_and_leaves_nothing(tmp_pat
     errors = spawn(refused, 2, tmp_path)
     assert all("rank 1" in error and "not finite" in error for error in errors)
     assert not list(tmp_path.glob("step_*"))
+
+
+def out_of_space(rank, folder):
+    """Return why the last save fails when the disk of rank 1 is full."""
+
+    def write_data(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if rank == 1:  # a process of its own
+        planner.HuggingFaceStorageWriter.write_data = write_data
+    try:
+        train(rank, TWO, folder)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_a_rank_without_space_fails_the_save_on_all(tmp_path):
+    errors = spawn(out_of_space, 2, tmp_path)
+    assert all("No space left" in error for error in errors)
+    assert not list(tmp_path.glob("step_*"))
+
+
+def test_a_folder_that_the_ranks_do_not_share_is_refused_before_anything_is_lost(tmp_path):
+    errors = spawn(refused, 2, tmp_path, False)
+    assert all("rank 1: " in error and "all ranks share" in error for error in errors)
+    assert not list(tmp_path.glob("*/step_*"))
+
+
+def reads_apart(rank, folder, other):
+    """Return why a rank that has another folder than rank 0 cannot load."""
+    cluster = Cluster(tiny_model(), Ranks(MeshConfig(**TWO)))
+    try:
+        with cluster.saver(other if rank else folder, {}, Saving()) as saver:
+            saver.load()
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_a_checkpoint_that_one_rank_cannot_see_is_not_taken_for_damaged(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "whole", folder)
+    errors = spawn(reads_apart, 2, folder, tmp_path / "other")
+    assert all("rank 1: " in error and "all ranks share" in error for error in errors)
+    assert not list(folder.glob("*.quarantined"))
 
 
 def dies(rank, folder):

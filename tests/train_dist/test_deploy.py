@@ -1,6 +1,5 @@
 """The launch templates parse, and what they start exists; torchrun starts it for real."""
 
-import json
 import os
 import re
 import signal
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ranks import prepared
 
 from openzaya.core.log import read_metrics
-from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.model.checkpoint import load
-from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.train import ckpt
 from openzaya.train.distributed import launch
 from openzaya.train.distributed.mesh import MeshConfig
@@ -92,8 +90,11 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
     tmp_path, marker, exit_code, expected, requeued
 ):
     """With programs of our own in the place of srun and scontrol."""
+    for stale in ("DONE", "STOPPED"):  # of the start before this one
+        (tmp_path / stale).touch()
     scripts = {
-        "srun": f'[ -z "{marker}" ] || touch "$OUT/{marker}"; exit {exit_code}',
+        "srun": f'echo "$SRUN_CPUS_PER_TASK" > "$OUT/cores"; '
+        f'[ -z "{marker}" ] || touch "$OUT/{marker}"; exit {exit_code}',
         "scontrol": f'if [ "$1" = show ]; then echo node1; else echo "$@" > {tmp_path}/asked; fi',
     }
     for name, body in scripts.items():
@@ -105,32 +106,14 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
         "SLURM_JOB_ID": "42",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_NODELIST": "node1",
+        "SLURM_CPUS_PER_TASK": "64",
     }
     done = subprocess.run(["bash", str(SBATCH)], env=environment, capture_output=True, check=False)
     assert done.returncode == expected, done.stderr
+    assert (tmp_path / "cores").read_text() == "64\n"
     assert (tmp_path / "asked").exists() == requeued
     if requeued:
         assert (tmp_path / "asked").read_text() == "requeue 42\n"
-
-
-STAGE = """
-name = "tiny"
-steps = 6
-tokens_per_step = 2048
-context_tokens = 256
-micro_tokens = 512
-checkpoint_every_steps = 2
-"""
-
-
-def prepared(folder):
-    """Write a prepared folder for the nano vocabulary, and a stage."""
-    build_tokenizer().save(folder / "tokenizer")
-    lines = [json.dumps({"text": f"{i} and {i + 1} make {2 * i + 1}. " * 4}) for i in range(400)]
-    (folder / "sums.jsonl").write_text("\n".join(lines) + "\n")
-    source = {"sums": str(folder / "sums.jsonl")}
-    prepare(folder / "data", source, folder / "tokenizer", PrepareConfig())
-    (folder / "stage.toml").write_text(STAGE)
 
 
 def torchrun(folder, processes, *flags):

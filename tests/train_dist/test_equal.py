@@ -10,7 +10,9 @@ from tiny_training import IN_FP32, stage, tiny_model, window, windows_of
 from openzaya.model import zaya
 from openzaya.model.balance import BalanceConfig
 from openzaya.optim import MuonConfig, OptimConfig
-from openzaya.train.distributed.mesh import MeshConfig
+from openzaya.train.distributed import context
+from openzaya.train.distributed.cluster import Cluster
+from openzaya.train.distributed.mesh import MeshConfig, Ranks
 
 LOSS, GRADIENT = 1e-6, 1e-5
 WEIGHT = 1e-3
@@ -65,8 +67,24 @@ def test_three_processes_equal_one(mesh, name):
 
 @pytest.mark.parametrize("mesh", [{"ep": 2}, {"cp": 2}])
 def test_ranks_without_our_kernels_equal_one_process_without_them(mesh, monkeypatch):
-    monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
+    for module in (zaya, context):
+        monkeypatch.setattr(module, "reason_against_native", lambda _dtype, _device: "not wanted")
     check(mesh, "straddling", count=1)
+
+
+def in_bf16(rank, mesh):
+    """Return the losses of two steps whose layers compute in bf16, and the loss after them."""
+    ranks = Ranks(MeshConfig(**mesh))
+    got = steps(lambda model: Cluster(model, ranks, torch.bfloat16), straddling, 2)
+    return [*got["loss"], got["held_out"]]
+
+
+def test_layers_that_compute_in_bf16_do_so_with_shared_documents():
+    """Until they are gathered the weights are fp32, which says nothing of the layers."""
+    one = steps(lambda _model: None, straddling, 2)
+    losses = spawn(in_bf16, 2, {"cp": 2})[0]
+    assert losses == pytest.approx([*one["loss"], one["held_out"]], abs=0.05)
+    assert losses[0] != pytest.approx(one["loss"][0], abs=LOSS)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -110,7 +110,7 @@ def train(
     elif plans:
         show(config, plans, share, from_hardware=args.utilization is None)
     if refused:
-        raise ConfigError("; ".join(refused))
+        raise ConfigError("; ".join(dict.fromkeys(refused)))
     return 0
 
 
@@ -144,7 +144,7 @@ def serve(
     elif found:
         show_serving(found, hardware)
     if refused:
-        raise ConfigError("; ".join(refused))
+        raise ConfigError("; ".join(dict.fromkeys(refused)))
     return 0
 
 

@@ -17,7 +17,7 @@ from openzaya.core.config import config_hash, diff, to_mapping
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.train.manifest import sha256
 
-REFUSED = ("config", "tokenizer", "code")
+REFUSED = ("config", "tokenizer", "data", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""

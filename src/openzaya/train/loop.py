@@ -102,6 +102,8 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
         kernels=model.kernels_of_training(),
         muon=kernels_of(model.device, config.optim.muon.arithmetic),
     )
+    if saving.data is not None:
+        start["data"] = dict(saving.data)
     with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
         if writer is not None:

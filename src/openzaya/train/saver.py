@@ -39,8 +39,11 @@ class Saving:
     """Train on while the last step is written; costs memory for one copy of the state."""
     tokenizer_hash: str = ""
     """Names the tokenizer of the data; a resume with another one is refused."""
+    data: Mapping[str, str] | None = None
+    """Names the data; a resume with others is refused. None where the caller sees to that."""
     allow_changed: tuple[str, ...] = ()
-    """What a resume may change: "config", "tokenizer", "code". Such a run is not bit-identical."""
+    """What a resume may change: "config", "tokenizer", "data", "code". Such a run is not
+    bit-identical."""
 
 
 DEFAULT_SAVING = Saving()

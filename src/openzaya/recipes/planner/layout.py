@@ -71,6 +71,11 @@ class Layout:
                 "a larger micro_tokens"
             )
         documents = work.tokens_per_step // work.context_tokens
+        if not documents:
+            raise ConfigError(
+                f"{work.name}: a step of {work.tokens_per_step} tokens has no room for a document "
+                f"of {work.context_tokens}; choose a larger tokens_per_step"
+            )
         groups = self.ranks // self.context_parallel
         if groups > documents:
             raise ConfigError(

@@ -74,8 +74,8 @@ def _plan(
     flops = token_flops(config, work.context_tokens)
     done = flops.train + (flops.recompute if layout.checkpointing else 0.0)
     dense, expert = muon_flops(config)
-    # A rank has its part of the stacks, at least one matrix of each; other matrices it does whole.
-    muon = dense + expert / min(layout.shard, config.num_experts)
+    # A rank has its part of the stacks, at least one matrix of each; others are dealt to owners.
+    muon = dense / layout.shard + expert / min(layout.shard, config.num_experts)
     return Plan(
         work=work,
         layout=layout,

@@ -39,11 +39,17 @@ def share_of_others(group: int) -> float:
 def traffic(config: ZayaConfig, work: Workload, layout: Layout, device: Device) -> list[Traffic]:
     """Return every kind of traffic of a step that is not empty."""
     shard, experts, documents = layout.shard, layout.expert_parallel, layout.context_parallel
+    replicas = layout.ranks // shard
     table = (
         ("weights (all-gather)", shard, shard, _weights(config, work, layout, device)),
         ("gradients (reduce-scatter)", shard, shard, _gradients(config, work, layout)),
-        ("gradients (all-reduce)", layout.ranks // shard, layout.ranks, _replicas(config, layout)),
-        ("Muon (gather of matrices)", shard, shard, _muon(config, layout)),
+        (
+            "gradients (all-reduce)",
+            replicas,
+            layout.ranks,
+            _replicas(config, work, layout),
+        ),
+        ("Muon (matrices to owners)", shard, shard, _muon(config, layout)),
         ("experts (all-to-all)", experts, experts, _experts(config, work, layout, device)),
         ("keys, values (all-gather)", documents, documents, _keys(config, work, layout, device)),
         ("halo of convolutions", documents, documents, _halo(config, work, layout, device)),
@@ -78,20 +84,25 @@ def _gradients(config: ZayaConfig, work: Workload, layout: Layout) -> float:
     return layout.passes(work) * _received(config, layout) * FP32
 
 
-def _replicas(config: ZayaConfig, layout: Layout) -> float:
+def _replicas(config: ZayaConfig, work: Workload, layout: Layout) -> float:
+    """FSDP2 adds up what replicas have after every backward pass, not once a step."""
     replicas = layout.ranks // layout.shard
-    return 2 * share_of_others(replicas) * parameters(config).total / layout.shard * FP32
+    part = parameters(config).total / layout.shard
+    return layout.passes(work) * 2 * share_of_others(replicas) * part * FP32
 
 
 def _muon(config: ZayaConfig, layout: Layout) -> float:
-    """Stacks divided by expert keep their matrices whole; other matrices must be gathered.
+    """Every matrix has one owner, who gets its parts and sends parts of the update back.
 
-    More ranks than experts share matrices of the stacks too.
+    Stacks divided by expert keep their matrices whole; with more ranks than experts they too are
+    divided by rows.
     """
     count = parameters(config)
-    sharing = max(1.0, layout.shard / config.num_experts)
-    experts = count.expert_matrices / config.num_experts * (sharing - 1) / sharing
-    return (count.dense_matrices * share_of_others(layout.shard) + experts) * FP32
+    divided = count.dense_matrices * share_of_others(layout.shard)
+    if layout.shard > config.num_experts:
+        group = layout.shard // layout.expert_parallel
+        divided += count.expert_matrices * share_of_others(group)
+    return 2 * divided / layout.shard * FP32
 
 
 def _experts(config: ZayaConfig, work: Workload, layout: Layout, device: Device) -> float:

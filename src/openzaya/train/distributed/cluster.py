@@ -46,6 +46,7 @@ class Cluster:
         """Divide `model`, which must be the same on every rank, in place."""
         self.ranks = ranks
         self.cost = CostModel.of(model.config)
+        self.dtype = param_dtype or torch.float32
         shard_model(model, ranks, param_dtype)
         self.parts = parts_of(model, ranks)
         self._sources: list[str] = []
@@ -115,7 +116,7 @@ class Cluster:
         if batch.pieces is None:
             out = model.trunk(batch.ids_T, lengths=batch.lengths)
         else:
-            layout = layout_of_rank(model, batch.pieces, self.ranks.context)
+            layout = layout_of_rank(model, batch.pieces, self.ranks.context, self.dtype)
             out = model.trunk(batch.ids_T, layout=layout)
         probs = None if out.probs_TLX is None else out.probs_TLX[batch.is_real_T]
         return Trunk(out.hidden_TD, out.experts_TL[batch.is_real_T], probs)

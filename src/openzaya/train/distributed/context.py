@@ -23,6 +23,7 @@ from openzaya.model.addresses import LEAD
 from openzaya.model.context import Attend
 from openzaya.model.documents import Documents
 from openzaya.model.fused.layout import Packed, pack_layout
+from openzaya.model.fused.native.library import reason_against_native
 from openzaya.model.rows import put_rows, take_rows
 from openzaya.model.zaya import Zaya
 from openzaya.train.distributed.exchange import exchange_rows
@@ -73,8 +74,13 @@ class RankContext:
         return attend(q_THP, k_SKP, v_SKP, *self.parts)
 
 
-def layout_of_rank(model: Zaya, pieces: Pieces, group: dist.ProcessGroup) -> Packed:
-    """Lay out this rank's tokens of a batch, part by part."""
+def layout_of_rank(
+    model: Zaya, pieces: Pieces, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Packed:
+    """Lay out this rank's tokens of a batch, part by part; layers compute in `dtype`.
+
+    The weights do not tell: until FSDP gathers them they are fp32 shards.
+    """
     rank = dist.get_rank(group)
     parts = pieces.parts(rank)
     leads = [LEAD * (part.offset > 0) for part in parts]
@@ -112,7 +118,7 @@ def layout_of_rank(model: Zaya, pieces: Pieces, group: dist.ProcessGroup) -> Pac
         model.rope_thetas,
         lengths,
         model.device,
-        native=model.has_native(),
+        native=not reason_against_native(dtype, model.device),
         offsets=[part.offset - lead for lead, part in zip(leads, parts, strict=True)],
         context=context,
     )

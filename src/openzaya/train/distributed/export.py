@@ -15,15 +15,23 @@ from openzaya.core.errors import CheckpointError
 from openzaya.model.checkpoint import PREFIX, running_config, write_folder
 from openzaya.model.shards import TensorSpec
 from openzaya.model.zaya import Zaya
+from openzaya.text.chat import ChatTemplate
+from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.shard import local_of
 from openzaya.train.distributed.talk import all_values, first_error
 
 
 def export_model(
-    model: Zaya, cluster: Cluster, folder: Path, dtype: torch.dtype = torch.float32
+    model: Zaya,
+    cluster: Cluster,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write a folder that `openzaya.load` and transformers read; every rank calls it.
+
+    `tokenizer` is a folder whose tokenizer and chat template go with it.
 
     Raises CheckpointError on every rank when it cannot be written.
     """
@@ -34,6 +42,9 @@ def export_model(
         try:
             specs = (source.spec(name, dtype) for name in source.tensors)
             write_folder(folder, running_config(model), specs, dtype)
+            if tokenizer is not None:
+                TextTokenizer.load(tokenizer).save(folder)
+                ChatTemplate.load(tokenizer).save(folder)
         except (CheckpointError, OSError) as caught:
             error = str(caught)
         source.finish()

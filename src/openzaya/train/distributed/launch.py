@@ -9,34 +9,25 @@ saves the step and ends with exit code 0. OUT/DONE or OUT/STOPPED says how the r
 """
 
 import argparse
-import hashlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from openzaya.core.config import load_toml, resolve
-from openzaya.core.errors import ConfigError, OpenZayaError, TrainingStopped
+from openzaya.core.errors import OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
-from openzaya.core.seeding import stream_seed
-from openzaya.data.mixture import Mixture
-from openzaya.data.shards import load_prepared
-from openzaya.data.windows import build_windows
-from openzaya.model.checkpoint import load
-from openzaya.model.presets import PRESETS, preset
-from openzaya.model.zaya import Zaya
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_model
-from openzaya.train.distributed.mesh import MeshConfig, Ranks
+from openzaya.train.distributed.inputs import Inputs, read_alike
+from openzaya.train.distributed.mesh import Ranks
 from openzaya.train.evaluate import held_out_loss
-from openzaya.train.loop import NextWindows, OnStep, is_time_to_evaluate, run_stage
+from openzaya.train.lineage import REFUSED
+from openzaya.train.loop import OnStep, is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
-from openzaya.train.stages import StageConfig
 from openzaya.train.state import TrainState
 from openzaya.train.step import StepReport
 
@@ -71,7 +62,16 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     flags.add_argument("--mesh", default="", help="dp_replicate=,dp_shard=,ep=,cp=; default all")
     flags.add_argument("--param-dtype", choices=DTYPES, default="float32")
-    flags.add_argument("--export", type=Path, help="write the trained model as a folder")
+    flags.add_argument(
+        "--allow-changed",
+        action="append",
+        default=[],
+        choices=REFUSED,
+        help="go on although this is not what the checkpoint was made with",
+    )
+    flags.add_argument(
+        "--export", type=Path, help="write the trained model as a folder, with the data's tokenizer"
+    )
     return flags
 
 
@@ -88,6 +88,16 @@ def main(argv: Sequence[str]) -> int:
     except OpenZayaError as error:
         log.error("rank %d: %s", dist.get_rank(), error)
         return error.exit_code
+    except RuntimeError as error:
+        if not is_of_others(error):
+            raise
+        log.error(
+            "rank %d: another rank is gone or does not answer, and says why in its own log (%s); "
+            "run the same command to go on from the newest checkpoint",
+            dist.get_rank(),
+            str(error).partition(". ")[0],
+        )
+        return 1
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -112,32 +122,39 @@ def start() -> torch.device:
 
 def train(args: argparse.Namespace, device: torch.device) -> None:
     """Run the stage, mark how it ended, export the model."""
-    config = stage_of(args)
-    mesh = MeshConfig.parse(args.mesh, dist.get_world_size())
-    model = model_of(args.model, config.seed).to(device)
-    cluster = Cluster(model, Ranks(mesh, device.type), DTYPES[args.param_dtype])
-    windows = windows_of(args.data, config)
+    inputs = read_alike(args)
+    model = inputs.model.to(device)
+    cluster = Cluster(model, Ranks(inputs.mesh, device.type), DTYPES[args.param_dtype])
     if cluster.is_first:
-        log.info("mesh %s, %d parameters", mesh, model.config.num_parameters())
+        log.info("mesh %s, %d parameters", inputs.mesh, model.config.num_parameters())
         for name in (DONE, STOPPED):
             (args.out / name).unlink(missing_ok=True)
     try:
         run_stage(
             model,
-            config,
-            windows,
+            inputs.config,
+            inputs.windows,
             args.out,
-            on_step=watch_of(args.held_out, config, model, cluster),
+            on_step=watch_of(inputs, cluster),
             writer=MetricWriter(args.out / "metrics.jsonl") if cluster.is_first else None,
-            saving=Saving(tokenizer_hash=tokenizer_hash(args.data)),
+            saving=Saving(
+                tokenizer_hash=inputs.tokenizer_hash,
+                data=inputs.data,
+                allow_changed=tuple(args.allow_changed),
+            ),
             parallel=cluster,
         )
     except TrainingStopped:
         mark(args.out / STOPPED, cluster)
         raise
     if args.export is not None:
-        export_model(model, cluster, args.export)
+        export_model(model, cluster, args.export, tokenizer=inputs.tokenizer)
     mark(args.out / DONE, cluster)
+
+
+def is_of_others(error: RuntimeError) -> bool:
+    """Tell whether another rank is the cause; gloo has no class of errors of its own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def mark(path: Path, cluster: Cluster) -> None:
@@ -146,18 +163,14 @@ def mark(path: Path, cluster: Cluster) -> None:
         path.touch()
 
 
-def watch_of(folders: Sequence[Path], config: StageConfig, model: Zaya, cluster: Cluster) -> OnStep:
+def watch_of(inputs: Inputs, cluster: Cluster) -> OnStep:
     """Return what follows a step: rank 0 logs it; all evaluate together when it is time."""
-    held_out = [
-        window
-        for folder in folders
-        for window in build_windows(load_prepared(folder), config.context_tokens, seed=config.seed)
-    ]
+    config, held_out = inputs.config, inputs.held_out
 
     def watch(state: TrainState, step: StepReport) -> dict[str, float]:
         found = {}
         if held_out and is_time_to_evaluate(state.step, config):
-            found = held_out_loss(model, held_out, config.micro_tokens, cluster)
+            found = held_out_loss(inputs.model, held_out, config.micro_tokens, cluster)
         if cluster.is_first:
             log.info("step %d loss %.4f norm %.3f", state.step, step.loss, step.grad_norm)
             for name, value in found.items():
@@ -165,53 +178,3 @@ def watch_of(folders: Sequence[Path], config: StageConfig, model: Zaya, cluster:
         return found
 
     return watch
-
-
-def stage_of(args: argparse.Namespace) -> StageConfig:
-    """Return the stage that the file and --set describe."""
-    table = load_toml(args.config)
-    missing = [name for name in ("name", "steps") if name not in table]
-    if missing:
-        raise ConfigError(f"{args.config} has no {missing[0]!r}; a stage needs name and steps")
-    base = StageConfig(name=str(table["name"]), steps=int(table["steps"]))
-    return resolve(base, [args.config], args.set)
-
-
-def model_of(name: str, seed: int) -> Zaya:
-    """Return fresh weights of a preset, the same on every rank, or those of a folder."""
-    if name in PRESETS:
-        model = Zaya(replace(preset(name), precision="paper"))
-        model.init_weights(torch.Generator().manual_seed(stream_seed(seed, "init")))
-        return model
-    return load(name, dtype="float32", precision="paper")
-
-
-def split_weight(entry: str) -> tuple[Path, float]:
-    """Read FOLDER or FOLDER=WEIGHT; raises ConfigError for a weight that is no number."""
-    folder, separator, weight = entry.rpartition("=")
-    if not separator:
-        return Path(entry), 1.0
-    try:
-        return Path(folder), float(weight)
-    except ValueError as error:
-        raise ConfigError(f"--data {entry}: {weight!r} is no weight; write FOLDER=2.5") from error
-
-
-def windows_of(data: Sequence[str], config: StageConfig) -> NextWindows:
-    """Return the windows of a step: the same for every rank and every number of ranks."""
-    entries = [split_weight(entry) for entry in data]
-    sources = {
-        str(folder): build_windows(load_prepared(folder), config.context_tokens, seed=config.seed)
-        for folder, _ in entries
-    }
-    mixture = Mixture(sources, {str(folder): weight for folder, weight in entries})
-    return lambda step: mixture.windows_for_step(config.seed, step, config.tokens_per_step)
-
-
-def tokenizer_hash(data: Sequence[str]) -> str:
-    """Return a hash of the tokenizers that the data were prepared with."""
-    digest = hashlib.sha256()
-    for folder, _ in map(split_weight, data):
-        for path in sorted((folder / "tokenizer").glob("*")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import (
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from openzaya.core.errors import CheckpointError
 from openzaya.train.distributed.shard import Part
 
 Owned = Mapping[str, tuple[Tensor, Part]]
@@ -62,13 +64,17 @@ def item(name: str, tensor: Tensor, part: Part) -> WriteItem:
 def write_parts(folder: Path, owned: Owned, group: dist.ProcessGroup) -> None:
     """Write every rank's parts into a file of its own in `folder`; a collective call.
 
-    Raises what the slowest rank ran into, on every rank.
+    Raises CheckpointError, on every rank, for what any of them ran into.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=FutureWarning)
-        save(
-            {name: tensor for name, (tensor, _) in owned.items()},
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            planner=PartPlanner(owned),
-            process_group=group,
-        )
+        try:
+            save(
+                {name: tensor for name, (tensor, _) in owned.items()},
+                storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+                planner=PartPlanner(owned),
+                process_group=group,
+            )
+        except CheckpointException as error:  # no Exception: nobody else would catch it
+            rank, (cause, _) = next(iter(error.failures.items()))
+            raise CheckpointError(f"rank {rank}: {type(cause).__name__}: {cause}") from error

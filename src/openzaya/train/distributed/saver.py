@@ -130,7 +130,7 @@ class DividedSaver(Saver):
     def _examine(self, path: Path) -> tuple[dict[str, Any], str]:
         """Return the manifest and what is damaged, "" for nothing; raises for other troubles."""
         manifest: dict[str, Any] = {}
-        flaw = trouble = ""
+        flaw, trouble = "", self._unseen(path)
         try:
             manifest = decode(path / MANIFEST)
             check_schema(path, manifest)
@@ -241,7 +241,18 @@ class DividedSaver(Saver):
             error = str(caught)
         work = self.folder / str(all_values(work.name, self._writers)[0])
         self._refuse(step, error, work)
+        self._refuse(step, self._unseen(work), work)
         return work
+
+    def _unseen(self, path: Path) -> str:
+        """Return what is wrong when a folder that rank 0 sees does not exist here; "" if it does.
+
+        A shard on a disk of its own would be missing in the checkpoint, and a checkpoint on one
+        of rank 0's would seem damaged.
+        """
+        if path.is_dir():
+            return ""
+        return f"{path} is not there; {self.folder} must be on a file system that all ranks share"
 
     def _refuse(self, step: int, error: str, work: Path) -> None:
         """Raise CheckpointError on every rank when any has an error; rank 0 clears up."""

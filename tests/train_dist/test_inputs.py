@@ -1,0 +1,68 @@
+"""All ranks read the same, or none begins."""
+
+import pytest
+import torch.distributed as dist
+from ranks import prepared, spawn
+from tiny_training import tiny_model
+
+from openzaya.core.errors import ConfigError, DataError, OpenZayaError
+from openzaya.train.distributed.inputs import read_alike, tokenizer_of
+from openzaya.train.distributed.launch import is_of_others, parser
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared folder and a stage."""
+    path = tmp_path_factory.mktemp("inputs")
+    prepared(path)
+    return path
+
+
+def reads(rank, folder, flags):
+    """Return why a rank refuses to begin."""
+    words = ["--model", "nano", "--out", f"{folder}/run", "--config", f"{folder}/stage.toml"]
+    try:
+        read_alike(parser().parse_args([*words, *flags[rank]]))
+    except OpenZayaError as error:
+        return type(error), str(error)
+    return None, ""
+
+
+def test_ranks_that_read_the_same_begin(folder):
+    assert spawn(reads, 2, folder, [["--data", f"{folder}/data"]] * 2) == [(None, "")] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (["--data", "DATA", "--set", "optim.lr_adamw=0.5"], "stage.optim.lr_adamw: "),
+        (["--data", "DATA=2"], ": 1 of "),
+        (["--data", "DATA", "--param-dtype", "bfloat16"], "flags"),
+    ],
+)
+def test_ranks_that_read_something_else_are_refused_on_all(folder, other, message):
+    data = f"{folder}/data"
+    flags = [["--data", data], [word.replace("DATA", data) for word in other]]
+    for kind, error in spawn(reads, 2, folder, flags):
+        assert kind is ConfigError
+        assert "rank 0 and rank 1 read something else" in error
+        assert message in error
+
+
+def test_what_one_rank_cannot_read_ends_all(folder):
+    flags = [["--data", f"{folder}/data"], ["--data", f"{folder}/gone"]]
+    errors = spawn(reads, 2, folder, flags)
+    assert "rank 1: " in errors[0][1]
+    assert all("gone" in error for _, error in errors)
+
+
+def test_data_that_the_model_has_no_ids_for_are_refused(folder):
+    with pytest.raises(DataError, match="but the model has 24"):
+        tokenizer_of([folder / "data"], "tiny", tiny_model())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_errors_of_the_network_are_blamed_on_other_ranks(own):
+    text = "size mismatch" if own else "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+    assert is_of_others(RuntimeError(text)) == (not own)
+    assert is_of_others(dist.DistBackendError("NCCL error"))
