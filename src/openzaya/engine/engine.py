@@ -29,7 +29,7 @@ from openzaya.engine.request import (
     Request,
     SamplingParams,
     check_ids,
-    check_prompt,
+    read_prompt,
     sibling_seed,
 )
 from openzaya.engine.runner import Runner
@@ -119,7 +119,10 @@ class Engine:
         return self._version
 
     def set_weight(self, tenant: str, weight: float) -> None:
-        """Give a tenant `weight` times the share of others; call it between steps."""
+        """Give a tenant `weight` times the share of others; call it between steps.
+
+        Raises `ConfigError` for a weight that is not above 0.
+        """
         self._scheduler.queue.set_weight(tenant, weight)
 
     def bump_version(self) -> int:
@@ -185,8 +188,7 @@ class Engine:
         for one that is empty, for ids outside the vocabulary and for one that needs more blocks
         than there are.
         """
-        prompt = np.array(prompt_ids, dtype=np.int64)
-        check_prompt(prompt, self.max_tokens, self._vocab_size)
+        prompt = read_prompt(prompt_ids, self.max_tokens, self._vocab_size)
         check_ids(params, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
