@@ -63,12 +63,17 @@ class Source:
         self.form = _format(self.folder, raw.pop(QUANTIZATION, None))
         self.layout: Layout = "legacy" if is_legacy(raw, self.shards.names) else "native"
         self._exponential = False
+        try:
+            self.config = (legacy_config if self.layout == "legacy" else ZayaConfig.from_hf)(raw)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.folder / 'config.json'} holds a value of the wrong kind: {error}; fetch "
+                "the file again, or correct it"
+            ) from error
         if self.layout == "legacy":
-            self.config = legacy_config(raw)
             self._parts = legacy_names(self.config)
             self._exponential = needs_exponential(raw)
         else:
-            self.config = ZayaConfig.from_hf(raw)
             self._parts = {PREFIX + name: (PREFIX + name,) for name in expected_shapes(self.config)}
         self._check()
 
