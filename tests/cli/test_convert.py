@@ -51,9 +51,47 @@ def test_a_used_target_and_a_missing_source_are_refused(source: Path, tmp_path: 
         run(str(source), str(source))
     with pytest.raises(CheckpointError, match="is not a model folder"):
         run(str(tmp_path / "none"), str(tmp_path / "new"))
-    with pytest.raises(ConfigError, match="must be more than 0"):
-        run(str(source), str(tmp_path / "new"), "--max-shard-gb", "0")
+    for size in ("0", "nan", "inf"):
+        with pytest.raises(ConfigError, match="must be finite and more than 0"):
+            run(str(source), str(tmp_path / "new"), "--max-shard-gb", size)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_target_that_cannot_be_put_in_place_is_refused_before_the_work(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target in (str(tmp_path / "link"), "."):
+        with pytest.raises(ConfigError, match="is not an empty folder"):
+            run(str(source), target)
+
+
+def test_a_source_in_the_place_where_the_target_is_built_is_not_deleted(
+    source: Path, tmp_path: Path
+) -> None:
+    partial = source.rename(tmp_path / "new.partial")
+    with pytest.raises(ConfigError, match="would be deleted"):
+        run(str(partial), str(tmp_path / "new"))
+    assert isinstance(load(partial), Zaya)
+
+
+def test_damage_is_not_given_checksums_that_fit(source: Path, tmp_path: Path) -> None:
+    shard = source / "model.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(str(source), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_settings_of_generation_are_kept(source: Path, tmp_path: Path) -> None:
+    settings = {"eos_token_id": [1, 106], "temperature": 0.6}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    run(str(source), str(tmp_path / "new"))
+    assert json.loads((tmp_path / "new" / "generation_config.json").read_text()) == settings
 
 
 def test_a_failed_conversion_leaves_no_target(source: Path, tmp_path: Path) -> None:

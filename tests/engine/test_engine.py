@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,10 +320,14 @@ def test_a_refused_prompt_takes_the_others_of_its_generate_call_with_it(model: Z
         ([], RequestError, "empty"),
         ([3, 40], RequestError, "expected 0 to 39"),
         ([-1, 4], RequestError, "from -1 to 4"),
+        ([1.5, 2], RequestError, r"float64 of shape \(2,\), expected one row of whole numbers"),
+        ([[1], [3]], RequestError, r"of shape \(2, 1\), expected one row"),
+        ([2**70], RequestError, "expected one row of whole numbers"),
+        (["1"], RequestError, "expected one row of whole numbers"),
     ],
 )
 def test_prompts_that_cannot_be_served_are_refused_at_once(
-    model: Zaya, prompt: list[int], error: type[Exception], said: str
+    model: Zaya, prompt: list[Any], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         Engine(model, max_slots=1, max_tokens=16).add(prompt, PLAIN)

@@ -1,5 +1,6 @@
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,12 +287,17 @@ def test_weights_changed_in_place_count_from_the_next_run_and_all_after_a_refres
     assert torch.equal(after, run_all(native(other), ids, 0))
 
 
-def test_the_engine_gives_a_request_the_same_bits_alone_and_in_a_crowd() -> None:
+@pytest.mark.parametrize(
+    "neighbours", [{}, {"top_p": 0.9}, {"think_budget": 3, "think_end_ids": (5,)}]
+)
+def test_the_engine_gives_a_request_the_same_bits_alone_and_in_a_crowd(
+    neighbours: dict[str, Any],
+) -> None:
     model = random_model()
     params = SamplingParams(max_tokens=40, temperature=1.0, seed=5, capture_experts=True)
     alone = Engine(model, max_slots=1, kernels="native").generate([tokens(90)], params)[0]
     crowd = Engine(model, max_slots=6, prefill_tokens=50, kernels="native")
-    others = [SamplingParams(max_tokens=9 + n, seed=n) for n in range(9)]
+    others = [SamplingParams(max_tokens=9 + n, seed=n, **neighbours) for n in range(9)]
     prompts = [tokens(90), *(tokens(20 + 13 * n, n) for n in range(9))]
     among = crowd.generate(prompts, [params, *others])[0]
     assert among.token_ids == alone.token_ids

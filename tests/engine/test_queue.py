@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openzaya.core.errors import ConfigError
 from openzaya.engine import queue
 from openzaya.engine.queue import FairQueue
 from openzaya.engine.request import Request, SamplingParams
@@ -53,6 +54,12 @@ def test_a_weight_multiplies_a_tenants_share() -> None:
         waiting.push(ask(index, "big" if index % 2 else "small"))
     first = [waiting.pop(10).tenant for _ in range(20)]
     assert first.count("big") == 15
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_a_weight_that_is_no_share_is_refused(weight: float) -> None:
+    with pytest.raises(ConfigError, match="expected a number above 0"):
+        FairQueue().set_weight("none", weight)
 
 
 def test_a_pause_neither_saves_up_turns_nor_costs_any() -> None:

@@ -190,6 +190,7 @@ def test_an_aborted_request_is_told_no_more_and_leaves_nothing_behind(model: Zay
         ({"temperature": 1e-30}, "temperature is"),
         ({"logit_bias": ((1, float("nan")),)}, "logit_bias"),
         ({"top_logprobs": 21}, "top_logprobs is 21"),
+        ({"top_k": 2**70}, "top_k is"),
         ({"think_budget": 3}, "think_end_ids"),
         ({"think_budget": -1, "think_end_ids": (1,)}, "think_budget is -1"),
     ],
@@ -216,9 +217,16 @@ def test_the_most_extreme_values_taken_leave_the_engine_alive(model: Zaya) -> No
 
 
 @pytest.mark.parametrize(
-    "changes", [{"logit_bias": ((40, 1.0),)}, {"think_budget": 1, "think_end_ids": (-1,)}]
+    "changes",
+    [
+        {"logit_bias": ((40, 1.0),)},
+        {"logit_bias": ((1.5, 1.0),)},
+        {"think_budget": 1, "think_end_ids": (-1,)},
+        {"stop_token_ids": (2**70,)},
+        {"stop_token_ids": (1.5,)},
+    ],
 )
-def test_ids_outside_the_vocabulary_are_refused(model: Zaya, changes: dict) -> None:
+def test_what_is_no_id_is_refused(model: Zaya, changes: dict) -> None:
     engine = Engine(model, max_slots=1, max_tokens=16)
-    with pytest.raises(RequestError, match="expected 0 to 39"):
+    with pytest.raises(RequestError, match=f"{list(changes)[-1]} holds the id .* expected 0 to"):
         engine.add([1], SamplingParams(max_tokens=1, **changes))

@@ -267,6 +267,15 @@ def test_an_unknown_config_key_is_refused_with_a_suggestion(folder: Path) -> Non
         load(folder)
 
 
+def test_a_value_of_the_wrong_kind_in_a_config_is_refused(
+    model: Zaya, folder: Path, tmp_path: Path
+) -> None:
+    edit_json(folder / "config.json", rope_parameters={"hybrid": {"rope_theta": "big"}})
+    for bad in (folder, as_legacy(model, tmp_path / "legacy", swa_layers=5)):
+        with pytest.raises(ConfigError, match=r"config.json holds a value of the wrong kind: "):
+            load(bad)
+
+
 def as_legacy(model: Zaya, folder: Path, **changes: Any) -> Path:
     """Write a legacy folder by the published renaming, spelled out here once more."""
     names = {

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.checkpoint import Source, load, save_model
@@ -12,6 +13,7 @@ from openzaya.model.convert import convert
 from openzaya.model.presets import preset
 from openzaya.model.quantize import FORMATS, dequantize, is_quantized, quantize
 from openzaya.model.quantized import load_quantized
+from openzaya.model.shards import SINGLE
 from openzaya.model.zaya import Zaya
 
 
@@ -102,6 +104,29 @@ def test_only_our_formats_are_read_and_originals_are_not_taken_for_quantized(
     (tmp_path / "q/config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"is quantized as .*fp8.*expected quant_method"):
         load(tmp_path / "q")
+
+
+QUERY = "model.layers.0.self_attn.qkv_proj.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "said"),
+    [
+        (QUERY, torch.float32, r"is torch\.float32; expected torch\.int8"),
+        (f"{QUERY}.scales", torch.float32, r"is torch\.float32; expected torch\.bfloat16"),
+        ("model.norm.weight", torch.int8, r"is torch\.int8; expected torch\.bfloat16 or"),
+    ],
+)
+def test_tensors_of_another_dtype_are_refused(
+    name: str, dtype: torch.dtype, said: str, folder: Path, tmp_path: Path
+) -> None:
+    convert(Source(folder), tmp_path, "native", form=FORMATS["int8"])
+    tensors = load_file(tmp_path / SINGLE)
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, tmp_path / SINGLE)
+    for read in (load, load_quantized):
+        with pytest.raises(CheckpointError, match=f"'{name}' .* {said}"):
+            read(tmp_path)
 
 
 def test_the_legacy_layout_has_no_integers(folder: Path, tmp_path: Path) -> None:

@@ -14,9 +14,16 @@ _EXAMPLES = """examples:
   openzaya convert ZAYA1-8B ZAYA1-8B-legacy --layout legacy   for SGLang
   openzaya convert ZAYA1-8B ZAYA1-8B-int4 --weights int4      5 GB, for our engine on a CPU
 
-Tensors stream one by one and keep their dtype. A checksums.json is written beside the shards.
+Tensors stream one by one and keep their dtype. Checksums of SRC are verified first, those of DST
+are written beside its shards.
 """
-_SIDE_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
+_SIDE_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +53,21 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.model.convert import convert
     from openzaya.model.quantize import FORMATS
 
-    if args.max_shard_gb <= 0:
-        raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; it must be more than 0")
+    if not 0 < args.max_shard_gb < float("inf"):
+        raise ConfigError(
+            f"--max-shard-gb is {args.max_shard_gb}; it must be finite and more than 0"
+        )
     target = Path(args.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    is_other = target.is_symlink() or (target.exists() and not target.is_dir())
+    if not target.name or is_other or (target.exists() and any(target.iterdir())):
         raise ConfigError(f"{target} is not an empty folder; name a new one")
     source = Source(args.source)
+    partial = target.with_name(f"{target.name}.partial")
+    if partial.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
+        raise ConfigError(
+            f"{source.folder} lies where a new {target} would be built, and would be deleted; name "
+            "another target, or move the source"
+        )
     plan = {
         "source": str(source.folder),
         "source_layout": source.layout,
@@ -64,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
     as_json = getattr(args, "json", False)
     if not as_json:
         print("\n".join(f"{name}: {value}" for name, value in plan.items()))
-    partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     convert(
         source,

@@ -29,11 +29,11 @@ from openzaya.engine.request import (
     Request,
     SamplingParams,
     check_ids,
-    check_prompt,
+    read_prompt,
     sibling_seed,
 )
 from openzaya.engine.runner import Runner
-from openzaya.engine.sampling import Draw, SamplingBatch, SamplingTable, sample
+from openzaya.engine.sampling import Draw, SamplingBatch, SamplingTable
 from openzaya.engine.scheduler import Scheduler
 from openzaya.engine.steering import Steering
 from openzaya.engine.weights import replace_weights
@@ -119,7 +119,10 @@ class Engine:
         return self._version
 
     def set_weight(self, tenant: str, weight: float) -> None:
-        """Give a tenant `weight` times the share of others; call it between steps."""
+        """Give a tenant `weight` times the share of others; call it between steps.
+
+        Raises `ConfigError` for a weight that is not above 0.
+        """
         self._scheduler.queue.set_weight(tenant, weight)
 
     def bump_version(self) -> int:
@@ -185,8 +188,7 @@ class Engine:
         for one that is empty, for ids outside the vocabulary and for one that needs more blocks
         than there are.
         """
-        prompt = np.array(prompt_ids, dtype=np.int64)
-        check_prompt(prompt, self.max_tokens, self._vocab_size)
+        prompt = read_prompt(prompt_ids, self.max_tokens, self._vocab_size)
         check_ids(params, self._vocab_size)
         if params.capture_experts and self._num_experts > MAX_CAPTURED_EXPERTS:
             raise RequestError(
@@ -231,7 +233,8 @@ class Engine:
         requests go on meanwhile; the next `step` returns those that ended.
         """
         if isinstance(params, SamplingParams):
-            params = [_for_prompt(params, index) for index in range(len(prompts))]
+            seeds = (sibling_seed(params.seed, index) for index in range(len(prompts)))
+            params = [replace(params, seed=seed) for seed in seeds]
         if len(params) != len(prompts):
             raise RequestError(
                 f"got {len(params)} params for {len(prompts)} prompts, expected one each; pass one "
@@ -361,23 +364,16 @@ class Engine:
     ) -> list[Output]:
         """Sample one token for each slot, record it, and end the requests it finishes."""
         rows = self._scheduler.row_of_slot[slots]
-        drawn = self._sampling.uniforms(rows, self._ledger.counts[rows])
-        forced_B = None
+        uniforms = self._sampling.uniforms(rows, self._ledger.counts[rows])
+        forced = None
         if not self._steering.is_idle:
             logits_BV = self._steering.adjust(rows, logits_BV)
             forced = self._steering.forced(rows)
-            forced_B = None if forced is None else torch.from_numpy(forced).to(logits_BV.device)
-        fast = self._runner.draw(logits_BV, drawn, batch) if forced_B is None else None
-        if fast is not None:
-            draw = Draw(*fast, logits_BV, batch.temperature_B1)
-        else:
-            uniforms_B = torch.from_numpy(drawn).to(logits_BV.device)
-            draw = sample(logits_BV, uniforms_B, batch, forced_B)
-        tokens = draw.tokens_B.cpu().numpy()
-        finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
-        if not self._steering.is_idle:
-            self._steering.count(rows, tokens)
-        self._listeners.tell(rows, draw, self._ledger, finished, self._version)
+        finished = np.zeros(len(slots), dtype=np.bool_)
+        for part in self._sampling.parts(rows, batch, forced, self._runner.device):
+            at = part.rows
+            draw = self._runner.draw(logits_BV[at], uniforms[at], part.batch, part.forced)
+            finished[at] = self._record(rows[at], draw)
         self.stats.tokens_generated += len(slots)
         outputs = []
         # From the last slot down: the slot that moves into a gap is never a finished one.
@@ -387,14 +383,18 @@ class Engine:
             self._scheduler.release(slot)
         return outputs
 
+    def _record(self, rows: npt.NDArray[np.intp], draw: Draw) -> npt.NDArray[np.bool_]:
+        """Record and tell the tokens of these rows; return which requests they finish."""
+        tokens = draw.tokens_B.cpu().numpy()
+        finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
+        if not self._steering.is_idle:
+            self._steering.count(rows, tokens)
+        self._listeners.tell(rows, draw, self._ledger, finished, self._version)
+        return finished
+
 
 def context_tokens(config: ZayaConfig, max_tokens: int | None) -> int:
     """Return the context of an engine made with `max_tokens`."""
     if max_tokens is not None:
         return max_tokens
     return min(config.max_position_embeddings, DEFAULT_CONTEXT_TOKENS)
-
-
-def _for_prompt(params: SamplingParams, index: int) -> SamplingParams:
-    """Return the params of the prompt at `index` when one set was given for all."""
-    return replace(params, seed=sibling_seed(params.seed, index))

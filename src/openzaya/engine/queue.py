@@ -9,6 +9,7 @@ Source: start-time fair queueing (Goyal, Vin and Cheng, 1996).
 import heapq
 from dataclasses import dataclass, field
 
+from openzaya.core.errors import ConfigError
 from openzaya.engine.request import Request
 
 MAX_IDLE_TENANTS = 1024
@@ -80,7 +81,12 @@ class FairQueue:
         return None
 
     def set_weight(self, name: str, weight: float) -> None:
-        """Give a tenant `weight` times the share of others."""
+        """Give a tenant `weight` times the share of others; it must be above 0."""
+        if not weight > 0:
+            raise ConfigError(
+                f"the weight of tenant {name!r} is {weight}, expected a number above 0; abort its "
+                "requests to serve it nothing"
+            )
         self._tenant(name).weight = weight
 
     def begin(self, request: Request) -> None:

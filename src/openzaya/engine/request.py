@@ -1,6 +1,6 @@
 """What is asked of the engine and what it gives back; token ids only, never text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,8 @@ FinishReason = Literal["stop", "length", "abort"]
 MAX_TOP_LOGPROBS = 20
 MIN_TEMPERATURE = 1e-4
 """A smaller one above 0 would leave the range of fp32 logits."""
+MAX_ID = 2**31
+"""More than any vocabulary has."""
 MAX_SHIFT = 1e4
 """What a penalty or a bias may add to a logit at most."""
 
@@ -74,7 +76,7 @@ class SamplingParams:
                 f"0, or finite and at least {MIN_TEMPERATURE}",
             ),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "in (0, 1]"),
-            ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
+            ("top_k", self.top_k, 0 <= self.top_k <= MAX_ID, f"0 (off) to {MAX_ID}"),
             ("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "in [0, 1]"),
             (
                 "presence_penalty",
@@ -242,14 +244,23 @@ def sibling_seed(seed: int, index: int) -> int:
     return stream_seed(seed, "engine", "prompt", index) if index else seed
 
 
-def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size: int) -> None:
-    """Refuse a prompt that the engine cannot continue.
+def read_prompt(
+    prompt_ids: Sequence[int], context_tokens: int, vocab_size: int
+) -> npt.NDArray[np.int64]:
+    """Return the ids of a prompt that the engine can continue.
 
     Raises `ContextLengthError` when it leaves no room for a token, `RequestError` when it is empty
-    or holds ids outside the vocabulary.
+    or holds anything but ids of the vocabulary.
     """
-    if len(prompt) == 0:
+    found = np.array(prompt_ids)
+    if found.size == 0:
         raise RequestError("the prompt is empty, expected a token at least; add a start token")
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise RequestError(
+            f"the prompt is an array of {found.dtype} of shape {found.shape}, expected one row of "
+            "whole numbers; encode it with the model's own tokenizer"
+        )
+    prompt = found.astype(np.int64)
     if len(prompt) >= context_tokens:
         raise ContextLengthError(
             f"the prompt has {len(prompt)} tokens, expected at most {context_tokens - 1} "
@@ -261,15 +272,24 @@ def check_prompt(prompt: npt.NDArray[np.int64], context_tokens: int, vocab_size:
             f"the prompt holds ids from {prompt.min()} to {prompt.max()}, expected 0 to "
             f"{vocab_size - 1}; encode it with the model's own tokenizer"
         )
+    return prompt
 
 
 def check_ids(params: SamplingParams, vocab_size: int) -> None:
-    """Refuse biases and forced tokens outside the vocabulary, as `RequestError`."""
-    ids = [token for token, _ in params.logit_bias]
-    for name, values in (("logit_bias", ids), ("think_end_ids", params.think_end_ids)):
-        wrong = [token for token in values if not 0 <= token < vocab_size]
+    """Refuse what is no id of the vocabulary, as `RequestError`.
+
+    Stop tokens may lie behind a vocabulary: tokenizers know more than some models.
+    """
+    biased = tuple(token for token, _ in params.logit_bias)
+    for name, values, count in (
+        ("logit_bias", biased, vocab_size),
+        ("think_end_ids", params.think_end_ids, vocab_size),
+        ("stop_token_ids", params.stop_token_ids, MAX_ID),
+        ("think_close_ids", params.think_close_ids, MAX_ID),
+    ):
+        wrong = [t for t in values if not (0 <= t < count and t == int(t))]
         if wrong:
             raise RequestError(
-                f"{name} holds the id {wrong[0]}, expected 0 to {vocab_size - 1}; name tokens of "
-                "the model's own tokenizer"
+                f"{name} holds the id {wrong[0]}, expected 0 to {count - 1}; name tokens of the "
+                "model's own tokenizer"
             )

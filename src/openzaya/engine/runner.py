@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from openzaya.engine.passes import Experts, Kernels, make_pass
 from openzaya.engine.prefill import Chunk
+from openzaya.engine.sampling import Draw, SamplingBatch, sample
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
@@ -27,7 +29,6 @@ class Runner:
         self._pass = make_pass(model, num_slots, max_tokens, kernels, num_blocks)
         self.device = self._pass.device
         self.cache = self._pass.cache
-        self.draw = self._pass.draw
         self._ones = [1] * num_slots
         self._slots = list(range(num_slots))
 
@@ -69,3 +70,18 @@ class Runner:
             np.arange(count),
             want_experts=want_experts,
         )
+
+    def draw(
+        self,
+        logits_BV: Tensor,
+        uniforms: npt.NDArray[np.float32],
+        batch: SamplingBatch,
+        forced: npt.NDArray[np.int64] | None,
+    ) -> Draw:
+        """Draw the token of every row, by the pass's own kernel if that can; see `sample`."""
+        fast = self._pass.draw(logits_BV, uniforms, batch) if forced is None else None
+        if fast is not None:
+            return Draw(*fast, logits_BV, batch.temperature_B1)
+        uniforms_B = torch.from_numpy(uniforms).to(logits_BV.device)
+        forced_B = None if forced is None else torch.from_numpy(forced).to(logits_BV.device)
+        return sample(logits_BV, uniforms_B, batch, forced_B)

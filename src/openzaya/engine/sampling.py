@@ -54,6 +54,17 @@ class SamplingBatch:
     """Rows that sample from a part of the vocabulary."""
 
 
+class Part(NamedTuple):
+    """Rows of a batch that are drawn together."""
+
+    rows: slice | npt.NDArray[np.intp]
+    """Which ones."""
+    batch: SamplingBatch
+    """Their parameters."""
+    forced: npt.NDArray[np.int64] | None
+    """The token that each must take, negative where it is drawn; None if all are."""
+
+
 class SamplingTable:
     """Sampling parameters and uniform draws of the running requests, one row each.
 
@@ -97,7 +108,7 @@ class SamplingTable:
         plain = np.where(greedy, np.float32(1), temperature)
         top_p, top_k, min_p = self._top_p[rows], self._top_k[rows], self._min_p[rows]
         ranked = ((top_p < 1) | (top_k > 0)) & ~greedy
-        cut = np.flatnonzero(ranked | ((min_p > 0) & ~greedy))
+        cut = np.flatnonzero(self._is_cut(rows))
         truncation = None
         if cut.size:
             no_limit = np.iinfo(np.int64).max
@@ -116,6 +127,39 @@ class SamplingTable:
             all_greedy=bool(greedy.all()),
             truncation=truncation,
         )
+
+    def parts(
+        self,
+        rows: npt.NDArray[np.intp],
+        batch: SamplingBatch,
+        forced: npt.NDArray[np.int64] | None,
+        device: torch.device,
+    ) -> list[Part]:
+        """Return the rows of `batch` that a pass's own kernel may draw, and the others.
+
+        The kernels know neither truncation nor forced tokens, and round differently from `sample`.
+        Which of the two draws a row is decided by its request alone, never by its neighbours.
+        """
+        by_sample = self._is_cut(rows)
+        if forced is not None:
+            by_sample |= forced >= 0
+        if by_sample.all() or not by_sample.any():
+            return [Part(slice(None), batch, forced)]
+        plain, special = np.flatnonzero(~by_sample), np.flatnonzero(by_sample)
+        return [
+            Part(plain, self.batch(rows[plain], device), None),
+            Part(
+                special,
+                self.batch(rows[special], device),
+                None if forced is None else forced[special],
+            ),
+        ]
+
+    def _is_cut(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Tell which rows draw from a part of the vocabulary only."""
+        is_cut = (self._top_p[rows] < 1) | (self._top_k[rows] > 0) | (self._min_p[rows] > 0)
+        drawn: npt.NDArray[np.bool_] = is_cut & (self._temperature[rows] > 0)
+        return drawn
 
 
 class Draw(NamedTuple):

@@ -4,7 +4,7 @@ Tensors of a large folder stay memory-mapped: a parameter whose dtype is the fil
 page by page, so an 8B model loads in seconds and experts that are never chosen stay on disk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -63,17 +63,22 @@ class Source:
         self.form = _format(self.folder, raw.pop(QUANTIZATION, None))
         self.layout: Layout = "legacy" if is_legacy(raw, self.shards.names) else "native"
         self._exponential = False
+        try:
+            self.config = (legacy_config if self.layout == "legacy" else ZayaConfig.from_hf)(raw)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.folder / 'config.json'} holds a value of the wrong kind: {error}; fetch "
+                "the file again, or correct it"
+            ) from error
         if self.layout == "legacy":
-            self.config = legacy_config(raw)
             self._parts = legacy_names(self.config)
             self._exponential = needs_exponential(raw)
         else:
-            self.config = ZayaConfig.from_hf(raw)
             self._parts = {PREFIX + name: (PREFIX + name,) for name in expected_shapes(self.config)}
         self._check()
 
     def _check(self) -> None:
-        """Raise CheckpointError for a tensor that is missing, unknown or of a wrong shape."""
+        """Raise CheckpointError for a tensor that is missing, unknown or of another kind."""
         needed = [part for parts in self._parts.values() for part in parts]
         needed += [name + SCALES for name in self._parts if self.form and is_quantized(name)]
         missing = sorted(set(needed) - self.shards.names)
@@ -91,12 +96,13 @@ class Source:
             )
         for name, shape in expected_shapes(self.config).items():
             parts = self._parts[PREFIX + name]
-            expected = shape if len(parts) == 1 else shape[1:]
+            expected, dtypes = shape if len(parts) == 1 else shape[1:], set(DTYPES.values())
             if self.form and is_quantized(name):
                 expected, scales = self.form.shapes(shape)
-                self._check_shape(PREFIX + name + SCALES, scales)
+                self._check_part(PREFIX + name + SCALES, scales, {torch.bfloat16})
+                dtypes = {self.form.dtype}
             for part in parts:
-                self._check_shape(part, expected)
+                self._check_part(part, expected, dtypes)
         if HEAD in self.shards.names and not torch.equal(
             self.shards.get(HEAD), self.shards.get(PREFIX + "embed_tokens.weight")
         ):
@@ -105,12 +111,21 @@ class Source:
                 "are known"
             )
 
-    def _check_shape(self, part: str, expected: tuple[int, ...]) -> None:
+    def _check_part(
+        self, part: str, expected: tuple[int, ...], dtypes: Collection[torch.dtype]
+    ) -> None:
         found = self.shards.shape(part)
         if found != expected:
             raise CheckpointError(
                 f"tensor {part!r} in {self.folder} has shape {found}; config.json asks for "
                 f"{expected}: the two are of different models"
+            )
+        dtype = self.shards.dtype(part)
+        if dtype not in dtypes:
+            raise CheckpointError(
+                f"tensor {part!r} in {self.folder} is {dtype}; expected "
+                f"{' or '.join(sorted(map(str, dtypes)))}: the folder was quantized by another "
+                "program, or config.json is of another save; fetch the original"
             )
 
     @property

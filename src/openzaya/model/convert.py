@@ -30,7 +30,8 @@ def convert(
 ) -> None:
     """Write a folder's tensors in another layout, one tensor at a time, dtypes unchanged.
 
-    With `form` the large matrices are written as integers; that is for the native layout only.
+    With `form` the large matrices are written as integers; that is for the native layout only. A
+    source with checksums is verified first: its damage would get checksums that fit.
     """
     if folder.resolve() == source.folder.resolve():
         raise CheckpointError(f"{folder} is both source and target; name another target folder")
@@ -38,6 +39,8 @@ def convert(
         raise CheckpointError(f"{source.folder} is quantized; convert the original instead")
     if form is not None and layout == "legacy":
         raise ConfigError("the legacy layout has no quantized form; choose the native layout")
+    if source.shards.has_checksums():
+        source.shards.verify()
     specs = _legacy_specs(source) if layout == "legacy" else _native_specs(source, form)
     write_folder(
         folder,

@@ -192,11 +192,20 @@ class Shards:
         """Return the shape of a tensor from the header alone."""
         return self._open(self._shard_of[name])[name].shape
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype of a tensor from the header; raises CheckpointError for unknown ones."""
+        dtype = self._open(self._shard_of[name])[name].dtype
+        if dtype not in _DTYPES:
+            raise CheckpointError(
+                f"tensor {name!r} in {self.folder} is {dtype}; expected {', '.join(_DTYPES)}"
+            )
+        return _DTYPES[dtype]
+
     def read(self, name: str) -> Tensor:
         """Return a copy of a tensor in memory; the file is not mapped for it."""
         shard = self._shard_of[name]
         place = self._open(shard)[name]
-        tensor = torch.empty(place.shape, dtype=self._dtype(name))
+        tensor = torch.empty(place.shape, dtype=self.dtype(name))
         with (self.folder / shard).open("rb") as file:
             file.seek(place.start)
             file.readinto(tensor_bytes(tensor))
@@ -213,7 +222,7 @@ class Shards:
                 "kind of model"
             )
         shard = self._shard_of[name]
-        place, dtype = self._open(shard)[name], self._dtype(name)
+        place, dtype = self._open(shard)[name], self.dtype(name)
         if place.num_bytes <= READ_BYTES or place.start % dtype.itemsize:
             return self.read(name)
         if shard not in self._mapped:
@@ -225,14 +234,6 @@ class Shards:
         begin, count = place.start // dtype.itemsize, place.num_bytes // dtype.itemsize
         flat = torch.empty(0, dtype=dtype, device="cpu")
         return flat.set_(self._mapped[shard], begin, (count,), (1,)).view(place.shape)
-
-    def _dtype(self, name: str) -> torch.dtype:
-        dtype = self._open(self._shard_of[name])[name].dtype
-        if dtype not in _DTYPES:
-            raise CheckpointError(
-                f"tensor {name!r} in {self.folder} is {dtype}; expected {', '.join(_DTYPES)}"
-            )
-        return _DTYPES[dtype]
 
     def has_checksums(self) -> bool:
         """Tell whether the folder was written with checksums."""
