@@ -72,7 +72,8 @@ class TextPart(Strict):
     text: str
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+# Lists that may hold a million wrong items stop at the first: only one error is ever told.
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
 Content = Annotated[str | Parts, BeforeValidator(_check_parts)]
 
 
@@ -135,7 +136,7 @@ class ToolMessage(Strict):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")
 ]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class Function(Strict):
@@ -298,7 +299,7 @@ class ChatRequest(Sampling):
         return self.max_completion_tokens or self.max_tokens
 
 
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
 
@@ -342,7 +343,7 @@ class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
     model: ModelName | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=1 << 20, fail_fast=True)]
 
 
 M = TypeVar("M", bound=Strict)

@@ -35,7 +35,9 @@ class OpenMessage(Open):
     """One turn; what a content may hold besides text is the upstream's business."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    content: (
+        str | Annotated[list[dict[str, Any]], Field(max_length=1024, fail_fast=True)] | None
+    ) = None
     tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
@@ -106,7 +108,9 @@ class UpstreamChat(Sampling):
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    messages: Annotated[list[OpenMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[OpenMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    ]
     stream_options: OpenStreamOptions | None = None  # type: ignore[assignment]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
