@@ -281,8 +281,9 @@ def test_what_one_key_computed_is_reused_for_that_key_alone(tmp_path):
         assert computed("beta") == 200 - 192
 
 
-def test_keys_open_every_route_but_health(tmp_path):
-    file = keys_file(tmp_path, "# ours", sha("alpha"), "", f"{sha('beta')} metrics")
+def test_keys_open_every_route_but_health_and_their_limits_hold_on_each(tmp_path):
+    few = f"{sha('few')} infer requests_per_minute=1"
+    file = keys_file(tmp_path, "# ours", sha("alpha"), "", f"{sha('beta')} metrics", few)
     with serving(keys=load_keys(file)) as closed:
         paths = ("/v1/models", "/metrics", "/openapi.json", "/tokenize", "/nope", "/v1/completions")
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "alpha"}):
@@ -296,6 +297,10 @@ def test_keys_open_every_route_but_health(tmp_path):
         assert closed.ask("/metrics", headers=beta)[0] == 200
         status, body, _ = closed.ask("/v1/models", headers=beta)
         assert (status, body["error"]["code"]) == (403, "missing_right")
+        text = {"model": "nano", "prompt": "sort ba", "max_tokens": 1}
+        gamma = {"Authorization": "Bearer few"}
+        told = [closed.ask("/v1/completions", text, gamma)[0] for _ in range(2)]
+        assert told == [200, 429]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, upstream, 
 
 from openzaya.backends.mock import MockConfig
 from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.limits import Need, Purse
 from openzaya.serve.keys import Allowance, Keys, read_key
 
@@ -207,6 +208,21 @@ def test_a_key_may_use_what_its_line_allows(mock, tmp_path):
         refused(asked, 429, "rate_limit_exceeded")
         assert 1 <= int(asked[2]["retry-after"]) <= 30
         assert closed.ask(CHAT, body, headers=bearer("many"))[0] == 200
+
+
+def test_a_request_that_is_refused_costs_its_key_no_tokens(mock, tmp_path):
+    keys = Keys((key_of("some", "infer output_tokens_per_day=100"),))
+    with gatewaying(mock, tmp_path / "j.sqlite", keys) as closed:
+        body = {"model": "mock", "messages": QUESTION, "max_tokens": 100}
+        refused(closed.ask(CHAT, {**body, "temperature": 9}, headers=bearer("some")), 400)
+        text = {"model": "nope", "prompt": "x", "max_tokens": 100}
+        refused(closed.ask("/v1/completions", text, headers=bearer("some")), 404)
+        assert closed.ask(CHAT, body, headers=bearer("some"))[0] == 200
+
+
+def test_a_request_reserves_what_all_of_its_prompts_and_choices_may_generate():
+    assert plain_need({"prompt": ["a", "b"], "n": 3, "max_tokens": 5}).output_tokens == 30
+    assert plain_need({"prompt": [7, 8], "n": 3, "max_tokens": 5}).output_tokens == 15
 
 
 def test_a_purse_gives_back_what_was_reserved_and_not_generated():
