@@ -11,17 +11,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import ENDLESS, QUESTION, serving, wait_for
+from starlette.requests import Request
 
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.config import GatewayConfig
+from openzaya.serve.guard import Guard
 from openzaya.serve.jobs import Job
-from openzaya.serve.keys import Keys, load_keys
+from openzaya.serve.keys import Key, Keys, load_keys
 
 ROOT = Path(__file__).parents[2]
 LONG = {"model": "nano", "messages": QUESTION, "logit_bias": ENDLESS}
@@ -329,6 +333,20 @@ def test_an_address_that_others_reach_needs_keys():
         check_binding(ServeConfig(host=host), has_keys=True)
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
         check_binding(ServeConfig(host=host), has_keys=False)
+
+
+def test_the_host_header_does_not_say_which_path_is_guarded(monkeypatch):
+    def old_url(self):  # as Starlette 0.46 put it together
+        address = f"http://{self.headers['host']}{self.scope['path']}"
+        return SimpleNamespace(path=urlsplit(address).path)
+
+    monkeypatch.setattr(Request, "url", property(old_url))
+    keys = Keys((Key(bytes(32), frozenset({"infer"})),))
+    guard = Guard(None, SimpleNamespace(config=ServeConfig(), keys=keys, metrics=None))
+    head = {"headers": [(b"host", b"a/health?")], "query_string": b""}
+    with pytest.raises(ApiError) as refused:
+        guard.check(Request({"type": "http", "path": "/v1/models", **head}))
+    assert refused.value.status == 401
 
 
 def test_no_key_opens_by_a_prefix_or_another_scheme():
