@@ -10,7 +10,7 @@ from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.schema import UpstreamChat
 from openzaya.serve.guard import MAX_HEADER_BYTES, MAX_URL_BYTES
 from openzaya.serve.json_body import MAX_KEYS, parse
-from openzaya.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest
+from openzaya.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, reader
 
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "sort ba"}], "max_tokens": 2}
 TEXT = {"model": "nano", "prompt": "sort ba", "max_tokens": 2}
@@ -81,6 +81,12 @@ def test_an_object_of_very_many_keys_is_refused_before_they_are_compared():
     body = b"{" + b"".join(b'"%d": 0, ' % at for at in range(MAX_KEYS)) + b'"0": 0}'
     with pytest.raises(ApiError, match=f"has {MAX_KEYS + 1} keys"):
         parse(body)
+
+
+def test_a_list_that_is_too_long_is_told_so_where_a_string_would_do_as_well():
+    for field, value in (("stop", ["a"] * 5), ("prompt", [])):
+        with pytest.raises(ApiError, match="List should have"):
+            reader(CompletionRequest)({"model": "m", "prompt": "x", field: value})
 
 
 def test_whole_numbers_of_64_bits_are_taken():

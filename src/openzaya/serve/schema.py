@@ -115,6 +115,9 @@ class AssistantMessage(Strict):
     content: Content | None = None
     reasoning_content: str | None = None
     refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     name: ShortText | None = None
 
@@ -366,7 +369,15 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     """Return the error that names the field and what is wrong with it, without quoting it."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     # Of the branches of a union, the one that got furthest says most.
-    problem = max(problems, key=lambda found: (len(_names(found["loc"])), found["loc"][:1] != ()))
+    # Of those that got as far, the one that has the right type.
+    problem = max(
+        problems,
+        key=lambda found: (
+            len(_names(found["loc"])),
+            found["loc"][:1] != (),
+            not found["type"].endswith("_type"),
+        ),
+    )
     param = ".".join(_names(problem["loc"])) or None
     reason = problem["type"]
     code = "unsupported_content" if reason == "unsupported_content" else "invalid_value"
