@@ -89,6 +89,14 @@ def test_a_list_that_is_too_long_is_told_so_where_a_string_would_do_as_well():
             reader(CompletionRequest)({"model": "m", "prompt": "x", field: value})
 
 
+@pytest.mark.parametrize("kind", [ChatRequest, UpstreamChat])
+def test_an_answer_that_was_cut_in_its_thought_can_be_sent_back(kind):
+    cut = {"role": "assistant", "content": None, "reasoning_content": "hm"}
+    kind.model_validate({"model": "m", "messages": [*user("x"), cut, *user("y")]})
+    with pytest.raises(ValidationError, match="content may be null only"):
+        kind.model_validate({"model": "m", "messages": [{**cut, "reasoning_content": None}]})
+
+
 def test_whole_numbers_of_64_bits_are_taken():
     for seed in (-(2**63), 2**63 - 1):
         assert parse(b'{"seed": %d}' % seed) == {"seed": seed}

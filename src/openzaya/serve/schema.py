@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from openzaya.serve.errors import ApiError, bad_request
 
+NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128
@@ -123,8 +124,9 @@ class AssistantMessage(Strict):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and not self.tool_calls:
-            raise PydanticCustomError("invalid_value", "content may be null only beside tool_calls")
+        # An answer that was cut in its thought has reasoning alone.
+        if self.content is None and not (self.tool_calls or self.reasoning_content):
+            raise PydanticCustomError("invalid_value", NULL_CONTENT)
         return self
 
 

@@ -14,6 +14,7 @@ from openzaya.serve.schema import (
     MAX_TOKENS,
     MAX_TOOLS,
     MAX_TOOLS_CHARS,
+    NULL_CONTENT,
     Count,
     Sampling,
 )
@@ -45,8 +46,10 @@ class OpenMessage(Open):
     def _is_whole(self) -> Self:
         if self.role == "tool" and self.tool_call_id is None:
             raise PydanticCustomError("missing", "a tool's message needs its tool_call_id")
-        if self.content is None and (self.role != "assistant" or not self.tool_calls):
-            raise PydanticCustomError("invalid_value", "content may be null only beside tool_calls")
+        extra = self.model_extra or {}
+        says = self.tool_calls or extra.get("reasoning_content") or extra.get("reasoning")
+        if self.content is None and (self.role != "assistant" or not says):
+            raise PydanticCustomError("invalid_value", NULL_CONTENT)
         for part in self.content if isinstance(self.content, list) else ():
             if not isinstance(part.get("type"), str) or (
                 part["type"] == "text" and not isinstance(part.get("text"), str)
