@@ -1,5 +1,7 @@
 """Connections that misbehave, keys, full queues, and the end of the server."""
 
+import argparse
+import asyncio
 import gc
 import hashlib
 import json
@@ -10,18 +12,26 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import ENDLESS, QUESTION, serving, wait_for
+from starlette.applications import Starlette
+from starlette.requests import Request
 
+from openzaya.cli import serve as verb
 from openzaya.core.errors import ConfigError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.config import GatewayConfig
+from openzaya.serve.guard import Guard
 from openzaya.serve.jobs import Job
-from openzaya.serve.keys import Keys, load_keys
+from openzaya.serve.keys import Key, Keys, load_keys
+from openzaya.serve.wire import Server, listen
 
 ROOT = Path(__file__).parents[2]
 LONG = {"model": "nano", "messages": QUESTION, "logit_bias": ENDLESS}
@@ -281,8 +291,9 @@ def test_what_one_key_computed_is_reused_for_that_key_alone(tmp_path):
         assert computed("beta") == 200 - 192
 
 
-def test_keys_open_every_route_but_health(tmp_path):
-    file = keys_file(tmp_path, "# ours", sha("alpha"), "", f"{sha('beta')} metrics")
+def test_keys_open_every_route_but_health_and_their_limits_hold_on_each(tmp_path):
+    few = f"{sha('few')} infer requests_per_minute=1"
+    file = keys_file(tmp_path, "# ours", sha("alpha"), "", f"{sha('beta')} metrics", few)
     with serving(keys=load_keys(file)) as closed:
         paths = ("/v1/models", "/metrics", "/openapi.json", "/tokenize", "/nope", "/v1/completions")
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "alpha"}):
@@ -296,6 +307,10 @@ def test_keys_open_every_route_but_health(tmp_path):
         assert closed.ask("/metrics", headers=beta)[0] == 200
         status, body, _ = closed.ask("/v1/models", headers=beta)
         assert (status, body["error"]["code"]) == (403, "missing_right")
+        text = {"model": "nano", "prompt": "sort ba", "max_tokens": 1}
+        gamma = {"Authorization": "Bearer few"}
+        told = [closed.ask("/v1/completions", text, gamma)[0] for _ in range(2)]
+        assert told == [200, 429]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +339,20 @@ def test_an_address_that_others_reach_needs_keys():
         check_binding(ServeConfig(host=host), has_keys=True)
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
         check_binding(ServeConfig(host=host), has_keys=False)
+
+
+def test_the_host_header_does_not_say_which_path_is_guarded(monkeypatch):
+    def old_url(self):  # as Starlette 0.46 put it together
+        address = f"http://{self.headers['host']}{self.scope['path']}"
+        return SimpleNamespace(path=urlsplit(address).path)
+
+    monkeypatch.setattr(Request, "url", property(old_url))
+    keys = Keys((Key(bytes(32), frozenset({"infer"})),))
+    guard = Guard(None, SimpleNamespace(config=ServeConfig(), keys=keys, metrics=None))
+    head = {"headers": [(b"host", b"a/health?")], "query_string": b""}
+    with pytest.raises(ApiError) as refused:
+        guard.check(Request({"type": "http", "path": "/v1/models", **head}))
+    assert refused.value.status == 401
 
 
 def test_no_key_opens_by_a_prefix_or_another_scheme():
@@ -468,10 +497,54 @@ def test_only_the_named_port_listens(process):
 
 
 def test_a_taken_port_is_a_plain_error(server):
-    from openzaya.serve.wire import listen
-
     with pytest.raises(ConfigError, match="choose another --port"):
         listen(ServeConfig(port=server.port))
+
+
+def serve_once(app, config, listener) -> None:
+    server = Server(app, config, lambda: None, lambda: None)
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+def test_a_server_that_cannot_start_says_why():
+    @asynccontextmanager
+    async def failing(_app):
+        raise ConfigError("the upstream is down")
+        yield
+
+    config = ServeConfig(port=0)
+    with listen(config) as listener, pytest.raises(ConfigError, match="the upstream is down"):
+        serve_once(Starlette(lifespan=failing), config, listener)
+
+
+def test_a_port_that_is_taken_while_the_model_loads_is_a_plain_error():
+    with listen(ServeConfig(port=0)) as first:
+        config = ServeConfig(port=first.getsockname()[1])
+        with listen(config) as second:  # both are bound, and none listens yet
+            first.listen()
+            with pytest.raises(ConfigError, match="choose another --port"):
+                serve_once(Starlette(), config, second)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-slots", "0"],
+        ["--upstream", "http://127.0.0.1:1", "--model", "folder"],
+        ["--upstream", "http://127.0.0.1:1", "--sandbox"],
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(words):
+    parser = argparse.ArgumentParser()
+    verb.configure(parser)
+    with pytest.raises(ConfigError):
+        verb.read_config(parser.parse_args(words))
+
+
+def test_a_journal_that_has_no_place_is_a_plain_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="journal=PATH"):
+        verb.open_journal(GatewayConfig(journal=str(tmp_path / "file" / "runs.sqlite")))
 
 
 def test_a_hundred_clients_that_leave_at_random_times_leak_nothing(server):

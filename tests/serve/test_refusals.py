@@ -4,8 +4,13 @@ import http.client
 import json
 
 import pytest
+from pydantic import ValidationError
 
+from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.schema import UpstreamChat
 from openzaya.serve.guard import MAX_HEADER_BYTES, MAX_URL_BYTES
+from openzaya.serve.json_body import MAX_KEYS, parse
+from openzaya.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, reader
 
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "sort ba"}], "max_tokens": 2}
 TEXT = {"model": "nano", "prompt": "sort ba", "max_tokens": 2}
@@ -50,7 +55,8 @@ BODIES = {
     "depth 100000": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "open depth": b"[" * 200_000,
     "objects 100000 deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-    "19 digits": b'{"seed": 1234567890123456789}',
+    "more than 64 bits": b'{"seed": 9223372036854775808}',
+    "20 digits": b'{"seed": 12345678901234567890}',
     "5000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
     "5000 digits negative": b'{"seed": -' + b"9" * 5000 + b"}",
     "lone surrogate": b'{"user": "\\ud800"}',
@@ -69,6 +75,49 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies_that_are_no_strict_json(server, name):
     refused(server.ask("/v1/chat/completions", BODIES[name]), 400, "invalid_json")
+
+
+def test_an_object_of_very_many_keys_is_refused_before_they_are_compared():
+    body = b"{" + b"".join(b'"%d": 0, ' % at for at in range(MAX_KEYS)) + b'"0": 0}'
+    with pytest.raises(ApiError, match=f"has {MAX_KEYS + 1} keys"):
+        parse(body)
+
+
+def test_a_list_that_is_too_long_is_told_so_where_a_string_would_do_as_well():
+    for field, value in (("stop", ["a"] * 5), ("prompt", [])):
+        with pytest.raises(ApiError, match="List should have"):
+            reader(CompletionRequest)({"model": "m", "prompt": "x", field: value})
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, UpstreamChat])
+def test_an_answer_that_was_cut_in_its_thought_can_be_sent_back(kind):
+    cut = {"role": "assistant", "content": None, "reasoning_content": "hm"}
+    kind.model_validate({"model": "m", "messages": [*user("x"), cut, *user("y")]})
+    with pytest.raises(ValidationError, match="content may be null only"):
+        kind.model_validate({"model": "m", "messages": [{**cut, "reasoning_content": None}]})
+
+
+def test_whole_numbers_of_64_bits_are_taken():
+    for seed in (-(2**63), 2**63 - 1):
+        assert parse(b'{"seed": %d}' % seed) == {"seed": seed}
+
+
+WRONG_PARTS = {"model": "m", "messages": [{"role": "user", "content": [{"type": 1}] * 40}] * 40}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ChatRequest, WRONG_PARTS),
+        (UpstreamChat, {"model": "m", "messages": [{"role": "user", "content": [1] * 40}] * 40}),
+        (CompletionRequest, {"model": "m", "prompt": [""] * 100}),
+        (DetokenizeRequest, {"tokens": [""] * 100}),
+    ],
+)
+def test_of_many_wrong_items_only_the_first_is_looked_at(kind, body):
+    with pytest.raises(ValidationError) as found:
+        kind.model_validate(body)
+    assert found.value.error_count() < 10
 
 
 OPEN = {"continue_final_message": True, "add_generation_prompt": False}

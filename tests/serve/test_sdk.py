@@ -162,6 +162,12 @@ def test_tool_calls_come_back_and_go_on(client, script, server):
     assert "<zyphra_tool_response>\n20 <|im_end|>\n" in text
 
 
+def test_an_answer_goes_back_as_the_sdk_dumps_it(client):
+    answer = client.chat.completions.create(model="nano", messages=QUESTION, max_tokens=1)
+    told = [*QUESTION, answer.choices[0].message.model_dump(), *QUESTION]
+    client.chat.completions.create(model="nano", messages=told, max_tokens=1)
+
+
 def test_streamed_tool_calls_are_whole(client, script):
     script(CALL + "\n" + CALL.partition("add.\n")[2])
     names, arguments, content, reason = [], [], "", None

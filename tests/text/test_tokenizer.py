@@ -9,7 +9,7 @@ from text.tiny_tokenizers import BARE, FRAGMENTED, FRAGMENTS, MARKERS, backend
 from tokenizers import Tokenizer, models
 
 from openzaya.core.errors import CheckpointError
-from openzaya.text.tokenizer import TextTokenizer
+from openzaya.text.tokenizer import LONG_CHARS, TextTokenizer
 
 texts = st.lists(
     st.one_of(st.text(max_size=6), st.sampled_from((*MARKERS, *FRAGMENTS, "<", "<|im_", "end|>"))),
@@ -27,6 +27,23 @@ def test_both_encodings_decode_to_the_text_and_plain_text_holds_no_special_token
         assert not tokenizer.special_ids.intersection(plain)
         loaded = {i for f in FRAGMENTS if "<" in f for i in [tokenizer.token_id(f)] if i}
         assert not loaded.intersection(plain)
+
+
+def test_a_long_text_takes_the_way_on_which_other_threads_run(monkeypatch):
+    batches = []
+    original = TextTokenizer.encode_batch
+
+    def encode_batch(self, texts):
+        batches.append(len(texts))
+        return original(self, texts)
+
+    monkeypatch.setattr(TextTokenizer, "encode_batch", encode_batch)
+    text = f"sort {MARKERS[0]} ba " * (LONG_CHARS // 8)
+    for tokenizer in (BARE, FRAGMENTED):
+        whole = tokenizer._backend.encode(text, add_special_tokens=False)
+        assert tokenizer.encode(text) == list(whole.ids)
+        assert tokenizer.encode("sort ba")
+    assert batches == [1, 1]
 
 
 def test_markers_and_fragments_are_single_ids_in_trusted_text_only():

@@ -6,6 +6,8 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from openzaya.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
@@ -24,6 +26,7 @@ class Drained(Protocol):
 
 NAME = "serve"
 SUMMARY = "Serve a model, ours or other servers', through the OpenAI API with Markovian RSA."
+DEFAULT_MODEL = "nano"
 DEFAULT_SLOTS = 16
 GC_THRESHOLDS = (20_000, 20, 50)
 """New objects between two looks for garbage, and looks at the young between those at older ones."""
@@ -48,7 +51,7 @@ finish, a second one ends at once. An upstream's key is read from OPENAI_API_KEY
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--model", default="nano", help="nano or a model folder [nano]")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="nano or a model folder [nano]")
     parser.add_argument(
         "--upstream", action="append", default=[], metavar="URL", help="another server; repeatable"
     )
@@ -160,7 +163,14 @@ def open_journal(config: "GatewayConfig") -> "Journal":
 
     path = config.journal or default_journal()
     if "://" not in path:
-        Path(path.removeprefix("sqlite:")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(path.removeprefix("sqlite:")).parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the journal's folder {folder} cannot be made: {error.strerror}; name another "
+                "file with --set journal=PATH"
+            ) from error
     return Journal.open(path)
 
 
@@ -197,6 +207,13 @@ def read_config(args: argparse.Namespace) -> "GatewayConfig":
     from openzaya.core.config import resolve
     from openzaya.serve.gateway.config import GatewayConfig
 
+    if args.max_slots is not None and args.max_slots < 1:
+        raise ConfigError(f"--max-slots is {args.max_slots}, expected at least 1; choose more")
+    if sum((args.model != DEFAULT_MODEL, bool(args.upstream), bool(args.sandbox))) > 1:
+        raise ConfigError(
+            "more than one of --model, --upstream and --sandbox is given, and a server serves one "
+            "of them; start one for each"
+        )
     config = GatewayConfig(
         host=args.host,
         port=args.port,

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from openzaya.serve import generation
 from openzaya.serve.errors import ApiError
 from openzaya.serve.routes import Endpoint, Handler
 from openzaya.serve.schema import DetokenizeRequest, TokenizeRequest
@@ -24,7 +23,6 @@ def route_of(service: Service, path: str, method: str, handler: Handler[Service]
 def engine_routes(service: Service) -> list[Route]:
     """Return the routes that the gateway does not have for other servers."""
     return [
-        route_of(service, "/v1/completions", "POST", generation.complete),
         route_of(service, "/tokenize", "POST", tokenize),
         route_of(service, "/detokenize", "POST", detokenize),
     ]

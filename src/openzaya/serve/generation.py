@@ -29,11 +29,6 @@ CLIENT_GONE = 499
 """Nobody reads this status; it names the case in the metrics."""
 
 
-async def chat(service: Service, request: Request) -> ASGIApp:
-    """Answer POST /v1/chat/completions."""
-    return await answer_chat(service, request, await service.read(request, ChatRequest))
-
-
 async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> ASGIApp:
     """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
@@ -48,9 +43,8 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
     return await respond(service, request, ask, [ids], rules)
 
 
-async def complete(service: Service, request: Request) -> ASGIApp:
-    """Answer POST /v1/completions."""
-    ask = await service.read(request, CompletionRequest)
+async def answer_completion(service: Service, request: Request, ask: CompletionRequest) -> ASGIApp:
+    """Answer a plain completion whose body was read."""
     service.driver.check_room(ask.n or 1)
     prompts = await service.encode(lambda: prompt_ids(service, ask))
     rules = ReplyRules(stop_ids=service.codec.stop_ids, stops=ask.stops, splits=False)

@@ -100,7 +100,9 @@ class Guard:
         """Raise ApiError for a request that must not go on."""
         check_sizes(request)
         self._check_origin(request)
-        if request.url.path in self._open_paths:
+        # Not request.url: that is put together with the Host header, which clients write.
+        path = request.scope["path"]
+        if path in self._open_paths:
             return
         rights = self._service.keys.rights(request.headers.get("authorization", ""))
         if rights is None:
@@ -110,7 +112,7 @@ class Guard:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        needed = "metrics" if request.url.path == "/metrics" else "infer"
+        needed = "metrics" if path == "/metrics" else "infer"
         if needed not in rights and not (needed == "infer" and "admin" in rights):
             raise ApiError(403, f"this key lacks the right {needed!r}", code="missing_right")
 

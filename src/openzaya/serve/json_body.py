@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -17,11 +18,14 @@ from openzaya.serve.errors import ApiError, bad_request
 
 T = TypeVar("T")
 MAX_DEPTH = 64
-MAX_INTEGER_DIGITS = 18
+MAX_KEYS = 10_000
+"""Keys of one object: each unknown one is an error of its own for what checks fields."""
+MAX_INTEGER = (1 << 63) - 1
+INTEGER_DIGITS = len(str(MAX_INTEGER))
 THREAD_BYTES = 32 << 10
 """A longer body is parsed beside the event loop."""
 
-_LONG_NUMBER = re.compile(f"[0-9]{{{MAX_INTEGER_DIGITS + 1}}}")
+_LONG_NUMBER = re.compile(f"[0-9]{{{INTEGER_DIGITS}}}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -137,17 +141,19 @@ def invalid(what: str) -> ApiError:
 
 
 def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise invalid(f"an object has {len(pairs)} keys, expected at most {MAX_KEYS}")
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise invalid(f"the key {twice[:80]!r} comes twice")
     return found
 
 
 def _read_int(digits: str) -> int:
-    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS:
-        raise invalid(f"a number has more than {MAX_INTEGER_DIGITS} digits")
+    is_short = len(digits.lstrip("-")) <= INTEGER_DIGITS
+    if not is_short or not ~MAX_INTEGER <= int(digits) <= MAX_INTEGER:
+        raise invalid("a whole number does not fit into 64 bits")
     return int(digits)
 
 

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from openzaya.serve.errors import ApiError, bad_request
 
+NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
 MAX_MESSAGES = 1024
 MAX_TOOLS = 128
@@ -72,7 +73,8 @@ class TextPart(Strict):
     text: str
 
 
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+# Lists that may hold a million wrong items stop at the first: only one error is ever told.
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True)]
 Content = Annotated[str | Parts, BeforeValidator(_check_parts)]
 
 
@@ -114,13 +116,17 @@ class AssistantMessage(Strict):
     content: Content | None = None
     reasoning_content: str | None = None
     refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     name: ShortText | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and not self.tool_calls:
-            raise PydanticCustomError("invalid_value", "content may be null only beside tool_calls")
+        # An answer that was cut in its thought has reasoning alone.
+        if self.content is None and not (self.tool_calls or self.reasoning_content):
+            raise PydanticCustomError("invalid_value", NULL_CONTENT)
         return self
 
 
@@ -135,7 +141,7 @@ class ToolMessage(Strict):
 Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")
 ]
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 class Function(Strict):
@@ -298,7 +304,7 @@ class ChatRequest(Sampling):
         return self.max_completion_tokens or self.max_tokens
 
 
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
 
@@ -342,7 +348,7 @@ class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
     model: ModelName | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=1 << 20, fail_fast=True)]
 
 
 M = TypeVar("M", bound=Strict)
@@ -365,7 +371,15 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     """Return the error that names the field and what is wrong with it, without quoting it."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     # Of the branches of a union, the one that got furthest says most.
-    problem = max(problems, key=lambda found: (len(_names(found["loc"])), found["loc"][:1] != ()))
+    # Of those that got as far, the one that has the right type.
+    problem = max(
+        problems,
+        key=lambda found: (
+            len(_names(found["loc"])),
+            found["loc"][:1] != (),
+            not found["type"].endswith("_type"),
+        ),
+    )
     param = ".".join(_names(problem["loc"])) or None
     reason = problem["type"]
     code = "unsupported_content" if reason == "unsupported_content" else "invalid_value"

@@ -31,7 +31,7 @@ from openzaya.serve.schema import (
 ENCODERS = 2
 """Threads that turn text into ids beside the event loop."""
 T = TypeVar("T")
-M = TypeVar("M", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+M = TypeVar("M", TokenizeRequest, DetokenizeRequest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openzaya.core.errors import ConfigError
@@ -122,9 +122,20 @@ class Server(uvicorn.Server):
         on_drain: Callable[[], None],
     ) -> None:
         deadlines = {"header_s": config.header_s, "body_s": config.body_s}
+        self._address = config
+        self._failure: BaseException | None = None
+
+        async def remembered(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except BaseException as error:
+                if scope["type"] == "lifespan":
+                    self._failure = error
+                raise
+
         super().__init__(
             uvicorn.Config(
-                app,
+                remembered,
                 http=type("Deadlines", (DeadlineProtocol,), deadlines),
                 ws="none",
                 loop="asyncio",
@@ -142,8 +153,19 @@ class Server(uvicorn.Server):
         self._on_drain = on_drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
-        await super().startup(sockets)
+        """Start listening, then say so.
+
+        Raises what the application's start raised, where uvicorn would only leave the process, and
+        ConfigError when another process took the port while this one was loading.
+        """
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        except OSError as error:
+            raise unheard(self._address, error) from error
         if self.started:
             self._on_ready()
 
@@ -180,9 +202,14 @@ def listen(config: ServeConfig) -> socket.socket:
         listener.bind((config.host.strip("[]"), config.port))
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose "
-            "another --port, or 0 for a free one"
-        ) from error
+        raise unheard(config, error) from error
     listener.setblocking(False)
     return listener
+
+
+def unheard(config: ServeConfig, error: OSError) -> ConfigError:
+    """Return the error for an address that cannot be had."""
+    return ConfigError(
+        f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; choose "
+        "another --port, or 0 for a free one"
+    )

@@ -12,6 +12,9 @@ from tokenizers import Tokenizer as RustTokenizer
 from openzaya.core.errors import CheckpointError
 from openzaya.text.markers import ALL_MARKERS, IM_END
 
+LONG_CHARS = 16 << 10
+"""From here on a text is encoded as a batch: other threads run meanwhile, as they do not else."""
+
 
 class TextTokenizer:
     """Text to ids and back; special tokens cannot be injected through `encode_plain`.
@@ -79,6 +82,8 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`; markers become their single ids. For trusted text only."""
+        if len(text) >= LONG_CHARS:
+            return self.encode_batch([text])[0]
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_plain(self, text: str, allow: Iterable[str] = ()) -> list[int]:

@@ -1,5 +1,6 @@
 """What the gateway refuses, whom it lets see what, and what becomes of clients that leave."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -12,7 +13,10 @@ from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, upstream, 
 
 from openzaya.backends.mock import MockConfig
 from openzaya.serve.errors import ApiError
+from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.limits import Need, Purse
+from openzaya.serve.gateway.metered import Metered
+from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.keys import Allowance, Keys, read_key
 
 ABORT_S = 0.2
@@ -209,6 +213,21 @@ def test_a_key_may_use_what_its_line_allows(mock, tmp_path):
         assert closed.ask(CHAT, body, headers=bearer("many"))[0] == 200
 
 
+def test_a_request_that_is_refused_costs_its_key_no_tokens(mock, tmp_path):
+    keys = Keys((key_of("some", "infer output_tokens_per_day=100"),))
+    with gatewaying(mock, tmp_path / "j.sqlite", keys) as closed:
+        body = {"model": "mock", "messages": QUESTION, "max_tokens": 100}
+        refused(closed.ask(CHAT, {**body, "temperature": 9}, headers=bearer("some")), 400)
+        text = {"model": "nope", "prompt": "x", "max_tokens": 100}
+        refused(closed.ask("/v1/completions", text, headers=bearer("some")), 404)
+        assert closed.ask(CHAT, body, headers=bearer("some"))[0] == 200
+
+
+def test_a_request_reserves_what_all_of_its_prompts_and_choices_may_generate():
+    assert plain_need({"prompt": ["a", "b"], "n": 3, "max_tokens": 5}).output_tokens == 30
+    assert plain_need({"prompt": [7, 8], "n": 3, "max_tokens": 5}).output_tokens == 15
+
+
 def test_a_purse_gives_back_what_was_reserved_and_not_generated():
     now = [0.0]
     purse = Purse(Allowance(output_tokens_per_minute=600), clock=lambda: now[0])
@@ -227,6 +246,21 @@ def test_a_purse_gives_back_what_was_reserved_and_not_generated():
     with pytest.raises(ApiError) as never:
         purse.take(Need(output_tokens=601))
     assert never.value.status == 400
+
+
+def test_an_answer_that_talks_of_events_costs_as_many_tokens_as_it_has():
+    async def answer(_scope, _receive, send):
+        for text in ("data: data: data: ", "x"):
+            told = json.dumps({"choices": [{"delta": {"content": text}}]})
+            await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode()})
+
+    async def ignore(_message):
+        pass
+
+    purse = Purse(Allowance(output_tokens_per_minute=60), clock=lambda: 0.0)
+    asked = Metered(answer, purse.take(Need()), GatewayMetrics())
+    asyncio.run(asked({}, ignore, ignore))
+    purse.take(Need(output_tokens=58))
 
 
 def test_runs_beyond_the_limit_wait_outside(slow_mock, tmp_path):

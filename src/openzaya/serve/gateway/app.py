@@ -53,6 +53,7 @@ def create_gateway(
 
     routes = [
         route("/v1/chat/completions", "POST", chat.chat),
+        route("/v1/completions", "POST", chat.complete),
         route("/v1/ttc/presets", "GET", run_routes.list_presets),
         route("/v1/ttc/preview", "POST", run_routes.show_preview),
         route("/v1/ttc/runs", "GET", run_routes.list_runs),

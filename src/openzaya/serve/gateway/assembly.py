@@ -2,22 +2,17 @@
 
 from contextlib import AbstractAsyncContextManager
 
-from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from openzaya.serve.engine_routes import engine_routes, running
 from openzaya.serve.gateway.app import create_gateway
-from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.gateway.engine import EngineBackend
-from openzaya.serve.gateway.metered import Metered
 from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.gateway.pass_through import Pool
 from openzaya.serve.gateway.service import Gateway
 from openzaya.serve.gateway.upstreams import UpstreamBackend
 from openzaya.serve.keys import Keys
-from openzaya.serve.routes import Endpoint
 from openzaya.serve.service import Service
 from openzaya.ttc.journal import Journal
 
@@ -47,13 +42,4 @@ def upstream_gateway(
     """Return the application over a pool, which `opening` opens, and what is told to drain."""
     backend = UpstreamBackend(pool, slow_reader_s=config.slow_reader_s)
     gateway = Gateway(config=config, keys=keys, backend=backend, journal=journal)
-
-    async def complete(_: Gateway, request: Request) -> ASGIApp:
-        body = await gateway.read(request)
-        who = gateway.who(request)
-        hold = gateway.purses.of(who.key).take(plain_need(body))
-        return Metered(await backend.complete(body, who), hold, gateway.metrics)
-
-    path = "/v1/completions"
-    routes = [Route(path, Endpoint(gateway, complete, "POST", path))]
-    return create_gateway(gateway, [opening, journal], routes), gateway
+    return create_gateway(gateway, [opening, journal]), gateway

@@ -104,6 +104,10 @@ class Backend(Protocol):
         """Answer a chat without test-time compute; `body` holds no `ttc`."""
         ...
 
+    async def complete(self, request: Request, body: dict[str, Any], who: Who) -> ASGIApp:
+        """Answer a plain completion."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return `{status: ok|degraded|failed, upstreams: [...]}` in plain JSON."""
         ...

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -41,9 +41,10 @@ async def chat(gateway: Gateway, request: Request) -> ASGIApp:
     choice = choose(body, gateway.backend.models)
     plain = {name: value for name, value in body.items() if name != "ttc"}
     if choice.config is None:
-        hold = gateway.purses.of(who.key).take(plain_need(plain))
-        answer = await gateway.backend.pass_through(request, plain, choice, who)
-        return Metered(answer, hold, gateway.metrics)
+        backend = gateway.backend
+        return await paid(
+            gateway, who, plain, lambda: backend.pass_through(request, plain, choice, who)
+        )
     key = idempotency_key(request)
     if choice.options.background and key is None:
         raise bad_request(
@@ -58,15 +59,41 @@ async def chat(gateway: Gateway, request: Request) -> ASGIApp:
     return await whole(gateway, request, run, wish, choice)
 
 
+async def complete(gateway: Gateway, request: Request) -> ASGIApp:
+    """Answer POST /v1/completions."""
+    body = await gateway.read(request)
+    who = gateway.who(request)
+    return await paid(gateway, who, body, lambda: gateway.backend.complete(request, body, who))
+
+
+async def paid(
+    gateway: Gateway,
+    who: Who,
+    body: Mapping[str, Any],
+    answer: Callable[[], Awaitable[ASGIApp]],
+) -> ASGIApp:
+    """Return an answer without a run that its key pays for; a refusal gives back what it took."""
+    hold = gateway.purses.of(who.key).take(plain_need(body))
+    try:
+        return Metered(await answer(), hold, gateway.metrics)
+    except BaseException:
+        hold.settle(0)
+        raise
+
+
 def plain_need(body: Mapping[str, Any]) -> Need:
     """Return what a request without test-time compute takes of its key."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
     n = body.get("n") or 1
     counts = isinstance(limit, int) and isinstance(n, int)
     told = body.get("messages", body.get("prompt", ""))
+    prompts = body.get("prompt")
+    num_prompts = 1
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        num_prompts = len(prompts)
     return Need(
         prompt_tokens=len(str(told)) // CHARS_PER_TOKEN,
-        output_tokens=max(0, limit * n) if counts else 0,
+        output_tokens=max(0, limit * n * num_prompts) if counts else 0,
     )
 
 

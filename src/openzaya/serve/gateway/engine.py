@@ -22,7 +22,7 @@ from openzaya.serve.gateway.turns import Turns
 from openzaya.serve.jobs import Ask, Job
 from openzaya.serve.openapi import POSTS
 from openzaya.serve.reply import Reply, ReplyRules
-from openzaya.serve.schema import ChatRequest, reader
+from openzaya.serve.schema import ChatRequest, CompletionRequest, reader
 from openzaya.serve.service import Service
 from openzaya.serve.stream import Detokenizer
 from openzaya.text.markers import THINK_CLOSE
@@ -101,6 +101,17 @@ class EngineBackend:
         """Answer a chat as the server does without a gateway."""
         ask = reader(ChatRequest)({**body, "model": choice.model})
         return await generation.answer_chat(self.service, request, ask)
+
+    async def complete(
+        self,
+        request: Request,
+        body: dict[str, Any],
+        who: Who,  # noqa: ARG002
+    ) -> ASGIApp:
+        """Answer a plain completion."""
+        ask = reader(CompletionRequest)(body)
+        self.service.check_model(ask.model)
+        return await generation.answer_completion(self.service, request, ask)
 
     def status(self) -> dict[str, Any]:
         """Return the engine's state in the words of an upstream's."""

@@ -31,7 +31,7 @@ class Metered:
             nonlocal told, num_events, tail
             body: bytes = message.get("body", b"")
             if body:
-                num_events += body.count(b"data: ")
+                num_events += (b"\n" + body).count(b"\ndata: ")  # text may hold "data: " as well
                 found = _TOLD.findall(tail + body)
                 told = int(found[-1]) if found else told
                 tail = body[-OVERLAP_BYTES:]

@@ -14,6 +14,7 @@ from openzaya.serve.schema import (
     MAX_TOKENS,
     MAX_TOOLS,
     MAX_TOOLS_CHARS,
+    NULL_CONTENT,
     Count,
     Sampling,
 )
@@ -35,7 +36,9 @@ class OpenMessage(Open):
     """One turn; what a content may hold besides text is the upstream's business."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
+    content: (
+        str | Annotated[list[dict[str, Any]], Field(max_length=1024, fail_fast=True)] | None
+    ) = None
     tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
@@ -43,8 +46,10 @@ class OpenMessage(Open):
     def _is_whole(self) -> Self:
         if self.role == "tool" and self.tool_call_id is None:
             raise PydanticCustomError("missing", "a tool's message needs its tool_call_id")
-        if self.content is None and (self.role != "assistant" or not self.tool_calls):
-            raise PydanticCustomError("invalid_value", "content may be null only beside tool_calls")
+        extra = self.model_extra or {}
+        says = self.tool_calls or extra.get("reasoning_content") or extra.get("reasoning")
+        if self.content is None and (self.role != "assistant" or not says):
+            raise PydanticCustomError("invalid_value", NULL_CONTENT)
         for part in self.content if isinstance(self.content, list) else ():
             if not isinstance(part.get("type"), str) or (
                 part["type"] == "text" and not isinstance(part.get("text"), str)
@@ -106,7 +111,9 @@ class UpstreamChat(Sampling):
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    messages: Annotated[list[OpenMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[OpenMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+    ]
     stream_options: OpenStreamOptions | None = None  # type: ignore[assignment]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None

@@ -131,7 +131,12 @@ class UpstreamBackend:
             slow_reader_s=self._slow_reader_s,
         )
 
-    async def complete(self, body: dict[str, Any], who: Who) -> ASGIApp:
+    async def complete(
+        self,
+        request: Request,  # noqa: ARG002
+        body: dict[str, Any],
+        who: Who,
+    ) -> ASGIApp:
         """Answer a plain completion as the upstream does."""
         ask = reader(UpstreamCompletion)(body)
         if ask.model not in self.models:
