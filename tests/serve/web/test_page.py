@@ -170,10 +170,25 @@ def test_a_torn_stream_goes_on_where_it_stopped(open_page, player):
     made = player.add(small_run(), told=12)
     player.breaks = 2
     page = open_page(f"#/runs/{made.id}")
-    page.wait_for_selector(".graph .node")
+    page.wait_for_selector(".graph .node.running")
+    while len(player.last_ids) < 3:
+        page.wait_for_timeout(20)
     player.tell(made.id)
     page.wait_for_selector(".answer")
     assert player.last_ids == [None, "5", "10"]
+
+
+def test_a_run_that_nobody_works_on_any_more_ends_as_interrupted(open_page, player):
+    made = player.add(small_run(), told=12)
+    page = open_page(f"#/runs/{made.id}")
+    page.wait_for_selector(".badge.live")
+    player.gone.add(made.id)
+    page.wait_for_selector(".badge:text('interrupted')")
+    assert page.get_by_role("button", name="Cancel run").count() == 0
+    assert page.locator(".connection").count() == 0
+    asked = len(player.last_ids)
+    page.wait_for_timeout(700)
+    assert len(player.last_ids) == asked
 
 
 def test_a_running_run_can_be_cancelled(open_page, player):

@@ -88,7 +88,7 @@ function pause(ms, signal) {
 }
 
 // Follow a run until it is done or `signal` aborts; a lost connection goes on where it stopped.
-async function follow(id, { signal, onEvent, onState }) {
+async function follow(id, { signal, onEvent, onState, isOver }) {
   let last = null;
   let wait = RECONNECT_FIRST_MS;
   while (!signal.aborted) {
@@ -103,6 +103,8 @@ async function follow(id, { signal, onEvent, onState }) {
         onEvent(event.name, JSON.parse(event.data));
         if (event.name === "done") return;
       }
+      // The server had no more to say: nobody works on the run any more, or the connection broke.
+      if (await isOver()) return;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Failure && error.status >= 400 && error.status < 500 && error.status !== 429) {

@@ -50,14 +50,18 @@ class RunView {
         this.connection = state === "live" ? "" : why || state;
         this.drawSoon();
       },
+      isOver: async () => {
+        await this.reload();
+        return this.model.isOver;
+      },
     });
   }
 
   // The journal has the last word: winner, notes and usage are complete there.
   async reload() {
-    clearInterval(this.clock);
     try {
       this.model.load(await loadRun(this.id, this.abort.signal));
+      if (this.model.isOver) clearInterval(this.clock);
       this.draw();
       app.refreshTitle(this);
     } catch (error) {
