@@ -213,6 +213,43 @@ def test_a_failed_run_says_why_and_shows_what_there_was(open_page, player):
     assert "UpstreamError" in page.locator(".drawer .error-text").inner_text()
 
 
+def test_what_is_pressed_focused_or_lit_stays_so_while_a_live_run_is_drawn_anew(open_page, player):
+    made = player.add(small_run(), told=0)
+    page = open_page(f"#/runs/{made.id}/0/1")
+    page.wait_for_selector(".drawer:not([hidden])")
+    page.evaluate(
+        "window.kept = ['.danger', '.drawer .icon'].map(s => document.querySelector(s));"
+        "kept[1].focus()"
+    )
+    while page.locator(".class-row").count() == 0:
+        player.tell(made.id, 1)
+        page.wait_for_timeout(60)
+    assert page.evaluate("kept.every(e => e.isConnected) && document.activeElement === kept[1]")
+    page.keyboard.press("Escape")
+    page.locator(".class-row").first.click()
+    before = page.locator(".stage-bars").inner_text()
+    player.tell(made.id)
+    page.wait_for_selector(".answer")
+    assert page.locator(".stage-bars").inner_text() != before
+    assert page.locator(".class-row[aria-pressed=true]").count() == 1
+    page.locator(".class-row[aria-pressed=true]").click()
+    assert page.locator(".graph.dimmed, .panels [aria-pressed=true]").count() == 0
+
+
+def test_a_call_that_has_written_is_not_shown_as_queued(open_page, player):
+    made = small_run()
+    for _, name, data in made.events:
+        if name == "candidate" and data["state"] == "running":
+            data["began_s"] = None  # as the gateway tells it
+    first = next(i for i, event in enumerate(made.events) if event[1] == "progress")
+    player.add(made, told=first + 1)
+    slot = made.events[first][2]["slot"]
+    page = open_page(f"#/runs/{made.id}")
+    call = page.locator(f".timeline .call:has(title:text('slot {slot}:'))")
+    call.locator(".wait").wait_for(state="detached")
+    assert call.locator(".decode").count() == 1
+
+
 def test_an_unknown_run_is_told_and_the_way_back_works(open_page, player):
     page = open_page("#/runs/nowhere", allow="404")
     page.wait_for_selector("[role=alert]")

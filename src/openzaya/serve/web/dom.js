@@ -4,7 +4,7 @@
 function build(node, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) node[name] = value;
     else if (name === "css") for (const key of Object.keys(value)) node.style.setProperty(key, value[key]);
     else node.setAttribute(name, value === true ? "" : value);
   }
@@ -24,6 +24,36 @@ function svg(name, props, ...children) {
 function fill(node, ...children) {
   node.replaceChildren();
   return build(node, null, children);
+}
+
+// Bring `node` to what `children` say, touching only what differs: a pressed button is not taken from
+// under the mouse, the focus stays, and a fold that was opened stays open.
+function refresh(node, ...children) {
+  align(node, build(node.cloneNode(false), null, children));
+}
+
+function align(old, fresh) {
+  const was = [...old.childNodes];
+  const wanted = [...fresh.childNodes];
+  wanted.forEach((next, i) => {
+    const now = was[i];
+    if (!now) old.append(next);
+    else if (now.nodeName !== next.nodeName) now.replaceWith(next);
+    else if (now.nodeType === Node.TEXT_NODE) setText(now, next.data);
+    else {
+      for (const { name } of [...now.attributes]) if (name !== "open" && !next.hasAttribute(name)) now.removeAttribute(name);
+      for (const { name, value } of next.attributes) {
+        if (now.getAttribute(name) === value) continue;
+        if (name === "style") now.style.cssText = value; // the policy forbids the attribute
+        else now.setAttribute(name, value);
+      }
+      if (next.nodeName === "INPUT") now.checked = next.checked;
+      now.onclick = next.onclick;
+      now.onchange = next.onchange;
+      align(now, next);
+    }
+  });
+  for (const extra of was.slice(wanted.length)) extra.remove();
 }
 
 function setText(node, text) {
