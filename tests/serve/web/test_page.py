@@ -301,6 +301,16 @@ def test_the_drawer_shows_the_exact_prompt_text_and_tail(open_page, player):
         assert page.locator(f".kin >> text=/^.+ {parent}$/").count() >= 1
 
 
+def test_a_seed_of_63_bits_is_shown_to_its_last_digit(open_page, player):
+    made = player.add(small_run())
+    made.run["seed"] = seed = 8431063068274173071
+    made.run["candidates"] = [{**c, "seed": seed - 2} for c in made.run["candidates"]]
+    page = open_page(f"#/runs/{made.id}/1/1")
+    page.wait_for_selector(".drawer pre")
+    assert str(seed) in page.locator("div.health").inner_text()
+    assert f"seed {seed - 2}" in page.locator(".drawer-head").inner_text()
+
+
 def test_copy_gives_the_whole_text_as_it_is(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/0/0", permissions=["clipboard-read", "clipboard-write"])
