@@ -199,10 +199,10 @@ class _Addresses:
             return refuse(429, "too many runs; try again in 5 seconds")
 
         async def parts() -> AsyncIterator[str]:
-            yield f'data: {{"id": "chatcmpl-{run_id}", "choices": []}}\n\n'
             while not self.player.is_over(run_id):
                 yield ": still here\n\n"
                 await asyncio.sleep(POLL_S)
             yield "data: [DONE]\n\n"
 
-        return StreamingResponse(parts(), media_type="text/event-stream")
+        headers = {"X-Run-Id": run_id}
+        return StreamingResponse(parts(), headers=headers, media_type="text/event-stream")

@@ -368,6 +368,7 @@ def test_asking_previews_sends_and_follows_the_run(open_page, player):
         "preset": "light",
         "num_candidates": 8,
         "answer_reserve_tokens": 2048,
+        "background": True,
     }
     assert asked["messages"] == [{"role": "user", "content": "What is 6 times 14?"}]
     player.tell(made.id)

@@ -109,23 +109,6 @@ const app = {
     if (run) document.title = `${run.state === "running" ? "\u25b6 " : ""}${clip(run.question || run.id, 50)} \u00b7 openzaya`;
   },
 
-  // Read the answer's stream to its end, or the run would be cancelled; its first words name the
-  // run, whose page then follows the journal.
-  async attend(response, abort) {
-    let id = response.headers.get("X-Run-Id");
-    const go = () => { location.hash = `#/runs/${encodeURIComponent(id)}`; };
-    if (id) go();
-    for await (const event of eventsOf(response)) {
-      if (event.data === "[DONE]") break;
-      if (id) continue;
-      const body = JSON.parse(event.data);
-      if (body.error) throw new Failure(500, body.error.message || "the run failed");
-      id = body.ttc?.run_id || /^chatcmpl-(.+)$/.exec(body.id || "")?.[1] || null;
-      if (id) go();
-    }
-    if (!id && !abort.signal.aborted) location.hash = "#/runs";
-  },
-
   onKey(event) {
     const isTyping = event.target.closest?.("input:not([type=radio]):not([type=checkbox]), textarea, select, dialog");
     if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
