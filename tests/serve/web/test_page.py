@@ -469,6 +469,39 @@ def test_the_list_filters_searches_and_pages(open_page, player):
     assert "q=circle" in page.url
 
 
+def test_a_run_stands_in_the_list_once_however_often_older_ones_are_asked_for(open_page, player):
+    fill_list(player, 60)
+    page = open_page("#/runs")
+    page.get_by_role("button", name="Load older runs").dblclick()
+    until(page, "document.querySelectorAll('tbody tr').length >= 60")
+    page.wait_for_timeout(300)
+    assert page.locator("tbody tr").count() == 60
+
+
+def test_the_address_of_a_search_finds_what_older_pages_hold(open_page, player):
+    fill_list(player, 60)
+    page = open_page("#/runs?q=run-59")
+    page.wait_for_selector("tbody tr")
+    assert page.locator("tbody tr").get_attribute("data-run") == "run-59"
+
+
+def test_the_list_follows_runs_that_are_not_over(open_page, player):
+    made = player.add(small_run(), told=3)
+    page, running = open_page("#/runs"), open_page("#/runs?state=running")
+    running.wait_for_selector("tbody .badge.live")
+    page.get_by_role("checkbox").check()
+    player.tell(made.id)
+    page.wait_for_selector("tbody .badge.good")
+    assert page.get_by_role("checkbox").is_checked()
+    running.wait_for_selector(".empty")
+
+
+def test_an_address_that_was_cut_is_told_and_not_a_blank_page(open_page, player):
+    page = open_page("#/runs/%E0%A4", allow="404")
+    page.wait_for_selector("[role=alert]")
+    assert "no such run" in page.locator("[role=alert]").inner_text()
+
+
 def test_two_runs_are_compared_side_by_side(open_page, player):
     a, b = player.add(good_run()), player.add(hard_run())
     page = open_page("#/runs")

@@ -3,6 +3,14 @@
 const THEME = "openzaya.theme";
 const THEMES = ["auto", "light", "dark"];
 
+function unescaped(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // typed or cut by hand
+  }
+}
+
 // One dialog at a time; null when it is dismissed.
 let askedForKey = null;
 
@@ -82,7 +90,7 @@ const app = {
   route() {
     if (RECORDED) return { view: new RunView(RECORDED.run.run.id), nav: "", title: "run" };
     const [path, query] = location.hash.replace(/^#/, "").split("?");
-    const [first, ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);
+    const [first, ...rest] = path.split("/").filter(Boolean).map(unescaped);
     const params = new URLSearchParams(query || "");
     if (first === "runs" && rest.length >= 3) return { view: new RunView(rest[0]), nav: "runs", title: "run", at: [Number(rest[1]), Number(rest[2])] };
     if (first === "runs" && rest.length) return { view: new RunView(rest[0]), nav: "runs", title: "run" };
