@@ -584,3 +584,7 @@ def test_a_run_saved_as_a_file_needs_no_server(open_page, player, tmp_path):
     page.wait_for_selector(".drawer pre")
     assert page.locator(".drawer pre").text_content() == made.candidates[6]["tail"]
     assert page.locator(".top nav a").count() == 0
+    frame = tmp_path / "frame.html"
+    frame.write_text('<iframe sandbox="allow-scripts" src="run.html"></iframe>')
+    page = open_page(frame.as_uri())
+    page.frame_locator("iframe").locator(".answer").wait_for()

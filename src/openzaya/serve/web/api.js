@@ -10,7 +10,7 @@ class Failure extends Error {
 }
 
 function keyHeaders() {
-  const key = sessionStorage.getItem(KEY_NAME);
+  const key = inTab.getItem(KEY_NAME);
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 

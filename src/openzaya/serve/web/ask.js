@@ -104,7 +104,7 @@ class AskView {
       const input = el("input", { type: "number", id: `price-${name}`, min: 0, step: "any", placeholder: "0", value: prices[name] });
       input.addEventListener("input", () => {
         const told = { ...(readPrices() || {}), [name]: Number(input.value) || 0 };
-        localStorage.setItem(PRICES, JSON.stringify(told));
+        inBrowser.setItem(PRICES, JSON.stringify(told));
         this.drawCost();
       });
       return el("div", null, el("label", { for: `price-${name}` }, label), input);

@@ -5,7 +5,7 @@ const PRICES = "openzaya.prices";
 // Dollars per million tokens, as the reader typed them; null when there are none.
 function readPrices() {
   try {
-    const told = JSON.parse(localStorage.getItem(PRICES) || "null");
+    const told = JSON.parse(inBrowser.getItem(PRICES) || "null");
     return told && (told.input > 0 || told.output > 0) ? told : null;
   } catch {
     return null;

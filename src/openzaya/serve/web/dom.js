@@ -1,6 +1,19 @@
 // Building blocks: elements, and numbers and texts as they are shown.
 // Text of a model only ever becomes a text node or an attribute, never markup.
 
+// Where the page remembers: a sandboxed frame, or a browser without cookies, has only its own memory.
+function storage(kind) {
+  try {
+    return window[kind];
+  } catch {
+    const held = new Map();
+    return { getItem: (name) => held.get(name) ?? null, setItem: (name, value) => held.set(name, value) };
+  }
+}
+
+const inBrowser = storage("localStorage");
+const inTab = storage("sessionStorage");
+
 function build(node, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
     if (value === null || value === undefined || value === false) continue;

@@ -16,7 +16,7 @@ let askedForKey = null;
 
 function askForKey(reason) {
   askedForKey ||= new Promise((resolve) => {
-    const had = sessionStorage.getItem(KEY_NAME);
+    const had = inTab.getItem(KEY_NAME);
     const input = el("input", { type: "password", id: "key", autocomplete: "off", required: true });
     const dialog = el("dialog", { class: "key-dialog", "aria-labelledby": "key-title" },
       el("form", { method: "dialog" },
@@ -27,7 +27,7 @@ function askForKey(reason) {
         el("div", { class: "send-row" }, el("button", { value: "use", class: "primary" }, "Use this key"), el("button", { value: "no", formnovalidate: true }, "Not now"))));
     dialog.addEventListener("close", () => {
       const isGiven = dialog.returnValue === "use" && input.value.trim() !== "";
-      if (isGiven) sessionStorage.setItem(KEY_NAME, input.value.trim());
+      if (isGiven) inTab.setItem(KEY_NAME, input.value.trim());
       dialog.remove();
       askedForKey = null;
       resolve(isGiven);
@@ -45,7 +45,7 @@ const app = {
 
   start() {
     document.body.append(this.header(), this.main, this.help());
-    this.setTheme(localStorage.getItem(THEME) || "auto");
+    this.setTheme(inBrowser.getItem(THEME) || "auto");
     addEventListener("hashchange", () => this.show());
     document.addEventListener("keydown", (event) => this.onKey(event));
     this.show();
@@ -73,7 +73,7 @@ const app = {
   setTheme(theme) {
     this.theme = THEMES.includes(theme) ? theme : "auto";
     document.documentElement.dataset.theme = this.theme;
-    localStorage.setItem(THEME, this.theme);
+    inBrowser.setItem(THEME, this.theme);
     const next = THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length];
     setText(this.themeButton, { auto: "\u25d0 Auto", light: "\u25cb Light", dark: "\u25cf Dark" }[this.theme]);
     this.themeButton.setAttribute("aria-label", `Theme: ${this.theme}. Change to ${next}`);
