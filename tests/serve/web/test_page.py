@@ -336,6 +336,17 @@ def test_hostile_text_stays_text(open_page, player):
     assert "U+202E" in shown
 
 
+def test_what_cannot_be_seen_is_shown_by_number_but_not_where_a_script_needs_it(open_page, player):
+    made = player.add(small_run())
+    kept = "\u0645\u06cc\u200c\u0634\u0648\u062f \U0001f469\u200d\U0001f680 \u2764\ufe0f\tx\ny"
+    made.candidates[0]["tail"] = f"{kept} 4\u200d a\u00adb \U000e0041 \u3164."
+    page = open_page(f"#/runs/{made.id}/0/0")
+    page.wait_for_selector(".drawer pre")
+    number = "\u27e8U+{}\u27e9".format
+    hidden = f" 4{number('200D')} a{number('00AD')}b {number('E0041')} {number('3164')}."
+    assert page.locator(".drawer pre").text_content() == kept + hidden
+
+
 def test_a_tail_of_a_megabyte_shows_both_ends_and_then_all(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/0/0")

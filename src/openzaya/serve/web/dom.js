@@ -73,19 +73,20 @@ function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Controls that are invisible or turn the direction of what follows are shown by their number.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+// Controls that are invisible or turn the direction of what follows are shown by their number; not
+// the joiners of an emoji, and of scripts that are written with them.
+const HIDDEN = /(?![\t\n]|(?<=[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f])[\u200d\ufe0f]|(?<=[\p{Script=Arabic}\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Malayalam}\p{Script=Sinhala}])[\u200c\u200d])[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029]/gu;
 
 function visible(text) {
   return String(text).replace(
     HIDDEN,
-    (c) => `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`,
+    (c) => `\u27e8U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`,
   );
 }
 
 function clip(text, most) {
   const shown = visible(String(text).slice(0, most + 1).replace(/\s+/g, " ")).trim();
-  return shown.length > most ? `${shown.slice(0, most - 1)}\u2026` : shown;
+  return shown.length > most ? `${shown.slice(0, most - 1).replace(/\p{Surrogate}$/u, "")}\u2026` : shown;
 }
 
 function whole(n) {
