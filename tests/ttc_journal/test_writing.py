@@ -239,6 +239,19 @@ def test_a_follower_sees_everything_in_order_and_ends_with_the_run(url):
     asyncio.run(main())
 
 
+def test_a_follower_is_let_go_when_nobody_works_on_the_run_any_more(url):
+    async def main():
+        async with opened(url, poll_s=0.02) as elsewhere:
+            async with opened(url) as journal:
+                begun = await journal.begin(spec())
+            async with asyncio.timeout(10):
+                assert [event async for event in elsewhere.follow(begun.run_id)] == []
+            (run,) = await elsewhere.runs()
+            assert run["state"] == "interrupted"
+
+    asyncio.run(main())
+
+
 def test_progress_is_kept_while_a_candidate_runs_and_gone_when_it_is_done(url):
     async def main():
         async with opened(url, progress_tokens=4) as journal:

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from openzaya.cli.main import build_parser, load_verb
 from openzaya.serve.gateway.metrics import GatewayMetrics
+from openzaya.serve.keys import load_keys
 
 FOLDER = Path(__file__).parents[3] / "deploy" / "gateway"
 NAME = re.compile(r"\bopenzaya_\w+")
@@ -32,6 +36,28 @@ def test_the_dashboard_asks_for_metrics_that_exist():
     assert asked - metric_names() == set()
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_the_dashboard_takes_rates_of_counters_and_of_nothing_else():
+    board = json.loads((FOLDER / "grafana" / "dashboards" / "gateway.json").read_text())
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            for name in NAME.findall(target["expr"]):
+                is_counter = name.endswith(("_total", "_bucket"))
+                assert (f"rate({name}[" in target["expr"]) == is_counter, target["expr"]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="the steps draw keys with openssl")
+def test_the_keys_that_the_compose_file_asks_for_are_made_as_it_says(tmp_path):
+    head = (FOLDER / "compose.yaml").read_text().partition("services:")[0]
+    steps = [line.removeprefix("#   ") for line in head.splitlines() if line.startswith("#   ")]
+    assert steps.pop() == "docker compose up"
+    made = subprocess.run(
+        ["sh", "-euc", "\n".join(steps)], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    keys = load_keys(tmp_path / "keys.txt")
+    assert keys.rights(f"Bearer {(tmp_path / 'metrics_key').read_text()}") == {"metrics"}
+    assert "infer" in keys.rights(f"Bearer {made.stdout.removeprefix('your key: ').strip()}")
 
 
 def test_the_compose_file_starts_the_gateway_with_flags_that_it_knows():

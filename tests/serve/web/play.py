@@ -34,6 +34,8 @@ class Player:
     last_ids: list[str | None] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    """Live runs on which nobody works any more."""
 
     def add(self, recording: Recording, told: int | None = None) -> Recording:
         """Know a run; `told` makes it a live one of which so many events are out."""
@@ -65,7 +67,8 @@ class Player:
             elif name == "stage":
                 stages.append(data)
         at = told[-1][0] if told else 0.0
-        run = {**recording.events[0][2], "state": "running" if told else "queued", "elapsed_s": at}
+        state = "interrupted" if run_id in self.gone else "running" if told else "queued"
+        run = {**recording.events[0][2], "state": state, "elapsed_s": at}
         return {
             **recording.run, "run": run, "stages": stages, "winner": None, "notes": [],
             "candidates": list(candidates.values()),
@@ -83,6 +86,8 @@ class Player:
                 yield f"id: {sent}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
                 if most is not None and sent >= after + most:
                     return
+            if run_id in self.gone:
+                return
             await asyncio.sleep(POLL_S)
 
 
@@ -194,10 +199,10 @@ class _Addresses:
             return refuse(429, "too many runs; try again in 5 seconds")
 
         async def parts() -> AsyncIterator[str]:
-            yield f'data: {{"id": "chatcmpl-{run_id}", "choices": []}}\n\n'
             while not self.player.is_over(run_id):
                 yield ": still here\n\n"
                 await asyncio.sleep(POLL_S)
             yield "data: [DONE]\n\n"
 
-        return StreamingResponse(parts(), media_type="text/event-stream")
+        headers = {"X-Run-Id": run_id}
+        return StreamingResponse(parts(), headers=headers, media_type="text/event-stream")

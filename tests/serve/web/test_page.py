@@ -170,10 +170,25 @@ def test_a_torn_stream_goes_on_where_it_stopped(open_page, player):
     made = player.add(small_run(), told=12)
     player.breaks = 2
     page = open_page(f"#/runs/{made.id}")
-    page.wait_for_selector(".graph .node")
+    page.wait_for_selector(".graph .node.running")
+    while len(player.last_ids) < 3:
+        page.wait_for_timeout(20)
     player.tell(made.id)
     page.wait_for_selector(".answer")
     assert player.last_ids == [None, "5", "10"]
+
+
+def test_a_run_that_nobody_works_on_any_more_ends_as_interrupted(open_page, player):
+    made = player.add(small_run(), told=12)
+    page = open_page(f"#/runs/{made.id}")
+    page.wait_for_selector(".badge.live")
+    player.gone.add(made.id)
+    page.wait_for_selector(".badge:text('interrupted')")
+    assert page.get_by_role("button", name="Cancel run").count() == 0
+    assert page.locator(".connection").count() == 0
+    asked = len(player.last_ids)
+    page.wait_for_timeout(700)
+    assert len(player.last_ids) == asked
 
 
 def test_a_running_run_can_be_cancelled(open_page, player):
@@ -196,6 +211,43 @@ def test_a_failed_run_says_why_and_shows_what_there_was(open_page, player):
     node(page, 0, 3).click()
     page.wait_for_selector(".drawer .error-text")
     assert "UpstreamError" in page.locator(".drawer .error-text").inner_text()
+
+
+def test_what_is_pressed_focused_or_lit_stays_so_while_a_live_run_is_drawn_anew(open_page, player):
+    made = player.add(small_run(), told=0)
+    page = open_page(f"#/runs/{made.id}/0/1")
+    page.wait_for_selector(".drawer:not([hidden])")
+    page.evaluate(
+        "window.kept = ['.danger', '.drawer .icon'].map(s => document.querySelector(s));"
+        "kept[1].focus()"
+    )
+    while page.locator(".class-row").count() == 0:
+        player.tell(made.id, 1)
+        page.wait_for_timeout(60)
+    assert page.evaluate("kept.every(e => e.isConnected) && document.activeElement === kept[1]")
+    page.keyboard.press("Escape")
+    page.locator(".class-row").first.click()
+    before = page.locator(".stage-bars").inner_text()
+    player.tell(made.id)
+    page.wait_for_selector(".answer")
+    assert page.locator(".stage-bars").inner_text() != before
+    assert page.locator(".class-row[aria-pressed=true]").count() == 1
+    page.locator(".class-row[aria-pressed=true]").click()
+    assert page.locator(".graph.dimmed, .panels [aria-pressed=true]").count() == 0
+
+
+def test_a_call_that_has_written_is_not_shown_as_queued(open_page, player):
+    made = small_run()
+    for _, name, data in made.events:
+        if name == "candidate" and data["state"] == "running":
+            data["began_s"] = None  # as the gateway tells it
+    first = next(i for i, event in enumerate(made.events) if event[1] == "progress")
+    player.add(made, told=first + 1)
+    slot = made.events[first][2]["slot"]
+    page = open_page(f"#/runs/{made.id}")
+    call = page.locator(f".timeline .call:has(title:text('slot {slot}:'))")
+    call.locator(".wait").wait_for(state="detached")
+    assert call.locator(".decode").count() == 1
 
 
 def test_an_unknown_run_is_told_and_the_way_back_works(open_page, player):
@@ -249,6 +301,16 @@ def test_the_drawer_shows_the_exact_prompt_text_and_tail(open_page, player):
         assert page.locator(f".kin >> text=/^.+ {parent}$/").count() >= 1
 
 
+def test_a_seed_of_63_bits_is_shown_to_its_last_digit(open_page, player):
+    made = player.add(small_run())
+    made.run["seed"] = seed = 8431063068274173071
+    made.run["candidates"] = [{**c, "seed": seed - 2} for c in made.run["candidates"]]
+    page = open_page(f"#/runs/{made.id}/1/1")
+    page.wait_for_selector(".drawer pre")
+    assert str(seed) in page.locator("div.health").inner_text()
+    assert f"seed {seed - 2}" in page.locator(".drawer-head").inner_text()
+
+
 def test_copy_gives_the_whole_text_as_it_is(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/0/0", permissions=["clipboard-read", "clipboard-write"])
@@ -272,6 +334,17 @@ def test_hostile_text_stays_text(open_page, player):
     shown = page.locator("main").inner_text()
     assert "\u202e" not in shown
     assert "U+202E" in shown
+
+
+def test_what_cannot_be_seen_is_shown_by_number_but_not_where_a_script_needs_it(open_page, player):
+    made = player.add(small_run())
+    kept = "\u0645\u06cc\u200c\u0634\u0648\u062f \U0001f469\u200d\U0001f680 \u2764\ufe0f\tx\ny"
+    made.candidates[0]["tail"] = f"{kept} 4\u200d a\u00adb \U000e0041 \u3164."
+    page = open_page(f"#/runs/{made.id}/0/0")
+    page.wait_for_selector(".drawer pre")
+    number = "\u27e8U+{}\u27e9".format
+    hidden = f" 4{number('200D')} a{number('00AD')}b {number('E0041')} {number('3164')}."
+    assert page.locator(".drawer pre").text_content() == kept + hidden
 
 
 def test_a_tail_of_a_megabyte_shows_both_ends_and_then_all(open_page, player):
@@ -306,6 +379,7 @@ def test_asking_previews_sends_and_follows_the_run(open_page, player):
         "preset": "light",
         "num_candidates": 8,
         "answer_reserve_tokens": 2048,
+        "background": True,
     }
     assert asked["messages"] == [{"role": "user", "content": "What is 6 times 14?"}]
     player.tell(made.id)
@@ -406,6 +480,39 @@ def test_the_list_filters_searches_and_pages(open_page, player):
     assert "q=circle" in page.url
 
 
+def test_a_run_stands_in_the_list_once_however_often_older_ones_are_asked_for(open_page, player):
+    fill_list(player, 60)
+    page = open_page("#/runs")
+    page.get_by_role("button", name="Load older runs").dblclick()
+    until(page, "document.querySelectorAll('tbody tr').length >= 60")
+    page.wait_for_timeout(300)
+    assert page.locator("tbody tr").count() == 60
+
+
+def test_the_address_of_a_search_finds_what_older_pages_hold(open_page, player):
+    fill_list(player, 60)
+    page = open_page("#/runs?q=run-59")
+    page.wait_for_selector("tbody tr")
+    assert page.locator("tbody tr").get_attribute("data-run") == "run-59"
+
+
+def test_the_list_follows_runs_that_are_not_over(open_page, player):
+    made = player.add(small_run(), told=3)
+    page, running = open_page("#/runs"), open_page("#/runs?state=running")
+    running.wait_for_selector("tbody .badge.live")
+    page.get_by_role("checkbox").check()
+    player.tell(made.id)
+    page.wait_for_selector("tbody .badge.good")
+    assert page.get_by_role("checkbox").is_checked()
+    running.wait_for_selector(".empty")
+
+
+def test_an_address_that_was_cut_is_told_and_not_a_blank_page(open_page, player):
+    page = open_page("#/runs/%E0%A4", allow="404")
+    page.wait_for_selector("[role=alert]")
+    assert "no such run" in page.locator("[role=alert]").inner_text()
+
+
 def test_two_runs_are_compared_side_by_side(open_page, player):
     a, b = player.add(good_run()), player.add(hard_run())
     page = open_page("#/runs")
@@ -488,3 +595,7 @@ def test_a_run_saved_as_a_file_needs_no_server(open_page, player, tmp_path):
     page.wait_for_selector(".drawer pre")
     assert page.locator(".drawer pre").text_content() == made.candidates[6]["tail"]
     assert page.locator(".top nav a").count() == 0
+    frame = tmp_path / "frame.html"
+    frame.write_text('<iframe sandbox="allow-scripts" src="run.html"></iframe>')
+    page = open_page(frame.as_uri())
+    page.frame_locator("iframe").locator(".answer").wait_for()

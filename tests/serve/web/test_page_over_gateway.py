@@ -96,6 +96,20 @@ def test_a_question_is_asked_watched_and_found_again_in_the_journal(look, tmp_pa
         assert mock.stats()["calls"] == before
 
 
+def test_a_run_goes_on_when_its_page_is_left(look, tmp_path):
+    slow = MockConfig(ttft_s=0.02, token_s=0.004, length="fixed:200")
+    with upstream(slow) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:
+        page = look(running.url)
+        address = ask_small(page, "What is 6 times 7?")
+        page.wait_for_selector(".graph .running")
+        page.reload()
+        page.goto("about:blank")
+        page.goto(address)
+        page.wait_for_selector(".answer")
+        assert page.locator(".badge.good").count() == 1
+        assert mock.stats()["aborted"] == 0
+
+
 def test_a_run_is_cancelled_from_the_page(look, tmp_path):
     slow = MockConfig(ttft_s=0.01, token_s=0.05, length="fixed:2000")
     with upstream(slow) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:

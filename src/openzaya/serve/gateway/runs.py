@@ -174,7 +174,8 @@ class Runs:
         Raises ApiError 409 for a key that was used with another request.
         """
         # A client without a seed does not care; two such requests must not be the same run.
-        seed = secrets.randbits(63) if wish.seed is None else wish.seed % (1 << 63)
+        # 53 bits: clients that keep every number as a double can ask for the same seed again.
+        seed = secrets.randbits(53) if wish.seed is None else wish.seed % (1 << 63)
         spec = RunSpec(
             question=wish.conversation.question,
             config=wish.config,

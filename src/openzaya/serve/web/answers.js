@@ -1,11 +1,11 @@
 // Answers per stage: how the classes grow, shrink and agree.
 
-function answersPanel(model, { onClass, compact = false } = {}) {
+function answersPanel(model, { lit = null, onClass, compact = false } = {}) {
   const stages = model.plan.map((row) => tally(row, model.classes));
   const last = stages.length - 1;
   const bars = stages.map((counts, stage) => stageBar(model, counts, stage));
   const table = el("div", { class: "stage-bars" }, bars);
-  return [table, compact ? null : legend(model, stages, last, onClass)];
+  return [table, compact ? null : legend(model, stages, last, { lit, onClass })];
 }
 
 function stageBar(model, { rows, rest, total, entropy }, stage) {
@@ -32,14 +32,14 @@ function segment(n, size, tone, letter, title) {
 
 const MOST_CLASSES = 8;
 
-function legend(model, stages, last, onClass) {
+function legend(model, stages, last, { lit, onClass }) {
   const all = [...model.classes.values()];
   const votesIn = (stage, answer) => stages[stage].rows.find((r) => r.answer === answer)?.votes || 0;
   const weight = (c) => stages.reduce((sum, _, stage) => sum + votesIn(stage, c.answer) * (stage + 1), 0);
   all.sort((a, b) => votesIn(last, b.answer) - votesIn(last, a.answer) || weight(b) - weight(a));
   if (!all.length) return el("p", { class: "quiet" }, model.isOver ? "No trace gave an answer that could be read." : "The first answers appear when a trace ends by itself.");
   const row = (c) => el("li", null,
-    el("button", { type: "button", class: "class-row", "aria-pressed": "false", onclick: (event) => onClass?.(c, event.currentTarget) },
+    el("button", { type: "button", class: "class-row", "aria-pressed": String(lit === `answer ${c.answer}`), onclick: () => onClass?.(c) },
       chip(c),
       el("bdi", { class: "answer-text", title: clip(c.answer, 400) }, clip(c.answer, 90)),
       el("span", { class: "votes", title: "votes by stage" }, stages.map((_, s) => String(votesIn(s, c.answer) || "\u00b7").padStart(3)).join(""))));

@@ -10,7 +10,7 @@ class Failure extends Error {
 }
 
 function keyHeaders() {
-  const key = sessionStorage.getItem(KEY_NAME);
+  const key = inTab.getItem(KEY_NAME);
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
@@ -43,12 +43,17 @@ async function request(path, { method = "GET", body, signal, headers } = {}) {
   }
 }
 
+// Seeds have 63 bits: integers that JavaScript would round stay as they are written.
+function parseJson(text) {
+  return JSON.parse(text, (_name, value, told) => (Number.isInteger(value) && !Number.isSafeInteger(value) ? told?.source ?? value : value));
+}
+
 async function getJson(path, signal) {
-  return (await request(path, { signal })).json();
+  return parseJson(await (await request(path, { signal })).text());
 }
 
 async function postJson(path, body, signal) {
-  return (await request(path, { method: "POST", body, signal })).json();
+  return parseJson(await (await request(path, { method: "POST", body, signal })).text());
 }
 
 // Server-sent events by hand: EventSource can't send a key, and can't be told where to go on.
@@ -88,7 +93,7 @@ function pause(ms, signal) {
 }
 
 // Follow a run until it is done or `signal` aborts; a lost connection goes on where it stopped.
-async function follow(id, { signal, onEvent, onState }) {
+async function follow(id, { signal, onEvent, onState, isOver }) {
   let last = null;
   let wait = RECONNECT_FIRST_MS;
   while (!signal.aborted) {
@@ -100,9 +105,11 @@ async function follow(id, { signal, onEvent, onState }) {
         if (event.name === "error") throw new Failure(500, JSON.parse(event.data).error?.message || "the server failed");
         if (event.id !== null) last = event.id;
         wait = RECONNECT_FIRST_MS;
-        onEvent(event.name, JSON.parse(event.data));
+        onEvent(event.name, parseJson(event.data));
         if (event.name === "done") return;
       }
+      // The server had no more to say: nobody works on the run any more, or the connection broke.
+      if (await isOver()) return;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Failure && error.status >= 400 && error.status < 500 && error.status !== 429) {
@@ -119,7 +126,7 @@ async function follow(id, { signal, onEvent, onState }) {
 }
 
 // A run inside the page takes the place of the server.
-const RECORDED = JSON.parse(document.getElementById("recorded").textContent);
+const RECORDED = parseJson(document.getElementById("recorded").textContent);
 
 async function loadRun(id, signal) {
   if (RECORDED) return RECORDED.run;

@@ -104,7 +104,7 @@ class AskView {
       const input = el("input", { type: "number", id: `price-${name}`, min: 0, step: "any", placeholder: "0", value: prices[name] });
       input.addEventListener("input", () => {
         const told = { ...(readPrices() || {}), [name]: Number(input.value) || 0 };
-        localStorage.setItem(PRICES, JSON.stringify(told));
+        inBrowser.setItem(PRICES, JSON.stringify(told));
         this.drawCost();
       });
       return el("div", null, el("label", { for: `price-${name}` }, label), input);
@@ -177,7 +177,8 @@ class AskView {
       el("dl", { class: "figures" }, rows.map(([name, value, unit]) => el("div", null, el("dt", null, name), el("dd", null, el("b", { class: "num" }, value), el("span", { class: "quiet" }, unit))))));
   }
 
-  // The stream tells the run's id early; the run's page then shows the rest from the journal.
+  // In the background: the run goes on when this page is left or loaded again, and holds none of the
+  // browser's few connections. Its own page follows the journal, and can cancel it.
   async send() {
     if (this.sending || this.refused) return;
     if (!this.question.value.trim()) {
@@ -190,9 +191,13 @@ class AskView {
     this.cancelButton.hidden = false;
     this.status.textContent = "Sent; the run begins\u2026";
     try {
-      const response = await request("/v1/chat/completions", { method: "POST", body: { ...this.body(), stream: true }, signal: this.sending.signal });
+      const body = { ...this.body(), stream: true };
+      body.ttc.background = true;
+      const headers = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
+      const response = await request("/v1/chat/completions", { method: "POST", body, headers, signal: this.sending.signal });
+      response.body.cancel();
       app.draft = "";
-      await app.attend(response, this.sending);
+      location.hash = `#/runs/${encodeURIComponent(response.headers.get("X-Run-Id"))}`;
     } catch (error) {
       this.status.textContent = error.name === "AbortError" ? "Cancelled." : visible(error.message);
     } finally {

@@ -5,7 +5,7 @@ const PRICES = "openzaya.prices";
 // Dollars per million tokens, as the reader typed them; null when there are none.
 function readPrices() {
   try {
-    const told = JSON.parse(localStorage.getItem(PRICES) || "null");
+    const told = JSON.parse(inBrowser.getItem(PRICES) || "null");
     return told && (told.input > 0 || told.output > 0) ? told : null;
   } catch {
     return null;
@@ -74,14 +74,14 @@ const CHECKS = [
   ["stragglers", "took over twice the median time of their stage", stragglersOf, "warn"],
 ];
 
-function healthPanel(model, onPick) {
+function healthPanel(model, lit, onPick) {
   const { run, detail } = model;
   const rows = CHECKS.map(([name, meaning, choose, tone]) => {
     const found = choose(model);
     const keys = () => new Set(choose(model).map((c) => keyOf(c.stage, c.slot)));
     return el("button", {
-      type: "button", class: `check ${found.length ? tone : ""}`, title: meaning, disabled: !found.length, "aria-pressed": "false",
-      onclick: (event) => onPick(keys, event.currentTarget),
+      type: "button", class: `check ${found.length ? tone : ""}`, title: meaning, disabled: !found.length, "aria-pressed": String(lit === `check ${name}`),
+      onclick: () => onPick(`check ${name}`, keys),
     }, el("b", { class: "num" }, whole(found.length)), ` ${name}`);
   });
   const facts = [

@@ -1,10 +1,23 @@
 // Building blocks: elements, and numbers and texts as they are shown.
 // Text of a model only ever becomes a text node or an attribute, never markup.
 
+// Where the page remembers: a sandboxed frame, or a browser without cookies, has only its own memory.
+function storage(kind) {
+  try {
+    return window[kind];
+  } catch {
+    const held = new Map();
+    return { getItem: (name) => held.get(name) ?? null, setItem: (name, value) => held.set(name, value) };
+  }
+}
+
+const inBrowser = storage("localStorage");
+const inTab = storage("sessionStorage");
+
 function build(node, props, children) {
   for (const [name, value] of Object.entries(props || {})) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) node[name] = value;
     else if (name === "css") for (const key of Object.keys(value)) node.style.setProperty(key, value[key]);
     else node.setAttribute(name, value === true ? "" : value);
   }
@@ -26,23 +39,54 @@ function fill(node, ...children) {
   return build(node, null, children);
 }
 
+// Bring `node` to what `children` say, touching only what differs: a pressed button is not taken from
+// under the mouse, the focus stays, and a fold that was opened stays open.
+function refresh(node, ...children) {
+  align(node, build(node.cloneNode(false), null, children));
+}
+
+function align(old, fresh) {
+  const was = [...old.childNodes];
+  const wanted = [...fresh.childNodes];
+  wanted.forEach((next, i) => {
+    const now = was[i];
+    if (!now) old.append(next);
+    else if (now.nodeName !== next.nodeName) now.replaceWith(next);
+    else if (now.nodeType === Node.TEXT_NODE) setText(now, next.data);
+    else {
+      for (const { name } of [...now.attributes]) if (name !== "open" && !next.hasAttribute(name)) now.removeAttribute(name);
+      for (const { name, value } of next.attributes) {
+        if (now.getAttribute(name) === value) continue;
+        if (name === "style") now.style.cssText = value; // the policy forbids the attribute
+        else now.setAttribute(name, value);
+      }
+      if (next.nodeName === "INPUT") now.checked = next.checked;
+      now.onclick = next.onclick;
+      now.onchange = next.onchange;
+      align(now, next);
+    }
+  });
+  for (const extra of was.slice(wanted.length)) extra.remove();
+}
+
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// Controls that are invisible or turn the direction of what follows are shown by their number.
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+// Controls that are invisible or turn the direction of what follows are shown by their number; not
+// the joiners of an emoji, and of scripts that are written with them.
+const HIDDEN = /(?![\t\n]|(?<=[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f])[\u200d\ufe0f]|(?<=[\p{Script=Arabic}\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Malayalam}\p{Script=Sinhala}])[\u200c\u200d])[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029]/gu;
 
 function visible(text) {
   return String(text).replace(
     HIDDEN,
-    (c) => `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`,
+    (c) => `\u27e8U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`,
   );
 }
 
 function clip(text, most) {
   const shown = visible(String(text).slice(0, most + 1).replace(/\s+/g, " ")).trim();
-  return shown.length > most ? `${shown.slice(0, most - 1)}\u2026` : shown;
+  return shown.length > most ? `${shown.slice(0, most - 1).replace(/\p{Surrogate}$/u, "")}\u2026` : shown;
 }
 
 function whole(n) {

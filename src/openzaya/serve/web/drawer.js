@@ -76,7 +76,7 @@ class Drawer {
       c.cached_tokens ? `${whole(c.cached_tokens)} cached` : null, time, c.attempts > 1 ? `${c.attempts} tries` : null,
       c.is_looping ? "looping" : null, model.isWinner(c) ? "the winner" : null, c.upstream ? clip(c.upstream, 40) : null, c.seed != null ? `seed ${c.seed}` : null,
     ];
-    fill(this.head,
+    refresh(this.head,
       el("div", { class: "drawer-title" },
         chip(model.classOf(c)), el("h2", null, `Stage ${c.stage}, slot ${c.slot}`),
         el("button", { type: "button", class: "icon", "aria-label": "Close (Escape)", title: "Close (Escape)", onclick: () => this.close() }, "\u00d7")),

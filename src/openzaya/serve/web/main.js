@@ -3,12 +3,20 @@
 const THEME = "openzaya.theme";
 const THEMES = ["auto", "light", "dark"];
 
+function unescaped(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // typed or cut by hand
+  }
+}
+
 // One dialog at a time; null when it is dismissed.
 let askedForKey = null;
 
 function askForKey(reason) {
   askedForKey ||= new Promise((resolve) => {
-    const had = sessionStorage.getItem(KEY_NAME);
+    const had = inTab.getItem(KEY_NAME);
     const input = el("input", { type: "password", id: "key", autocomplete: "off", required: true });
     const dialog = el("dialog", { class: "key-dialog", "aria-labelledby": "key-title" },
       el("form", { method: "dialog" },
@@ -19,7 +27,7 @@ function askForKey(reason) {
         el("div", { class: "send-row" }, el("button", { value: "use", class: "primary" }, "Use this key"), el("button", { value: "no", formnovalidate: true }, "Not now"))));
     dialog.addEventListener("close", () => {
       const isGiven = dialog.returnValue === "use" && input.value.trim() !== "";
-      if (isGiven) sessionStorage.setItem(KEY_NAME, input.value.trim());
+      if (isGiven) inTab.setItem(KEY_NAME, input.value.trim());
       dialog.remove();
       askedForKey = null;
       resolve(isGiven);
@@ -37,7 +45,7 @@ const app = {
 
   start() {
     document.body.append(this.header(), this.main, this.help());
-    this.setTheme(localStorage.getItem(THEME) || "auto");
+    this.setTheme(inBrowser.getItem(THEME) || "auto");
     addEventListener("hashchange", () => this.show());
     document.addEventListener("keydown", (event) => this.onKey(event));
     this.show();
@@ -65,7 +73,7 @@ const app = {
   setTheme(theme) {
     this.theme = THEMES.includes(theme) ? theme : "auto";
     document.documentElement.dataset.theme = this.theme;
-    localStorage.setItem(THEME, this.theme);
+    inBrowser.setItem(THEME, this.theme);
     const next = THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length];
     setText(this.themeButton, { auto: "\u25d0 Auto", light: "\u25cb Light", dark: "\u25cf Dark" }[this.theme]);
     this.themeButton.setAttribute("aria-label", `Theme: ${this.theme}. Change to ${next}`);
@@ -82,7 +90,7 @@ const app = {
   route() {
     if (RECORDED) return { view: new RunView(RECORDED.run.run.id), nav: "", title: "run" };
     const [path, query] = location.hash.replace(/^#/, "").split("?");
-    const [first, ...rest] = path.split("/").filter(Boolean).map(decodeURIComponent);
+    const [first, ...rest] = path.split("/").filter(Boolean).map(unescaped);
     const params = new URLSearchParams(query || "");
     if (first === "runs" && rest.length >= 3) return { view: new RunView(rest[0]), nav: "runs", title: "run", at: [Number(rest[1]), Number(rest[2])] };
     if (first === "runs" && rest.length) return { view: new RunView(rest[0]), nav: "runs", title: "run" };
@@ -107,23 +115,6 @@ const app = {
   refreshTitle(view) {
     const run = view === this.view && view.model?.run;
     if (run) document.title = `${run.state === "running" ? "\u25b6 " : ""}${clip(run.question || run.id, 50)} \u00b7 openzaya`;
-  },
-
-  // Read the answer's stream to its end, or the run would be cancelled; its first words name the
-  // run, whose page then follows the journal.
-  async attend(response, abort) {
-    let id = response.headers.get("X-Run-Id");
-    const go = () => { location.hash = `#/runs/${encodeURIComponent(id)}`; };
-    if (id) go();
-    for await (const event of eventsOf(response)) {
-      if (event.data === "[DONE]") break;
-      if (id) continue;
-      const body = JSON.parse(event.data);
-      if (body.error) throw new Failure(500, body.error.message || "the run failed");
-      id = body.ttc?.run_id || /^chatcmpl-(.+)$/.exec(body.id || "")?.[1] || null;
-      if (id) go();
-    }
-    if (!id && !abort.signal.aborted) location.hash = "#/runs";
   },
 
   onKey(event) {

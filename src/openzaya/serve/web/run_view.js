@@ -11,6 +11,7 @@ class RunView {
     this.timer = null;
     this.connection = "";
     this.timed = -Infinity;
+    this.lit = null;
   }
 
   async start(stage, slot) {
@@ -50,14 +51,18 @@ class RunView {
         this.connection = state === "live" ? "" : why || state;
         this.drawSoon();
       },
+      isOver: async () => {
+        await this.reload();
+        return this.model.isOver;
+      },
     });
   }
 
   // The journal has the last word: winner, notes and usage are complete there.
   async reload() {
-    clearInterval(this.clock);
     try {
       this.model.load(await loadRun(this.id, this.abort.signal));
+      if (this.model.isOver) clearInterval(this.clock);
       this.draw();
       app.refreshTitle(this);
     } catch (error) {
@@ -78,7 +83,7 @@ class RunView {
     this.parts = {};
     for (const name of ["head", "verdict", "tiles", "story", "answers", "budget", "health", "settings"]) this.parts[name] = el("div", { class: name });
     this.live = el("p", { class: "offscreen", role: "status", "aria-live": "polite" });
-    const winner = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => this.pick(() => this.winnerLine(), event.currentTarget) }, "Winner\u2019s ancestry");
+    const winner = el("button", { type: "button", class: "small", onclick: () => this.pick("winner", () => this.winnerLine()) }, "Winner\u2019s ancestry");
     this.winnerButton = winner;
     const group = el("button", { type: "button", class: "small", "aria-pressed": "false", onclick: (event) => {
       this.lineage.grouped = !this.lineage.grouped;
@@ -105,15 +110,16 @@ class RunView {
   draw() {
     const { model, parts } = this;
     model.settle();
-    fill(parts.head, runHead(this));
+    refresh(parts.head, runHead(this));
     this.drawVerdict();
-    fill(parts.tiles, tiles(model));
-    fill(parts.story, story(model, this.connection));
-    if (!parts.answers.contains(document.activeElement)) fill(parts.answers, answersPanel(model, { onClass: (c, button) => this.pick(() => new Set(model.candidates.filter((d) => d.answer === c.answer).map((d) => keyOf(d.stage, d.slot))), button) }));
-    fill(parts.budget, budgetPanel(model));
-    if (!parts.health.contains(document.activeElement)) fill(parts.health, healthPanel(model, (keys, button) => this.pick(keys, button)));
+    refresh(parts.tiles, tiles(model));
+    refresh(parts.story, story(model, this.connection));
+    refresh(parts.answers, answersPanel(model, { lit: this.lit, onClass: (c) => this.pick(`answer ${c.answer}`, () => new Set(model.candidates.filter((d) => d.answer === c.answer).map((d) => keyOf(d.stage, d.slot)))) }));
+    refresh(parts.budget, budgetPanel(model));
+    refresh(parts.health, healthPanel(model, this.lit, (name, keys) => this.pick(name, keys)));
     if (!parts.settings.firstChild) fill(parts.settings, settingsPanel(model)); // they never change
     this.winnerButton.hidden = !model.winner;
+    this.winnerButton.setAttribute("aria-pressed", String(this.lit === "winner"));
     this.lineage.update();
     if (model.isOver || performance.now() - this.timed > TIMELINE_MS) {
       this.timed = performance.now();
@@ -140,11 +146,10 @@ class RunView {
   }
 
   // One thing is lit at a time; pressing its button again lights all.
-  pick(choose, button) {
-    const isOn = button.getAttribute("aria-pressed") === "true";
-    for (const other of this.node.querySelectorAll(".panels [aria-pressed=true]")) if (other.textContent !== "Group by answer") other.setAttribute("aria-pressed", "false");
-    button.setAttribute("aria-pressed", String(!isOn));
-    this.lineage.pin(isOn ? null : choose);
+  pick(name, choose) {
+    this.lit = this.lit === name ? null : name;
+    this.lineage.pin(this.lit && choose);
+    this.draw();
   }
 
   openCandidate(c) {

@@ -3,6 +3,7 @@
 const PAGE = 50;
 const FILTERS = ["all", "running", "done", "failed", "cancelled", "interrupted"];
 const SEARCH_PAGES = 10;
+const RELOAD_MS = 3000; // while a run of the list is not over
 
 class RunsView {
   constructor(params) {
@@ -18,11 +19,17 @@ class RunsView {
   close() {
     this.abort.abort();
     clearTimeout(this.timer);
+    clearTimeout(this.again);
   }
 
   async start() {
     this.build();
+    await this.show();
+  }
+
+  async show() {
     await this.load();
+    await this.searchOn();
   }
 
   build() {
@@ -34,7 +41,7 @@ class RunsView {
     });
     const radio = (name) => {
       const input = el("input", { type: "radio", name: "state", value: name, checked: name === this.state });
-      input.addEventListener("change", () => { this.state = name; this.remember(); this.load(); });
+      input.addEventListener("change", () => { this.state = name; this.runs = []; this.remember(); this.show(); });
       return el("label", null, input, el("span", null, STATES[name]?.[0] || name));
     };
     this.bar = el("div", { class: "compare-bar", role: "status" });
@@ -62,14 +69,25 @@ class RunsView {
     try {
       const page = await getJson(`/v1/ttc/runs?${query}`, this.abort.signal);
       if (asked !== this.state) return false;
-      this.runs = before ? [...this.runs, ...page.data] : page.data;
-      this.more = page.has_more;
+      this.take(page, before);
       this.draw();
       return true;
     } catch (error) {
       if (error.name !== "AbortError") fill(this.list, problem(error.message, () => this.load(before)));
       return false;
     }
+  }
+
+  // The newest page replaces what it spans; older ones go below it. A run stands in the list once.
+  take(page, before) {
+    const told = new Set(page.data.map((run) => run.id));
+    const end = page.has_more ? page.data.at(-1).created : -Infinity;
+    const kept = this.runs.filter((run) => !told.has(run.id) && (before || run.created <= end));
+    this.runs = before ? [...kept, ...page.data] : [...page.data, ...kept];
+    if (before || !kept.length) this.more = page.has_more;
+    if (before) return;
+    clearTimeout(this.again);
+    if (page.data.some((run) => !OVER.has(run.state))) this.again = setTimeout(() => this.load(), RELOAD_MS);
   }
 
   // A search reads on by itself until it has a page of finds.
@@ -90,8 +108,8 @@ class RunsView {
 
   draw() {
     const found = this.found();
-    fill(this.list, found.length ? this.table(found) : el("p", { class: "empty" }, this.runs.length ? "No run matches." : this.state === "all" ? "There are no runs yet. Ask something first." : "There are no such runs."));
-    fill(this.foot,
+    refresh(this.list, found.length ? this.table(found) : el("p", { class: "empty" }, this.runs.length ? "No run matches." : this.state === "all" ? "There are no runs yet. Ask something first." : "There are no such runs."));
+    refresh(this.foot,
       this.words ? el("span", { class: "quiet" }, `${plural(found.length, "match", "matches")} among the newest ${plural(this.runs.length, "run")}.`) : el("span", { class: "quiet" }, plural(this.runs.length, "run")),
       this.more ? el("button", { type: "button", onclick: () => this.load(this.runs.at(-1).id) }, "Load older runs") : null);
     this.drawBar();
@@ -116,13 +134,11 @@ class RunsView {
   row(run) {
     const isChosen = this.chosen.includes(run.id);
     const cap = run.preview?.decode_cap || run.usage?.cap;
-    const box = el("input", { type: "checkbox", "aria-label": `Compare the run ${run.id}`, checked: isChosen, disabled: !isChosen && this.chosen.length === 2 });
-    box.checked = isChosen;
-    box.addEventListener("change", () => {
-      this.chosen = box.checked ? [...this.chosen, run.id] : this.chosen.filter((id) => id !== run.id);
+    const choose = (event) => {
+      this.chosen = event.target.checked ? [...this.chosen, run.id] : this.chosen.filter((id) => id !== run.id);
       this.draw();
-      this.list.querySelector(`[data-run="${CSS.escape(run.id)}"] input`)?.focus();
-    });
+    };
+    const box = el("input", { type: "checkbox", "aria-label": `Compare the run ${run.id}`, checked: isChosen, disabled: !isChosen && this.chosen.length === 2, onchange: choose });
     const cell = (name, ...content) => el("td", { class: `cell-${name}` }, content);
     return el("tr", { "data-run": run.id },
       cell("box", box),

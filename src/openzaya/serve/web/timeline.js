@@ -91,7 +91,8 @@ function callsOf(model) {
     .filter((c) => c.queued_s != null || c.began_s != null)
     .map((c) => {
       const ended = c.ended_s ?? now;
-      const began = Math.min(c.began_s ?? ended, ended);
+      // The journal learns when a call began from its end; one that has tokens did not wait till now.
+      const began = Math.min(c.began_s ?? (c.num_tokens ? c.queued_s : ended), ended);
       const queued = Math.min(c.queued_s ?? began, began);
       const first = Math.min(Math.max(c.first_token_s ?? (c.state === "running" && !c.num_tokens ? ended : began), began), ended);
       return { c, queued, began, first, ended };

@@ -359,13 +359,16 @@ class Journal:
         """Return whether a run had ended, and the events that it had told by then at least."""
 
         def ask(database: Database) -> tuple[bool, list[JournalEvent]]:
-            has_ended = load_run(database, run_id).state in ENDED
+            has_ended = load_run(database, run_id).shown_state(database.now_s()) in ENDED
             return has_ended, load_events(database, run_id, after)
 
         return await self._read(ask)
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[JournalEvent]:
-        """Go through the events after number `after` as they come; ends after `done`."""
+        """Go through the events after number `after` as they come.
+
+        Ends after `done`, and where nobody works on the run any more.
+        """
         with self._followers.news(run_id) as news:
             while True:
                 news.clear()
