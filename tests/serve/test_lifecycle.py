@@ -1,5 +1,6 @@
 """Connections that misbehave, keys, full queues, and the end of the server."""
 
+import asyncio
 import gc
 import hashlib
 import json
@@ -10,18 +11,21 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.conftest import ENDLESS, QUESTION, serving, wait_for
 
-from openzaya.core.errors import ConfigError
+from openzaya.core.errors import ConfigError, UpstreamError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.jobs import Job
 from openzaya.serve.keys import Keys, load_keys
+from openzaya.serve.routes import application
+from openzaya.serve.wire import Server, listen
 
 ROOT = Path(__file__).parents[2]
 LONG = {"model": "nano", "messages": QUESTION, "logit_bias": ENDLESS}
@@ -402,6 +406,19 @@ def test_metrics_tell_what_the_engine_did():
         assert told["openzaya_engine_preemptions_total",] == 3
         assert told["openzaya_engine_evicted_blocks_total",] == 4
         assert told["openzaya_engine_blocks", "some", "used"] == 5
+
+
+def test_a_server_that_cannot_begin_says_why():
+    """uvicorn would end with exit code 3 and not a word, as where no upstream answers."""
+
+    @asynccontextmanager
+    async def nobody(_app):
+        raise UpstreamError("nobody is there")
+        yield
+
+    app, config = application([], nobody), ServeConfig(port=0)
+    with listen(config) as listener, pytest.raises(UpstreamError, match="nobody is there"):
+        asyncio.run(Server(app, config, pytest.fail, pytest.fail).serve([listener]))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openzaya.core.errors import ConfigError
@@ -122,9 +122,19 @@ class Server(uvicorn.Server):
         on_drain: Callable[[], None],
     ) -> None:
         deadlines = {"header_s": config.header_s, "body_s": config.body_s}
+        self._failure: Exception | None = None
+
+        async def told(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except Exception as error:
+                if scope["type"] == "lifespan":
+                    self._failure = error
+                raise
+
         super().__init__(
             uvicorn.Config(
-                app,
+                told,
                 http=type("Deadlines", (DeadlineProtocol,), deadlines),
                 ws="none",
                 loop="asyncio",
@@ -142,8 +152,12 @@ class Server(uvicorn.Server):
         self._on_drain = on_drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
-        await super().startup(sockets)
+        """Start listening, then say so. Raises what kept the application from beginning."""
+        try:
+            await super().startup(sockets)
+        finally:
+            if self._failure is not None:  # uvicorn would end without a word of it
+                raise self._failure
         if self.started:
             self._on_ready()
 
