@@ -51,8 +51,9 @@ def test_a_used_target_and_a_missing_source_are_refused(source: Path, tmp_path: 
         run(str(source), str(source))
     with pytest.raises(CheckpointError, match="is not a model folder"):
         run(str(tmp_path / "none"), str(tmp_path / "new"))
-    with pytest.raises(ConfigError, match="must be more than 0"):
-        run(str(source), str(tmp_path / "new"), "--max-shard-gb", "0")
+    for size in ("0", "nan", "inf"):
+        with pytest.raises(ConfigError, match="a number above 0"):
+            run(str(source), str(tmp_path / "new"), "--max-shard-gb", size)
     assert not (tmp_path / "new").exists()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.model.convert import convert
     from openzaya.model.quantize import FORMATS
 
-    if args.max_shard_gb <= 0:
-        raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; it must be more than 0")
+    if not 0 < args.max_shard_gb < math.inf:
+        raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; give a number above 0")
     target = Path(args.target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is not an empty folder; name a new one")
