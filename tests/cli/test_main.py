@@ -16,6 +16,7 @@ from openzaya.core.errors import CheckpointError, ConfigError, TrainingStopped, 
 SRC = Path(__file__).parents[2] / "src"
 CLI = SRC / "openzaya" / "cli"
 HELP_CPU_S = 0.3
+PATHS = "check the path, who may use it, and the space on its disk\n"
 HEAVY = {"torch", "numpy", "rich", "transformers", "aiohttp", "asyncio", "jinja2", "tokenizers"}
 
 
@@ -146,6 +147,8 @@ def raising(error):
         (CheckpointError("torn"), 3, "openzaya: error: torn\n"),
         (UpstreamError("lied"), 4, "openzaya: error: lied\n"),
         (KeyboardInterrupt(), 130, "openzaya: stopped by Ctrl-C\n"),
+        (FileExistsError(17, "File exists", "out"), 2, "[Errno 17] File exists: 'out'; " + PATHS),
+        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device; " + PATHS),
         (
             ModuleNotFoundError("no", name="starlette"),
             1,
@@ -157,7 +160,7 @@ def raising(error):
 def test_errors_are_one_line_with_their_exit_code(install, capsys, error, code, message):
     install(raising(error))
     assert cli.main(["fake"]) == code
-    assert capsys.readouterr().err == message
+    assert capsys.readouterr().err.endswith(message)
 
 
 @pytest.mark.parametrize("words", [["--debug", "fake"], ["fake", "--debug"]])
@@ -190,6 +193,31 @@ def test_flags_reach_the_verb_and_json_only_where_it_is_offered(install, capsys)
     install(lambda args: 5 if args.json else 6, JSON=True)
     assert cli.main(["fake", "--json"]) == 5
     assert cli.main(["fake"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["solve", "x", "--modl", "nano"], "--model"),
+        (["solve", "x", "--sede=1"], "--seed"),
+        (["data", "prepare", "o", "s", "--tokenizer", "nano", "--los", "all"], "--loss"),
+    ],
+)
+def test_a_wrong_flag_gets_a_suggestion_and_code_2(words, flag, capsys):
+    assert cli.main(words) == 2
+    assert f"; did you mean {flag}?\n" in capsys.readouterr().err
+    assert cli.main(["solve", "x", "--xyzzy"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "sft", "--model", "nano", "--data", "d"], ["speedrun"]]
+)
+def test_threads_are_a_number_from_1(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*words, "--threads", "-1"]) == 2
+    assert "--threads is -1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_verb_whose_file_is_missing_is_reported(monkeypatch, capsys):

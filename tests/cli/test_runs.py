@@ -141,6 +141,17 @@ def test_exports_are_whole_runs_and_examples_that_training_takes(capsys, tmp_pat
     assert run(capsys, "export", "--state", "failed") == (0, "")
 
 
+def test_a_reader_of_an_export_may_leave(capsys, monkeypatch):
+    """`openzaya runs export | head -1` is no error of a file."""
+    recorded(capsys)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main(["runs", "export"]) == cli.EXIT_BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
 def test_prune_forgets_and_refuses_to_guess(capsys):
     run_id = recorded(capsys)
     assert run(capsys, "prune")[0] == 2
@@ -157,6 +168,9 @@ def test_prune_forgets_and_refuses_to_guess(capsys):
         (["resume", "nope"], "no run 'nope'"),
         (["list", "-n", "0"], "at least 1"),
         (["list", "--journal", "mysql://x/y"], "mysql"),
+        (["prune", "--days", "-1"], "--days is -1"),
+        (["prune", "--max-mib", "nan"], "--max-mib is nan"),
+        (["prune", "--keep", "-1"], "--keep is -1"),
     ],
 )
 def test_bad_input_exits_2(words, message, capsys):

@@ -119,6 +119,7 @@ def test_a_models_text_cannot_drive_the_terminal_or_the_markup(capsys):
     [
         ([""], "question is empty"),
         (["  \n"], "question is empty"),
+        (["sort \udcff"], "no UTF-8"),
         (["x", "-f", "y"], "give one of them"),
         (["-f", "/nowhere/q.txt"], "cannot be read"),
         (["x", "--preset", "lite"], "did you mean 'light'"),

@@ -148,6 +148,12 @@ def test_nothing_to_read_and_unknown_formats_are_refused(tmp_path):
         chunks_of("s", str(tmp_path / "a.csv"), 64)
 
 
+def test_a_url_that_cannot_be_listed_is_named():
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError, match=r"nowhere://x/y cannot be listed .*Protocol not known"):
+        chunks_of("x", "nowhere://x/y", 100)
+
+
 def test_a_url_is_read_through_fsspec(tmp_path):
     pytest.importorskip("fsspec")
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -53,10 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.model.convert import convert
     from openzaya.model.quantize import FORMATS
 
-    if not 0 < args.max_shard_gb < float("inf"):
-        raise ConfigError(
-            f"--max-shard-gb is {args.max_shard_gb}; it must be finite and more than 0"
-        )
+    if not 0 < args.max_shard_gb < math.inf:
+        raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; give a number above 0")
     target = Path(args.target)
     is_other = target.is_symlink() or (target.exists() and not target.is_dir())
     if not target.name or is_other or (target.exists() and any(target.iterdir())):

@@ -111,6 +111,18 @@ def build_parser(module: ModuleType) -> argparse.ArgumentParser:
     return parser
 
 
+def meant(unknown: list[str], parser: argparse.ArgumentParser, argv: list[str]) -> str:
+    """Return a question for a known flag that is close to an unknown one, else nothing."""
+    flags = list(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                flags += sub._option_string_actions if name in argv else ()
+    words = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    near = [match for word in words for match in difflib.get_close_matches(word, flags, n=1)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def dispatch(argv: list[str]) -> int:
     """Run one command line; errors pass through. Returns the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -120,8 +132,13 @@ def dispatch(argv: list[str]) -> int:
         print(f"openzaya {__version__}")
         return 0
     module = load_verb(argv[0])
+    parser = build_parser(module)
     try:
-        args = build_parser(module).parse_args(argv[1:])
+        args, unknown = parser.parse_known_args(argv[1:])
+        if unknown:
+            parser.error(
+                f"unrecognized arguments: {' '.join(unknown)}{meant(unknown, parser, argv)}"
+            )
     except SystemExit as stop:  # argparse has printed help (0) or a usage error (2)
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     code: int = module.run(args)
@@ -155,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a path of the user's, unless it has none: a full disk, a lost device
+        cure = "check the path, who may use it, and the space on its disk"
+        return fail(f"{error}; {cure}", EXIT_USAGE if error.filename else 1, debug)
 
 
 def fail(message: str, exit_code: int, debug: bool) -> int:

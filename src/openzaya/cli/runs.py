@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 import signal
 import sys
 from contextlib import nullcontext
@@ -226,6 +227,8 @@ async def export(journal: "Journal", args: argparse.Namespace) -> int:
             async for line in lines:
                 out.write(json.dumps(line) + "\n")
                 count += 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise RequestError(f"{args.out} cannot be written: {error}; name another file") from error
     print(f"{count} lines written", file=sys.stderr)
@@ -241,6 +244,10 @@ async def prune(journal: "Journal", args: argparse.Namespace) -> int:
     """Forget runs and say how many."""
     if args.days is None and args.keep is None and args.max_mib is None and not args.id:
         raise RequestError("nothing to prune by; give --days, --keep, --max-mib or --id")
+    amounts = {"--days": args.days, "--keep": args.keep, "--max-mib": args.max_mib}
+    for flag, amount in amounts.items():  # one below 0 would take every run, also the newest
+        if amount is not None and not 0 <= amount < math.inf:
+            raise RequestError(f"{flag} is {amount}; give a number from 0")
     count = await journal.prune(
         older_than_s=None if args.days is None else args.days * DAY_S,
         keep=args.keep,

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openzaya.core.errors import CheckpointError
+from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.core.records import Message
 
 if TYPE_CHECKING:
@@ -81,3 +81,13 @@ def model_folder(model: str) -> Path:
             "with `make speedrun` and name its folder with --model"
         )
     return folder
+
+
+def run_threads(asked: int, folder: Path) -> int:
+    """Return the threads of a training run: as asked, else as it began, else the free cores."""
+    from openzaya.backends.machine import choose_threads
+    from openzaya.train.threads import threads_of
+
+    if asked < 0:
+        raise ConfigError(f"--threads is {asked}; give a number from 1, or 0 for the free cores")
+    return asked or threads_of(folder) or choose_threads()

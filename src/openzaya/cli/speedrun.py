@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
     """Run or resume; print the report card."""
     import torch
 
-    from openzaya.backends.machine import choose_threads
+    from openzaya.cli.samplers import run_threads
     from openzaya.core.config import resolve
     from openzaya.recipes.nano.speedrun import SpeedrunConfig, speedrun
-    from openzaya.train.threads import record_threads, threads_of
+    from openzaya.train.threads import record_threads
 
     config = resolve(SpeedrunConfig(), args.config, args.set)
     folder = Path(args.run_dir)
-    threads = args.threads or threads_of(folder) or choose_threads()
+    threads = run_threads(args.threads, folder)
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     record_threads(folder)

@@ -36,17 +36,15 @@ def run(args: argparse.Namespace) -> int:
     """Train or resume; print where the result is."""
     import torch
 
-    from openzaya.backends.machine import choose_threads
-    from openzaya.cli.samplers import model_folder
+    from openzaya.cli.samplers import model_folder, run_threads
     from openzaya.core.config import resolve
     from openzaya.recipes.finetune import FinetuneConfig, finetune, named
     from openzaya.train.memory import keep_freed_memory
-    from openzaya.train.threads import threads_of
 
     words = [f"lora_rank={args.lora}"] if args.lora else []
     config = resolve(FinetuneConfig(), args.config, words + args.set)
     if config.device == "cpu":
-        torch.set_num_threads(args.threads or threads_of(Path(args.out)) or choose_threads())
+        torch.set_num_threads(run_threads(args.threads, Path(args.out)))
         keep_freed_memory()
 
     def echo(line: str) -> None:

@@ -16,7 +16,11 @@ def sync(path: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all, also when the power fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    part.rename(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        sync(part)
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     sync(path.parent)

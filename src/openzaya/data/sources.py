@@ -160,10 +160,17 @@ def _is_data(path: Path, asked: Path) -> bool:
 
 
 def _remote_files(place: str) -> list[str]:
-    system, path = _package("fsspec.core").url_to_fs(place)
-    if "http" in system.protocol and path.endswith(SUFFIXES):
-        return [place]  # to list it would fetch it whole, and take its links for files
-    paths = system.find(path) if system.isdir(path) else system.glob(path)
+    core = _package("fsspec.core")
+    try:
+        system, path = core.url_to_fs(place)
+        if "http" in system.protocol and path.endswith(SUFFIXES):
+            return [place]  # to list it would fetch it whole, and take its links for files
+        paths = system.find(path) if system.isdir(path) else system.glob(path)
+    except Exception as error:  # every file system has errors of its own
+        raise DataError(
+            f"{place} cannot be listed ({type(error).__name__}: {error}); check the address, the "
+            "network and your rights, or give a local path"
+        ) from error
     named = [str(item) for item in paths if _is_data(Path(str(item)), Path(path))]
     return [str(system.unstrip_protocol(item)) for item in named]
 

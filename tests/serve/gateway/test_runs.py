@@ -158,6 +158,7 @@ def test_a_stream_says_what_the_whole_answer_says(served):
     assert chunks[-2]["ttc"]["answers"] == whole["ttc"]["answers"]
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert any("stage 1 of 2" in comment for comment in comments)
+    assert not any("stage 3 of 2" in comment for comment in comments)
 
 
 def test_every_answer_of_a_run_names_the_run_in_a_header(served):

@@ -6,6 +6,7 @@ user's cache folder under a name made of everything that it depends on.
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openzaya.core.errors import ConfigError
+
+_log = logging.getLogger("openzaya.native")
 
 SHARED = Path(__file__).parent
 """Headers that every library may include."""
@@ -54,8 +57,24 @@ def load_library(folder: Path, sources: Sequence[str]) -> ctypes.CDLL:
     files = [*sorted(SHARED.glob("*.h")), *(folder / name for name in sources)]
     target = cache_folder() / f"zaya-{folder.parent.name}-{_fingerprint(path, files)}.so"
     if not target.exists():
-        _compile(path, files[-1], target)
+        try:
+            _compile(path, files[-1], target)
+        except OSError as error:
+            return _load_once(path, files[-1], target.name, error)
     return ctypes.CDLL(str(target))
+
+
+def _load_once(path: str, source: Path, name: str, why: OSError) -> ctypes.CDLL:
+    """Compile for this process alone, as the cache folder cannot be written."""
+    _log.warning(
+        "compiled code cannot be kept (%s), so every start takes seconds more; set OPENZAYA_CACHE "
+        "to a folder that this user may write",
+        why,
+    )
+    with tempfile.TemporaryDirectory() as folder:  # what is loaded needs its file no more
+        target = Path(folder) / name
+        _compile(path, source, target)
+        return ctypes.CDLL(str(target))
 
 
 def _fingerprint(path: str, files: Sequence[Path]) -> str:

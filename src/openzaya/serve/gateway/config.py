@@ -47,5 +47,7 @@ class GatewayConfig(ServeConfig):
         for name in SECONDS:
             if not 0 < getattr(self, name) <= 86_400:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 to 86400 seconds")
+        if self.threads < 0:
+            raise ConfigError(f"threads is {self.threads}, expected at least 0 (the free cores)")
         if not 0 < self.run_share <= 1:
             raise ConfigError(f"run_share is {self.run_share}, expected above 0 and at most 1")

@@ -80,7 +80,7 @@ class LiveRun:
         config = self.wish.config
         return (
             f"stage {self.stage + 1} of {config.num_stages}: {self.num_done} of "
-            f"{config.candidates_at(min(self.stage, config.rounds))} candidates, "
+            f"{config.candidates_at(self.stage)} candidates, "
             f"{self.num_tokens} tokens"
         )
 
@@ -93,7 +93,7 @@ class LiveRun:
             if event.candidate.stage > self.stage:
                 self.stage, self.num_done = event.candidate.stage, 0
             self.num_done += 1
-        elif isinstance(event, StageDone):
+        elif isinstance(event, StageDone) and event.stage < self.wish.config.rounds:
             self.stage, self.num_done = event.stage + 1, 0
         self.news.tell()
 
