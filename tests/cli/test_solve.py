@@ -121,6 +121,7 @@ def test_a_models_text_cannot_drive_the_terminal_or_the_markup(capsys):
         (["  \n"], "question is empty"),
         (["x", "-f", "y"], "give one of them"),
         (["-f", "/nowhere/q.txt"], "cannot be read"),
+        (["-f", "/nowhere/q.jsonl"], "is a batch; say with -o FILE"),
         (["x", "--preset", "lite"], "did you mean 'light'"),
         (["x", "--set", "tail=3"], "tail"),
         (["x", "--set", "rounds"], "path=value"),

@@ -109,6 +109,8 @@ def read_question(args: argparse.Namespace) -> str:
     """Return the question. Raises RequestError when there is none, or two."""
     if args.question and args.file:
         raise RequestError("found a question and --file; give one of them")
+    if args.file and args.file.endswith(".jsonl"):
+        raise RequestError(f"{args.file} is a batch; say with -o FILE where its answers go")
     text = args.question
     if args.file == "-":
         text = sys.stdin.read()
