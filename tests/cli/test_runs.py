@@ -158,6 +158,10 @@ def test_prune_forgets_and_refuses_to_guess(capsys):
         (["resume", "nope"], "no run 'nope'"),
         (["list", "-n", "0"], "at least 1"),
         (["list", "--journal", "mysql://x/y"], "mysql"),
+        (["list", "--journal", "nowhere/typo.sqlite"], "no journal nowhere/typo.sqlite"),
+        (["prune", "--days", "-1"], "--days is -1.0; give a number from 0"),
+        (["prune", "--keep", "-5"], "--keep is -5"),
+        (["prune", "--max-mib", "nan"], "--max-mib is nan"),
     ],
 )
 def test_bad_input_exits_2(words, message, capsys):

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 import signal
 import sys
 from contextlib import nullcontext
@@ -110,6 +111,8 @@ async def _run(args: argparse.Namespace) -> int:
         "export": export,
         "prune": prune,
     }
+    if args.journal and ":" not in args.journal and not Path(args.journal).expanduser().exists():
+        raise RequestError(f"there is no journal {args.journal}; name one that holds runs")
     async with Journal.open(args.journal or default_journal()) as journal:
         return await actions[args.action](journal, args)
 
@@ -241,6 +244,10 @@ async def prune(journal: "Journal", args: argparse.Namespace) -> int:
     """Forget runs and say how many."""
     if args.days is None and args.keep is None and args.max_mib is None and not args.id:
         raise RequestError("nothing to prune by; give --days, --keep, --max-mib or --id")
+    for name in ("days", "keep", "max_mib"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise RequestError(f"--{name.replace('_', '-')} is {value}; give a number from 0")
     count = await journal.prune(
         older_than_s=None if args.days is None else args.days * DAY_S,
         keep=args.keep,
