@@ -151,6 +151,13 @@ def test_the_short_cut_is_taken_where_it_can_be(monkeypatch):
     assert len(parsed) == 1
 
 
+def test_a_character_in_two_halves_is_joined_and_a_lone_half_replaced():
+    stream = ChatStream()
+    for half in ("\ud83d", "\ude00 ", "\ud800"):
+        stream.feed(event("content", half))
+    assert stream.text == "\U0001f600 \ufffd"
+
+
 def test_what_the_watch_hears_is_the_text_and_thinking_is_closed_in_it():
     for content in ("", "so"):
         watch = Watch()

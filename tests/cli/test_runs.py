@@ -14,7 +14,8 @@ from backends.mock_openai import Mock, status
 from cli.test_solve import SMALL, serving, solve
 
 from openzaya.cli import main as cli
-from openzaya.cli.batch import keep_answers
+from openzaya.cli.batch import keep_answers, read_problems
+from openzaya.core.errors import RequestError
 
 SRC = str(Path(__file__).parents[2] / "src")
 
@@ -168,9 +169,10 @@ def test_prune_forgets_and_refuses_to_guess(capsys):
         (["resume", "nope"], "no run 'nope'"),
         (["list", "-n", "0"], "at least 1"),
         (["list", "--journal", "mysql://x/y"], "mysql"),
-        (["prune", "--days", "-1"], "--days is -1"),
+        (["list", "--journal", "nowhere/typo.sqlite"], "no journal nowhere/typo.sqlite"),
+        (["prune", "--days", "-1"], "--days is -1.0; give a number from 0"),
+        (["prune", "--keep", "-5"], "--keep is -5"),
         (["prune", "--max-mib", "nan"], "--max-mib is nan"),
-        (["prune", "--keep", "-1"], "--keep is -1"),
     ],
 )
 def test_bad_input_exits_2(words, message, capsys):
@@ -227,9 +229,36 @@ def test_a_batch_goes_on_after_an_error_of_the_server_and_tries_it_again_later(c
 
 def test_a_torn_line_is_solved_again(tmp_path):
     out = tmp_path / "answers.jsonl"
-    out.write_text('{"id": "a", "answer": "1"}\n{"id": "b", "answer": null}\n{"id": "c", "ans')
+    lines = [
+        '{"id": "a", "answer": "1", "seconds": 1}',
+        '{"id": "b", "answer": null, "seconds": 1}',
+        '{"id": "d", "error": "RequestError: no", "seconds": 1}',
+        '{"id": "c", "ans',
+    ]
+    out.write_text("\n".join(lines))
     assert keep_answers(out) == {"a", "b"}
     assert out.read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("text", ["my notes\n", '{"id": "p0", "question": "x", "answer": "3"}\n'])
+def test_a_file_that_holds_no_answers_is_refused_and_left_alone(text, tmp_path):
+    out = tmp_path / "other.txt"
+    out.write_text(text)
+    with pytest.raises(RequestError, match="no answers of a batch"):
+        keep_answers(out)
+    assert out.read_text() == text
+    with pytest.raises(RequestError, match="cannot be written"):
+        keep_answers(tmp_path / "nowhere" / "answers.jsonl")
+
+
+def test_lines_of_a_batch_end_at_line_feeds_alone_and_bad_ones_are_told_of(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    question = "one\u2028two\x85three"
+    lines = [json.dumps({"question": question}, ensure_ascii=False), "[" * 100_000]
+    file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+    first, second = read_problems(str(file))
+    assert (first.id, first.question, first.error) == ("line 1", question, "")
+    assert "line 2 is no JSON" in second.error
 
 
 def test_a_killed_batch_goes_on_where_it_was(tmp_path):

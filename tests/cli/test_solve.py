@@ -85,6 +85,21 @@ def test_n_and_budget_change_what_depends_on_them(capsys):
     assert err == ""
 
 
+def test_a_strategy_is_chosen_by_name_and_reproduction_turns_every_switch_off(capsys):
+    with serving(Mock(content=r"\boxed{42}")) as mock:
+        words = ["--preset", "light", "-n", "5", "--budget", "60", "--json", "--set"]
+        words += ["strategy=adaptive_consistency", "--set", "snap=line"]
+        assert solve(mock, *words) == 0
+        free = json.loads(capsys.readouterr().out)["config"]
+        assert solve(mock, *words, "--set", "reproduce=true") == 0
+        strict = json.loads(capsys.readouterr().out)["config"]
+    assert (free["widths"], free["consensus"], free["snap"]) == ([4, 1], 0.95, "line")
+    assert (strict["widths"], strict["consensus"], strict["snap"]) == ([4, 1], None, "exact")
+    listed = ["runs", "list", "--json"]
+    assert cli.main(listed) == 0
+    assert json.loads(capsys.readouterr().out)[0]["strategy"] == "adaptive_consistency"
+
+
 def test_json_is_one_object_with_every_candidate(capsys):
     assert solve(Mock(), *SMALL, "--json", "--seed", "7") == 0
     data = json.loads(capsys.readouterr().out)
@@ -122,9 +137,12 @@ def test_a_models_text_cannot_drive_the_terminal_or_the_markup(capsys):
         (["sort \udcff"], "no UTF-8"),
         (["x", "-f", "y"], "give one of them"),
         (["-f", "/nowhere/q.txt"], "cannot be read"),
+        (["-f", "/nowhere/q.jsonl"], "is a batch; say with -o FILE"),
         (["x", "--preset", "lite"], "did you mean 'light'"),
         (["x", "--set", "tail=3"], "tail"),
         (["x", "--set", "rounds"], "path=value"),
+        (["x", "--set", "strategy=hybrids"], "did you mean 'hybrid'"),
+        (["x", "--set", "reproduce=1"], "choose true or false"),
         (["x", "--preset", "light", "--set", "tails_per_prompt=20"], "choose 1 <= C <= N"),
         (["x", "--preset", "light", "-n", "0"], "num_candidates"),
     ],

@@ -12,7 +12,7 @@ from openzaya.ttc.answers import canonical, tool_call_answer
 
 EQUAL = [
     ["1/2", "0.5", ".5", "0.50", "$\\frac{1}{2}$", "\\dfrac12", "2/4", "x = 1/2", "$x=0.5$."],
-    ["1000", "1,000", "1,000.0", "$1{,}000$".replace("{,}", ","), "+1000", "\\boxed{1000}"],
+    ["1000", "1,000", "1,000.0", "$1{,}000$", "1\\,000", "+1000", "\\boxed{1000}"],
     ["12", "12 cm", "12\\text{ cm}", "12 \\mathrm{cm}", "12.", "**12**", "`12`", "12 cm^2"],
     ["45", "45^\\circ", "45^{\\circ}", "45 degrees"],
     ["-3", "$-3$", "\\(-3\\)", "- 3", "-3.0", "y=-3"],
@@ -20,6 +20,21 @@ EQUAL = [
     ["yes", "Yes", "YES."],
     ["(1,2)", "(1, 2)", "\\left(1, 2\\right)", "$(1,\\,2)$"],
     ["x^2+1", "x^2 + 1", "$x^2+1$"],
+    ["3/2", "1 1/2", "1\\frac{1}{2}", "$1\\tfrac12$", "\\frac 3 2", "1.5"],
+    ["-1/4", "-\\frac14", "\\frac{-1}{4}", "\u22120.25"],
+    ["10%", "10\\%", "10 %", "10.0 percent"],
+    ["5 m", "5\\text{m}", "5\\,\\mathrm{m}", "\\$5", "$5", "5 dollars"],
+    ["[0,1)", "[0, 1)", "\\left[0, 1\\right)"],
+    ["\\{1,2\\}", "\\{1, 2\\}"],
+    ["(-\\infty,2]", "(-\\infty, 2]"],
+    ["2\\sqrt{3}", "2 \\sqrt3"],
+    ["\\sqrt{3}/2", "\\frac{\\sqrt{3}}{2}", "\\dfrac{\\sqrt3}2"],
+    ["2\\pi/3", "\\frac{2\\pi}{3}"],
+    [
+        "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+        "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}",
+    ],
+    ["x^2y", "x^{2}y"],
     ["the red one", "the  red\none", "the red one."],
 ]
 
@@ -32,7 +47,11 @@ def test_forms_of_one_answer_are_one_class(group):
 def test_different_answers_stay_apart():
     apart = [group[0] for group in EQUAL] + [
         "0.333", "1/3", "50%", "a", "b", "X", "x", "12 cm and 3 mm", "1,00", "1/0", "(2,1)",
-        "no", "3 4", "1.2.3", "12 of 13", "[1, 2]", "[1, 3]", "red one", "",
+        "no", "3 4", "34", "1.2.3", "11/2", "2", "2x", "2y", "2i", "2pi", "2n", "2 x", "1e3", "1",
+        "8 am", "8 pm", "8", "8 million", "8 thousand", "1, 234", "1234", "1 2 3", "123", "[1 2]",
+        "[12]", "1/2x", "\\frac{1}{2}x", "\\frac{x+1}{2}", "x+\\frac{1}{2}", "\\frac{1}{x+1}",
+        "1/x+1", "\\frac{1}{2\\pi}", "\\frac{1}{2}\\pi", "2 5/2", "5\\frac{1}{0}", "3 or 4",
+        "12 of 13", "[1, 2]", "[1, 3]", "red one", "",
     ]  # fmt: skip
     assert len({canonical(answer) for answer in apart}) == len(apart)
 
@@ -60,6 +79,8 @@ def test_a_fraction_is_its_lowest_terms(value):
         "\\frac{" * 80,
         "a" * 500 + "=",
         "9" * 512,
+        "\\frac{" + "{a}" * 160,
+        "1 " * 250,
     ],
 )
 def test_hostile_answers_cost_little(hostile):

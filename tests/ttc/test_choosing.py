@@ -106,6 +106,9 @@ def test_the_number_is_read_from_the_box_or_the_end_of_the_reply():
     assert named_candidate("</think> \\boxed{2} of 3", True, 3) == 2
     assert named_candidate("</think> 4", True, 3) is None
     assert named_candidate("</think> 0", True, 3) is None
+    assert named_candidate("</think> Candidate 2.", True, 3) == 2
+    for reply in ("not 2; the answer is 1233", "2 is near 0.3", "1,002", "3" * 5000):
+        assert named_candidate(f"</think> {reply}", True, 3) is None
 
 
 def test_without_any_readable_answer_one_selection_call_or_chance_decides():
@@ -169,8 +172,9 @@ def test_a_verifier_chooses_the_best_score_and_equals_vote(is_async):
     assert result.why == "verifier: score 0.9, shared by 3 candidates"
 
 
-def test_a_verifier_that_cannot_say_leaves_it_to_the_majority():
-    result = run(replace(VOTE, select="verifier"), judged_by(None), verifier=lambda c: None)
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_verifier_that_cannot_say_leaves_it_to_the_majority(nothing):
+    result = run(replace(VOTE, select="verifier"), judged_by(None), verifier=lambda c: nothing)
     assert result.answer == "7"
     assert "the verifier could not say" in result.why
 

@@ -194,6 +194,13 @@ def test_a_question_that_asks_nothing_is_refused(question):
     assert not sampler.requests
 
 
+def test_a_question_that_utf8_cannot_hold_is_refused_before_any_work():
+    sampler = FakeSampler()
+    with pytest.raises(RequestError, match=r"half a character, '\\udce9'"):
+        run(SMALL, sampler, question="caf\udce9?")
+    assert not sampler.requests
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another_one():
     first, again, other = run(SMALL, seed=1), run(SMALL, seed=1), run(SMALL, seed=2)
     assert first == again

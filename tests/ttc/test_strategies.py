@@ -220,6 +220,7 @@ def test_continued_chains_open_with_the_head_and_the_tail_of_the_chain():
         ({"widths": []}, "widths is .*; choose a list"),
         ({"widths": [1, "x"]}, "each of widths is 'x'; choose"),
         ({"widths": 3}, "widths is 3; choose a list"),
+        ({"strategy": "rsa", "budget_tokens": 60, "chain": "continuation"}, "chain is 'conti"),
         ({"widths": [4, 1], "final_candidates": 1}, "choose one of the two"),
         ({"consensus": 0.2}, "consensus is 0.2; choose a probability"),
         ({"quorum": 0}, "quorum is 0; choose a share"),

@@ -11,6 +11,7 @@ from openzaya.core.errors import EngineError, RequestError
 from openzaya.core.records import Served as ServedBy
 from openzaya.ttc import MarkovianRSA
 from openzaya.ttc.journal import LeaseHeldError, LeaseLostError
+from openzaya.ttc.strategies import config_from, strategies
 
 
 def test_an_uninterrupted_run_is_recorded_whole_and_read_back_the_same(url):
@@ -22,6 +23,17 @@ def test_an_uninterrupted_run_is_recorded_whole_and_read_back_the_same(url):
             assert sorted(recorded.finished, key=lambda c: (c.stage, c.slot)) == candidates
             assert (await journal.spec(run_id)).config == SMALL
             assert (await journal.spec(run_id)).question == spec().question
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("strategy", strategies)
+def test_a_run_of_every_strategy_is_read_back_with_its_settings(url, strategy):
+    async def main():
+        config = config_from({"strategy": strategy, "budget_tokens": 60}, SMALL)
+        async with opened(url) as journal:
+            run_id, _ = await finished(journal, config=config)
+            assert (await journal.spec(run_id)).config == config
 
     asyncio.run(main())
 

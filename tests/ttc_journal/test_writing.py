@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import sqlite3
 import time
 
 import pytest
@@ -59,6 +60,21 @@ def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tm
                 await begin_many(journal)
             make_room(journal)
             assert (await journal.begin(spec(seed=999))).is_new
+
+    asyncio.run(main())
+
+
+def test_a_journal_that_another_program_holds_is_not_called_full(tmp_path):
+    async def main():
+        path = tmp_path / "runs.sqlite"
+        async with opened(str(path)) as journal:
+            journal.writer.database.execute("PRAGMA busy_timeout = 1")
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(JournalFullError, match=r"locked.*end what else holds it"):
+                await journal.begin(spec())
+            other.close()
+            assert (await journal.begin(spec())).is_new
 
     asyncio.run(main())
 

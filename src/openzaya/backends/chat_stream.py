@@ -144,7 +144,7 @@ class ChatStream:
         """Everything generated, as the model wrote it."""
         reasoning, content = self.reasoning.text, self.content.text
         is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
-        return f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content
+        return _mended(f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content)
 
     def feed(self, *events: str) -> None:
         """Take in events that came together; the watch is told of them at once.
@@ -270,6 +270,19 @@ class ChatStream:
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         if type(cached) is int and cached >= 0:
             self.cached_tokens = cached
+
+
+def _mended(text: str) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Some servers escape a character in two halves, even in two events: halves that meet are joined,
+    a lone one becomes the replacement character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _read_ids(ids: Any, data: str) -> tuple[str, int]:

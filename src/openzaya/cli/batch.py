@@ -10,7 +10,6 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -162,6 +161,8 @@ async def _run(
             with Path(args.out).open("a", encoding="utf-8") as out:
                 batch = Batch(args, config, journal, sampler, out, stop)
                 await _work(batch, todo, num_kept)
+    except OSError as error:  # of the answers: sampler and journal have errors of their own
+        raise _unwritable(Path(args.out), error) from error
     finally:
         loop.remove_signal_handler(signal.SIGINT)
     figures = batch.summary(num_kept, len(todo) - len(batch.lines))
@@ -208,12 +209,12 @@ def _sentence(figures: dict[str, Any]) -> str:
 def read_problems(name: str) -> list[Problem]:
     """Return the problems of a file; a line that holds none is kept with the reason."""
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{name} cannot be read: {error}; give a file of JSON lines") from error
     problems: list[Problem] = []
     seen: set[str] = set()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other line breaks
         if line.strip():
             problem = _problem(number, line)
             if problem.id in seen:
@@ -228,7 +229,7 @@ def read_problems(name: str) -> list[Problem]:
 def _problem(number: int, line: str) -> Problem:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Problem(f"line {number}", "", None, f"line {number} is no JSON: {error}")
     if not isinstance(data, dict):
         return Problem(f"line {number}", "", None, f"line {number} is no JSON object")
@@ -241,22 +242,38 @@ def _problem(number: int, line: str) -> Problem:
 
 
 def keep_answers(path: Path) -> set[str]:
-    """Return the ids that have an answer; other lines, torn ones too, are taken out of the file."""
-    if not path.exists():
-        return set()
+    """Return the ids that have an answer; failures and a torn last line leave the file.
+
+    Raises RequestError for a file that is no file of answers, and leaves it as it is.
+    """
     try:
-        good = list(_good_lines(path.read_text(encoding="utf-8", errors="replace").splitlines()))
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in good))
+        path.touch()
+        *whole, torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = [_told(text) for text in [*whole, torn] if text.strip()]
+        if torn and lines[-1] is None:
+            lines.pop()
+        good = [line for line in lines if line is not None and "answer" in line]
+        if None not in lines:
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in good))
     except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error}; name another file") from error
+        raise _unwritable(path, error) from error
+    if None in lines:
+        raise RequestError(
+            f"{path} holds lines that are no answers of a batch, and would lose them; name "
+            "another file for the answers"
+        )
     return {line["id"] for line in good}
 
 
-def _good_lines(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    for text in lines:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("id"), str) and "answer" in line:
-            yield line
+def _told(text: str) -> dict[str, Any] | None:
+    """Return a line of answers, None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_ours = isinstance(line, dict) and isinstance(line.get("id"), str) and "seconds" in line
+    return line if is_ours else None
+
+
+def _unwritable(path: Path, error: OSError) -> RequestError:
+    return RequestError(f"{path} cannot be written: {error}; name another file")

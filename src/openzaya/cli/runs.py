@@ -111,6 +111,8 @@ async def _run(args: argparse.Namespace) -> int:
         "export": export,
         "prune": prune,
     }
+    if args.journal and ":" not in args.journal and not Path(args.journal).expanduser().exists():
+        raise RequestError(f"there is no journal {args.journal}; name one that holds runs")
     async with Journal.open(args.journal or default_journal()) as journal:
         return await actions[args.action](journal, args)
 

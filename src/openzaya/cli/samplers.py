@@ -30,6 +30,7 @@ def spec_of(
         seed=args.seed,
         model=args.upstream_model or model,
         preset=preset_name(args),
+        strategy=args.strategy,
         sampler={"model": model, "upstream_model": args.upstream_model},
         key=key,
     )

@@ -35,6 +35,8 @@ examples:
 A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
 left out. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
 --set journal=PATH or postgresql://... says where, --set journal=none nowhere.
+--set strategy=hybrid takes another strategy (adaptive_consistency, pacore, delethink, ...), --set
+reproduce=true turns off every switch that the paper does not have.
 Cost: at most N candidates * (T rounds of aggregation * the budget + the last round's) new tokens;
 the plan is printed before any work. A prompt shows at most N tails. --set with a wrong NAME lists
 all settings. Ctrl-C stops and prints the best answer so far.
@@ -89,13 +91,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def take_settings(args: argparse.Namespace) -> None:
-    """Move the settings that are no fields of a preset out of --set: `journal` and `jobs`."""
-    args.journal, args.jobs = None, DEFAULT_JOBS
+    """Move the settings that are no fields of a preset out of --set."""
+    args.journal, args.jobs, args.strategy, args.reproduce = None, DEFAULT_JOBS, "", False
     rest = []
     for change in args.set:
         name, _, value = change.partition("=")
         if name == "journal":
             args.journal = value
+        elif name == "strategy":
+            args.strategy = value
+        elif name == "reproduce":
+            if value not in ("true", "false"):
+                raise ConfigError(f"reproduce is {value!r}; choose true or false")
+            args.reproduce = value == "true"
         elif name == "jobs":
             if not (value.isdecimal() and int(value) > 0):
                 raise ConfigError(f"jobs is {value!r}; choose a whole number from 1")
@@ -109,6 +117,8 @@ def read_question(args: argparse.Namespace) -> str:
     """Return the question. Raises RequestError when there is none, or two."""
     if args.question and args.file:
         raise RequestError("found a question and --file; give one of them")
+    if args.file and args.file.endswith(".jsonl"):
+        raise RequestError(f"{args.file} is a batch; say with -o FILE where its answers go")
     text = args.question
     if args.file == "-":
         text = sys.stdin.read()
@@ -128,17 +138,16 @@ def choose_config(args: argparse.Namespace) -> "MarkovianRSAConfig":
     """Return the preset with the changes asked for."""
     from openzaya.core.config import resolve
     from openzaya.ttc.presets import preset
+    from openzaya.ttc.strategies import config_from
 
     base = preset(preset_name(args))
-    changes = []
-    if args.n is not None:
-        changes.append(f"num_candidates={args.n}")
-        changes.append(f"tails_per_prompt={max(1, min(base.tails_per_prompt, args.n))}")
-    if args.budget is not None:
-        changes.append(f"budget_tokens={args.budget}")
-        changes.append("final_budget_tokens=none")
-        changes.append(f"tail_tokens={max(1, min(base.tail_tokens, args.budget))}")
-    return resolve(base, [], changes + [change.removeprefix("ttc.") for change in args.set])
+    changes = [change.removeprefix("ttc.") for change in args.set]
+    given = {"num_candidates": args.n, "budget_tokens": args.budget}
+    fields = {name: value for name, value in given.items() if value is not None}
+    if args.strategy:
+        fields["strategy"] = args.strategy
+    config = resolve(config_from(fields, base), [], changes)
+    return config.reproduce() if args.reproduce else config
 
 
 async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Namespace) -> "Result":

@@ -28,31 +28,51 @@ _WRAPPERS = (
     ("`", "`"),
 )
 _COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|boxed|operatorname)\{([^{}]*)\}")
-_DROPPED = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:]|~")
-_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}|\\[dt]?frac(\d)(\d)")
-_DEGREES = re.compile(r"\^(?:\{\\circ\}|\\circ)")
+_BESIDE_TEXT = re.compile(r"(?<=\d)(?=\\(?:text|mathrm|mbox)\{)")
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\!|\^(?:\{\\circ\}|\\circ)|\u00b0"
+)
+_SPACE = re.compile(r"(\\\\)|\\[,;: ]|~")
+"""Spaces, but not the end of a matrix' row."""
+_SAME = (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\u2212", "-"), ("\\%", "%"), ("{,}", ","))
+_TWO_BARE = re.compile(r"\\frac ?(?:\{([^{}]*)\}|(\d)) ?(?:\{([^{}]*)\}|(\d))")
+_ONE_BARE = re.compile(r"\\sqrt ?(\d)")
+_BRACED = re.compile(r"([\^_])\{(\w)\}")
+_QUOTIENT = re.compile(
+    r"([+-]?) ?\\frac\{((?:[^{}+\-/]|\{[^{}]*\})+)\}\{(\d+|[A-Za-z]|\\[A-Za-z]+)\}"
+)
+"""A fraction that is all there is: within a longer term a slash would bind less."""
 _NAMED = re.compile(r"[A-Za-z]\s*=\s*(.+)", re.DOTALL)
-_NUMBER = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(?:/(\d+))?")
-_UNIT = re.compile(r"(\S*\d\S*?)\s*(?:\\ )?\s*([A-Za-z]+(?: [A-Za-z]+)?(?:\^?\{?[23]\}?)?)")
+_NUMBER = re.compile(
+    r"([+-]?) ?(\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d*)(?:\.(\d*))?(?: ?/ ?(\d+))?"
+)
+_MIXED = re.compile(r"([+-]?) ?(\d+)? ?(?:\\frac\{([+-]?\d+)\}\{(\d+)\}|(?<=\d )(\d+) ?/ ?(\d+))")
+"""A fraction of LaTeX, or with a whole number before it."""
+_PERCENT = re.compile(r"(.*\d) ?(?:%|percent|per cent)")
+_UNIT = re.compile(r"(.*\d) ((?:[A-Za-z]+ )?(?:[A-Za-z]{2,}|[ACFJKLNVWghms]))(?:\^?[23])?")
+_SYMBOL = re.compile(r"(.*\d)(?:[mcdk]m|[mk]?g|ml|ms|min|[kM]?Hz|kJ|eV|rad|ft|lb|oz)(?:\^?[23])?")
+"""A unit without a space: of other letters, 2x is no 2."""
+_NO_UNITS = re.compile(
+    r"\b(?:[ap]m|hundred|thousand|[mbtr]+illion|dozen|or|and|to|mod|pi|sqrt|log|ln|sin|cos|tan|exp)\b",
+    re.IGNORECASE,
+)
 _CHOICE = re.compile(r"\(?([A-Za-z])[.):]?\)?")
 _WORDS = re.compile(r"[A-Za-z]{2,}")
+_LATEX = re.compile(r"\\(?:begin|end)\{[a-z]*\*?\}|\\[A-Za-z]+")
+_LOOSE = re.compile(r"(?<![\w.]) | (?![\w.])")
+"""A space that keeps no two numbers or names apart."""
 _SAID = frozenset({"yes", "no", "true", "false"})
 
 
 def canonical(answer: str) -> str:
     """Return a text that is the same for answers that mean the same."""
     text = " ".join(answer.split())
-    if len(text) > MAX_CHARS or text[:1] in ("{", "["):
+    if len(text) > MAX_CHARS or (text[:1] in ("{", "[") and '"' in text):
         return text
     text = _unwrapped(text)
-    text = _FRACTION.sub(lambda m: f"{m[1] or m[3]}/{m[2] or m[4]}", text)
     named = _NAMED.fullmatch(text)
     text = _unwrapped(named[1]) if named else text
-    number = _number(text)
-    if number is not None:
-        return number
-    unit = _UNIT.fullmatch(text)
-    number = _number(unit[1]) if unit else None
+    number = _number(text) or _measured(text)
     if number is not None:
         return number
     choice = _CHOICE.fullmatch(text)
@@ -60,7 +80,8 @@ def canonical(answer: str) -> str:
         return choice[1]
     if text.lower() in _SAID:
         return text.lower()
-    return text if _WORDS.search(text.replace("\\", " ")) else text.replace(" ", "")
+    text = _QUOTIENT.sub(r"\1\2/\3", text) if _QUOTIENT.fullmatch(text) else text
+    return text if _WORDS.search(_LATEX.sub("", text)) else _LOOSE.sub("", text)
 
 
 def _unwrapped(text: str) -> str:
@@ -74,25 +95,55 @@ def _unwrapped(text: str) -> str:
             inner = len(text) - len(opening) - len(closing)
             if inner > 0 and text.startswith(opening) and text.endswith(closing):
                 text = text[len(opening) : -len(closing)].strip()
-        text = _DROPPED.sub("", _DEGREES.sub("", _COMMAND.sub(r"\1", text)))
+        text = _COMMAND.sub(r"\1", _BESIDE_TEXT.sub(" ", text))
+        text = " ".join(_SPACE.sub(r"\1 ", _DROPPED.sub("", text)).split())
         if text == before:
             break
-    return text.strip()
+    for form, usual in _SAME:
+        text = text.replace(form, usual)
+    text = _TWO_BARE.sub(lambda m: f"\\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
+    return _BRACED.sub(r"\1\2", _ONE_BARE.sub(r"\\sqrt{\1}", text)).strip()
+
+
+def _measured(text: str) -> str | None:
+    """Return a number that has a percent sign, or a unit, which is left out."""
+    percent = _PERCENT.fullmatch(text)
+    if percent:
+        number = _number(percent[1])
+        return number and f"{number}%"
+    if text.startswith(("$", "\\$")):
+        return _number(text.lstrip("\\$"))
+    unit = _UNIT.fullmatch(text) or _SYMBOL.fullmatch(text)
+    return _number(unit[1]) if unit and not _NO_UNITS.search(text) else None
 
 
 def _number(text: str) -> str | None:
     """Return a number in lowest terms, None for what is none: 0.50 and 2/4 give 1/2."""
-    match = _NUMBER.fullmatch(text.replace(" ", ""))
-    if match is None or len(text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS:
         return None
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return _fraction(text)
     sign, whole, decimals, divisor = match.groups()
-    whole = whole.replace(",", "")
+    whole = whole.replace(",", "").replace(" ", "")
     if not whole and not decimals:
         return None
     if divisor is not None and int(divisor) == 0:
         return None
     value = Fraction(int((whole or "0") + (decimals or "")), 10 ** len(decimals or ""))
     value /= int(divisor or "1")
+    return str(-value if sign == "-" else value)
+
+
+def _fraction(text: str) -> str | None:
+    """Return a fraction of LaTeX, or a mixed number such as 1 1/2, in lowest terms."""
+    match = _MIXED.fullmatch(text)
+    if match is None:
+        return None
+    sign, whole, over, under = match[1], match[2], match[3] or match[5], match[4] or match[6]
+    if int(under) == 0 or (whole and not 0 <= int(over) < int(under)):
+        return None
+    value = int(whole or "0") + Fraction(int(over), int(under))
     return str(-value if sign == "-" else value)
 
 

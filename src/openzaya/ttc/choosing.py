@@ -6,6 +6,7 @@ Paper: VI-A. Deviation: D-014, D-056.
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from random import Random
 
 from openzaya.core.errors import ConfigError, OpenZayaError
@@ -17,7 +18,7 @@ from openzaya.ttc.result import Candidate, Round
 from openzaya.ttc.selection import Choice, choose
 
 Verifier = Callable[[Candidate], "float | Awaitable[float | None] | None"]
-"""A candidate's score, higher is better; None when it cannot say. Its errors end the run."""
+"""A candidate's score, higher is better; None or NaN when it cannot say. Its errors end the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ async def choose_by_score(
     for candidate in candidates:
         given = verifier(candidate)
         scores.append(await given if inspect.isawaitable(given) else given)
-    known = [score for score in scores if score is not None]
+    known = [score for score in scores if score is not None and not isnan(score)]
     if not known:
         return None
     best = [i for i, score in enumerate(scores) if score == max(known)]

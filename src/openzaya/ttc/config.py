@@ -153,9 +153,9 @@ class MarkovianRSAConfig:
         for name in ("aggregate", "copy_agreed"):
             _check_switch(name, getattr(self, name))
         self._check_widths()
-        self._check_reserve()
         if self.rounds > 0 and self.aggregate:
             self._check_tails()
+        self._check_reserve()
         if self.select == "final" and self.candidates_at(self.rounds) != 1:
             raise ConfigError(
                 f"select is 'final', but the last stage has {self.candidates_at(self.rounds)} "

@@ -18,7 +18,9 @@ from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.result import Candidate
 from openzaya.ttc.selection import Choice, last_boxed
 
-_NUMBER = re.compile(r"\d{1,3}")
+_NUMBER = re.compile(r"\d[\d.,]*")
+"""Whole, so that 1234 or 0.2 at the end of a reply names nobody."""
+MAX_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,5 +117,6 @@ def named_candidate(text: str, started_in_think: bool, count: int) -> int | None
     reply = thought.answer
     boxed = last_boxed(reply)
     numbers = _NUMBER.findall(reply if boxed is None else boxed)
-    number = int(numbers[-1]) if numbers else 0
+    named = numbers[-1].rstrip(".,") if numbers else ""
+    number = int(named) if named.isdecimal() and len(named) <= MAX_DIGITS else 0
     return number if 1 <= number <= count else None

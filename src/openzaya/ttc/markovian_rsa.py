@@ -128,6 +128,13 @@ def _conversation(question: str | tuple[Message, ...]) -> tuple[Message, ...]:
     messages = (Message("user", question),) if isinstance(question, str) else tuple(question)
     if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
         raise RequestError("the question is empty; end the conversation with a user turn that asks")
+    try:
+        for message in messages:
+            message.content.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the question holds half a character, {error.object[error.start]!r}; give it in UTF-8"
+        ) from error
     return messages
 
 

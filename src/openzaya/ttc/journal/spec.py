@@ -69,7 +69,10 @@ class RunSpec:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec of a stored run. Raises ConfigError when another version wrote it."""
         try:
-            config = MarkovianRSAConfig(**data["config"])
+            settings = dict(data["config"])
+            if settings.get("widths"):
+                settings["widths"] = tuple(settings["widths"])  # JSON has lists only
+            config = MarkovianRSAConfig(**settings)
             question = tuple(Message(**m) for m in data["question"])
             return cls(**{**data, "config": config, "question": question})
         except TypeError as error:

@@ -337,9 +337,12 @@ class Writer:
     def _announce(self, error: Exception) -> None:
         if self.trouble is None:
             _log.warning("the journal cannot be written: %s", error)
+        cure = "free space on its disk, or forget old runs with `openzaya runs prune`"
+        if self.database.trouble(error) == "busy":
+            cure = "end what else holds it, or bring its server back"
         self.trouble = JournalFullError(
-            f"the journal cannot be written ({error}); free space on its disk, or forget old runs "
-            "with `openzaya runs prune`; nothing that was acknowledged is lost"
+            f"the journal cannot be written ({error}); {cure}; "
+            "nothing that was acknowledged is lost"
         )
 
     def _refuse(self, batch: list[Job], is_last: bool) -> list[Job]:
