@@ -134,7 +134,7 @@ def test_a_models_text_cannot_drive_the_terminal_or_the_markup(capsys):
     [
         ([""], "question is empty"),
         (["  \n"], "question is empty"),
-        (["sort \udcff"], "no UTF-8"),
+        (["sort \udcff"], "half a character"),
         (["x", "-f", "y"], "give one of them"),
         (["-f", "/nowhere/q.txt"], "cannot be read"),
         (["-f", "/nowhere/q.jsonl"], "is a batch; say with -o FILE"),

@@ -129,8 +129,6 @@ def read_question(args: argparse.Namespace) -> str:
             raise RequestError(f"{args.file} cannot be read: {error}; give a text file") from error
     if not text.strip():
         raise RequestError("the question is empty; write it in quotes or name a file with -f")
-    if any("\ud800" <= char <= "\udfff" for char in text):  # what Python makes of other bytes
-        raise RequestError("the question holds bytes that are no UTF-8; save or type it as UTF-8")
     return str(text).strip()
 
 
