@@ -1,6 +1,6 @@
 """Windows: what a training step eats. Trim, pack, gather; numpy only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +71,11 @@ class _PackedWindow(Window):
 
     @property
     def tokens(self) -> Tokens:
-        found = map(self._pieces.piece, self._chosen.tolist())
-        return np.concatenate([document.tokens[piece.token_index()] for document, piece in found])
+        return np.concatenate([document.tokens[p.token_index()] for document, p in self._found()])
 
     @property
     def loss_mask(self) -> Mask:
-        found = map(self._pieces.piece, self._chosen.tolist())
-        return np.concatenate([piece.loss_mask() for _, piece in found])
+        return np.concatenate([piece.loss_mask() for _, piece in self._found()])
 
     @property
     def lengths(self) -> list[int]:
@@ -90,6 +88,9 @@ class _PackedWindow(Window):
 
     def __len__(self) -> int:
         return int(self._pieces.sizes[self._chosen].sum())
+
+    def _found(self) -> Iterator[tuple[Document, Trimmed]]:
+        return map(self._pieces.piece, self._chosen.tolist())
 
 
 def build_windows(

@@ -250,7 +250,7 @@ def mix(documents: Sequence[Document], context_tokens: int, seed: int) -> tuple[
         size = max(context_tokens, WINDOW_TOKENS)
         windows[name] = build_windows(members, context_tokens, window_tokens=size, seed=seed)
         before = sum(len(d.tokens) for d in members)
-        after = sum(len(w.tokens) for w in windows[name])
+        after = sum(len(w) for w in windows[name])
         card.append(f"{name} {before} tokens, {after} after trimming to {context_tokens}")
     weights = {name: float(sum(len(w) for w in members)) for name, members in windows.items()}
     return Mixture(windows, weights), "; ".join(card)
