@@ -285,6 +285,19 @@ def test_aborting_one_of_several_that_share_a_prefill_leaves_the_others(model: Z
         assert outputs[ids[i]].token_ids == expected.token_ids
 
 
+def test_a_priority_that_is_no_number_ends_no_other_request(model: Zaya) -> None:
+    engine = Engine(model, max_slots=1, max_tokens=16)
+    params = SamplingParams(max_tokens=2)
+    good = engine.add([1], params, priority=np.int64(2))
+    for wrong in ("a", None, 0.5):
+        with pytest.raises(RequestError, match=r"priority is .*, expected a whole number"):
+            engine.add([1], params, priority=wrong)  # type: ignore[arg-type]
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    assert [output.request_id for output in outputs] == [good]
+
+
 def test_smaller_priority_is_admitted_first_then_the_order_of_arrival(model: Zaya) -> None:
     engine = Engine(model, max_slots=1, max_tokens=64)
     short = replace(PLAIN, max_tokens=2)

@@ -130,8 +130,20 @@ def test_a_thought_that_ended_by_itself_is_not_ended_again(model: Zaya) -> None:
     ):
         (events,) = listen(model, [PROMPT], [replace(params, think_budget=4, **closed)])
         assert [event.token_id for event in events] == ids
-        (late,) = listen(model, [PROMPT], [replace(params, think_budget=3, **closed)])
-        assert late[3].token_id == closed["think_end_ids"][0]
+        (late,) = listen(model, [PROMPT], [replace(params, think_budget=2, **closed)])
+        assert late[2].token_id == closed["think_end_ids"][0]
+
+
+def test_of_an_end_that_has_begun_only_the_rest_is_forced(model: Zaya) -> None:
+    params = SamplingParams(max_tokens=12, seed=2, temperature=4.0)
+    (free,) = listen(model, [PROMPT], [params])
+    ids = [event.token_id for event in free]
+    assert 38 not in ids[:6]
+    assert 37 not in ids[:6]
+    for begun in ([], ids[3:4], ids[2:4]):
+        limited = replace(params, think_budget=4, think_end_ids=(*begun, 38, 37))
+        (events,) = listen(model, [PROMPT], [limited])
+        assert [event.token_id for event in events][:6] == [*ids[:4], 38, 37]
 
 
 def test_events_count_from_zero_and_the_last_one_says_why(model: Zaya) -> None:

@@ -71,7 +71,10 @@ def test_a_config_we_cannot_honor_is_refused(key: str, value: Any, message: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 0}, r"hidden_size is 0; it must be a whole number >= 1"),
+        ({"hidden_size": 0}, r"hidden_size is 0; it must be a whole number from 1 to 1048576"),
+        ({"head_dim": 10**400}, r"head_dim is 10{39}; it must be a whole number"),
+        ({"num_hidden_layers": 10**30, "layer_types": ()}, r"num_hidden_layers is 10{30};"),
+        ({"max_position_embeddings": 2**32}, r"max_position_embeddings is 4294967296;"),
         ({"num_experts": True}, r"num_experts is True"),
         ({"num_attention_heads": 3}, r"num_key_value_heads = 2 does not divide"),
         ({"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 3}, r"must be even"),

@@ -200,6 +200,11 @@ class Request:
     row: int = -1
     """Row of the ledger from the first admission on; -1 before."""
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be compared with other requests."""
+        if not isinstance(self.priority, int | np.integer):
+            raise RequestError(f"priority is {self.priority!r}, expected a whole number; pass one")
+
 
 @dataclass(kw_only=True, slots=True)
 class EngineStats:

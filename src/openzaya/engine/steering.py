@@ -87,6 +87,14 @@ class ThinkBudget:
         self.left -= 1
         self.recent = (*self.recent, token)[-len(self.end_ids) :]
         self.ended = token in self.close_ids or self.recent == self.end_ids
+        if self.left == 0:
+            # Of an end that has begun by itself only the rest is forced.
+            begun = (n for n in range(len(self.recent), 0, -1) if self._has_begun(n))
+            self.num_forced = next(begun, 0)
+
+    def _has_begun(self, num_ids: int) -> bool:
+        """Say whether the newest tokens are the first `num_ids` of the end."""
+        return self.recent[-num_ids:] == self.end_ids[:num_ids]
 
 
 class Steering:

@@ -13,6 +13,10 @@ from openzaya.model.config_keys import FIXED, FULL, IGNORED, SLIDING, read_rope,
 
 SkipMode = Literal["zero", "identity"]
 Precision = Literal["hf", "paper"]
+MAX_SIZE = 2**20
+"""Above any width, count or vocabulary; what is larger comes from a damaged config.json."""
+MAX_POSITIONS = 2**31
+"""Above any context, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +74,9 @@ class ZayaConfig:
 
     def __post_init__(self) -> None:
         """Fill in the layer types and check that the fields fit each other."""
+        self._check_sizes()
         types = tuple(self.layer_types) or (FULL,) * self.num_hidden_layers
         object.__setattr__(self, "layer_types", types)
-        self._check_sizes()
         self._check_layers()
         self._check_choices()
 
@@ -90,8 +94,11 @@ class ZayaConfig:
             "max_position_embeddings",
         ):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 1")
+            most = MAX_POSITIONS if name == "max_position_embeddings" else MAX_SIZE
+            if type(value) is not int or not 1 <= value <= most:
+                raise ConfigError(
+                    f"{name} is {value!r:.40}; it must be a whole number from 1 to {most}"
+                )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads is {self.num_attention_heads}, which num_key_value_heads = "
