@@ -113,6 +113,19 @@ def test_the_sdk_gets_json_of_a_run(client):
     assert json.loads(reply.choices[0].message.content) == {"answer": "42"}
 
 
+def test_prose_of_an_earlier_stage_is_not_given_for_json_that_was_cut(client):
+    reply = client.chat.completions.create(
+        model="mock",
+        messages=QUESTION,
+        seed=3,
+        max_tokens=4,
+        response_format={"type": "json_object"},
+        extra_body={"ttc": SMALL},
+    )
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.ttc["winner"]["stage"] == reply.ttc["stages"] - 1
+
+
 def test_the_sdk_gets_errors_of_its_own_kinds(client):
     with pytest.raises(openai.NotFoundError, match="model"):
         client.chat.completions.create(model="nothing", messages=QUESTION)

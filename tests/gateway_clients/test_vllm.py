@@ -132,6 +132,13 @@ def test_the_last_stage_keeps_to_a_schema(gateway):
         assert json.loads(choice["message"]["content"])["digit"] in (1, 2)
 
 
+def test_no_stage_without_the_schema_answers_for_one_that_was_cut(gateway):
+    form = {"type": "json_schema", "json_schema": {"name": "digit", "schema": SCHEMA}}
+    answer = post(gateway, ttc=TTC, max_tokens=4, seed=1, response_format=form)
+    assert answer["ttc"]["winner"]["stage"] == 1
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
 def test_plain_requests_pass_through_and_refusals_come_back(gateway):
     whole = post(gateway, seed=3, max_tokens=100)
     (choice,) = whole["choices"]

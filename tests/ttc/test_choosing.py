@@ -258,3 +258,29 @@ def test_the_last_fenced_block_is_the_program():
     assert program_of("```\nx = 1\n```", "python") == ("x = 1\n", "python")
     assert program_of("```rust\nfn main() {}\n```", "python") is None
     assert program_of("no block", "python") is None
+
+
+# An answer that must have a form
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_where_only_the_last_stage_has_the_form_no_other_answers(cut):
+    def script(request, call):
+        is_last = call >= VOTE.num_candidates
+        return f"so </think> {'so ' * 60 if is_last and cut else ''}{ANSWERS[call % 6]}"
+
+    config = replace(VOTE, rounds=1)
+    assert run(config, FakeSampler(script)).chosen.stage == (0 if cut else 1)
+    result = run(config, FakeSampler(script), only_last=True)
+    assert (result.chosen.stage, result.chosen.is_finished) == (1, not cut)
+
+
+def test_a_last_stage_that_failed_leaves_the_answer_to_the_one_before():
+    def script(_request, call):
+        return (
+            UpstreamError("gone") if call >= VOTE.num_candidates else f"so </think> {ANSWERS[call]}"
+        )
+
+    result = run(replace(VOTE, rounds=1), FakeSampler(script), only_last=True)
+    assert result.degraded
+    assert result.answer == "7"

@@ -39,6 +39,8 @@ class Selection:
     same: Callable[[str], str]
     verifier: Verifier | None = None
     runs: Runs | None = None
+    only_last: bool = False
+    """Only the last stage was asked for the form that the answer must have."""
 
     def check(self) -> None:
         """Refuse a rule that lacks what it needs, before any work."""
@@ -61,6 +63,8 @@ class Selection:
         Where the rule asked for cannot choose, the majority does, and the reason says so.
         """
         voting = rounds if self.config.aggregate or not rounds else [pooled(rounds)]
+        if self.only_last and self.config.aggregate:
+            voting = [r for r in rounds if r.stage == self.config.rounds and r.survivors] or rounds
         quorum = self.config.min_survivors() if is_early else 1
         last_stage = rounds[-1].stage if rounds and not is_early else self.config.rounds
         candidate, why = best_so_far(voting, last_stage, quorum, rng, self.same)

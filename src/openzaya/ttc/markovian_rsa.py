@@ -53,16 +53,18 @@ class MarkovianRSA:
         same: Callable[[str], str] = canonical,
         verifier: Verifier | None = None,
         runs: Runs | None = None,
+        only_last: bool = False,
     ) -> None:
         """Take settings or the name of a preset.
 
         `sleep` is what waits between retries, `same` maps answers that count as equal to one text,
-        `verifier` and `runs` are for the selections of these names.
+        `verifier` and `runs` are for the selections of these names. With `only_last` the answer is
+        one of the last stage, cut or not, if that stage began: no other was asked for its form.
         """
         self.config = preset(config) if isinstance(config, str) else config
         self.extract = extract
         self.sleep = sleep
-        self.selection = Selection(self.config, same, verifier, runs)
+        self.selection = Selection(self.config, same, verifier, runs, only_last)
 
     async def run(  # noqa: PLR0913 (all but two have defaults, and callers name them)
         self,

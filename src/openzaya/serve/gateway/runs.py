@@ -304,7 +304,7 @@ class Runs:
                 self._parts.metrics.note(event)
                 self._parts.lengths.note(run.choice.model, event)
 
-        machine = MarkovianRSA(wish.config, extract=extractor(wish))
+        machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.wants_json)
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
         recorded = await self._parts.journal.recorded(run.id)
         async with self._patience(run, sampler):
