@@ -232,11 +232,14 @@ def test_a_stream_its_ids_its_usage_and_the_whole_reply_agree(reasoning):
 def test_sglang_sends_ids_once_at_the_end_of_a_stream():
     async def main():
         async with mocked(ids="sglang", length="fixed:60") as (_, session):
-            raw, _ = await raw_stream(session, return_token_ids=True)
+            raw, _ = await raw_stream(session, return_output_ids_in_sglext=True)
             quiet, _ = await raw_stream(session)
-            return events(raw), events(quiet), (await ask(session, return_token_ids=True))[1]
+            refused = await ask(session, stream=True, return_token_ids=True)
+            whole = await ask(session, return_token_ids=True)
+            return events(raw), events(quiet), whole[1], refused[0]
 
-    found, quiet, whole = run(main())
+    found, quiet, whole, status = run(main())
+    assert status == 400
     assert found[-1]["sglext"]["output_ids"] == whole["choices"][0]["response_token_ids"]
     assert "token_ids" not in found[0]["choices"][0]
     assert not any("sglext" in event for event in quiet)

@@ -570,7 +570,7 @@ def test_the_probe_finds_out_what_a_server_can_do():
 
 
 def test_a_server_that_refuses_unknown_fields_gets_none():
-    strict = Mock(faults=[status(422, "extra field")] * 2)
+    strict = Mock(faults=[status(422, "extra field")] * 4)
     found = capabilities_of(serve(strict))
     assert not found["extensions"]
     assert found["honours_n"] is None
@@ -579,8 +579,15 @@ def test_a_server_that_refuses_unknown_fields_gets_none():
     ] == [
         {"max_tokens", "return_token_ids"},
         {"max_completion_tokens", "return_token_ids"},
+        {"max_tokens", "ignore_eos"},
+        {"max_completion_tokens", "ignore_eos"},
         {"max_tokens"},
     ]
+
+
+def test_a_server_that_refuses_ids_in_streams_is_asked_for_all_else():
+    found = capabilities_of(MockUpstream(replace(FAST, ids="sglang")))
+    assert (found["extensions"], found["ids_out"], found["honours_n"]) == (True, False, True)
 
 
 def test_an_engine_that_is_known_to_decode_the_model_wrongly_is_refused():

@@ -104,7 +104,7 @@ async def _identify(server: Server) -> Capabilities:
                 engine="vllm", version=version, context_tokens=context, priority="lower"
             )
         if server.owner == "sglang":
-            told = await server.json("GET", "/get_server_info")
+            told = await _sglang_info(server)
             is_on = bool(told.get("enable_priority_scheduling"))
             is_low = bool(told.get("schedule_low_priority_values_first"))
             return Capabilities(
@@ -128,6 +128,14 @@ async def _identify(server: Server) -> Capabilities:
     return Capabilities(context_tokens=context)
 
 
+async def _sglang_info(server: Server) -> dict[str, Any]:
+    """Return what SGLang tells of itself, under the new route's name or the old one's."""
+    try:
+        return await server.json("GET", "/server_info")
+    except _ASK_ERRORS:
+        return await server.json("GET", "/get_server_info")
+
+
 class _Asking:
     """The questions that a probe asks."""
 
@@ -138,14 +146,14 @@ class _Asking:
     async def chat_form(self, known: Capabilities) -> Capabilities:
         """Find the fields of a chat call that the server takes, and what its stream holds."""
         names: tuple[LengthField, ...] = ("max_tokens", "max_completion_tokens")
-        for extensions in (True, False):
+        # SGLang refuses the first field in streams, and takes the second like any of its own.
+        for extra in ({"return_token_ids": True}, {"ignore_eos": False}, {}):
             for name in names:
-                extra = {"return_token_ids": True} if extensions else {}
                 stream = await self._chat({name: PROBE_TOKENS, **extra})
                 if stream is not None:
                     return replace(
                         known,
-                        extensions=extensions,
+                        extensions=bool(extra),
                         length_field=name,
                         reasoning_field=stream.reasoning_field,
                         ids_out=bool(stream.token_ids),

@@ -194,6 +194,8 @@ class MockUpstream:
             raise RequestError(
                 f"the model {asked!r} does not exist; choose {', '.join(self.config.models)}"
             )
+        if self.config.ids == "sglang" and body.get("stream") and body.get("return_token_ids"):
+            raise RequestError("return_token_ids is not supported with streaming")
         limit = limit_of(body)
         room = self.config.context_tokens
         if prompt.num_tokens + (limit if limit < 1 << 31 else 1) > room:

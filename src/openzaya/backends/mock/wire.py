@@ -47,7 +47,9 @@ class Wire:
         self._num_prompt_tokens = num_prompt_tokens
         self.fault = fault
         self._is_chat = is_chat
-        self._ids = config.ids if body.get("return_token_ids") else "none"
+        at_end = config.ids == "sglang" and bool(body.get("stream"))
+        asked_ids = body.get("return_output_ids_in_sglext" if at_end else "return_token_ids")
+        self._ids = config.ids if asked_ids else "none"
         self._shown = 1.0 - config.cached_share
         chunk = ".chunk" if is_chat and body.get("stream") else ""
         name = "chatcmpl" if is_chat else "cmpl"
