@@ -128,7 +128,7 @@ async def _identify(server: Server) -> Capabilities:
     return Capabilities(context_tokens=context)
 
 
-async def _sglang_info(server: Server) -> dict[str, Any]:
+async def _sglang_info(server: Server) -> Any:
     """Return what SGLang tells of itself, under the new route's name or the old one's."""
     try:
         return await server.json("GET", "/server_info")
