@@ -89,8 +89,8 @@ def refuse_unsafe(engine: str, model: str) -> None:
     if engine == "vllm" and "zaya" in model.lower():
         raise UpstreamError(
             f"{model!r} is served by vLLM, whose releases have no ZAYA class and fall back to one "
-            "that decodes wrong text; serve it with SGLang or `openzaya serve --model`, or set "
-            "check_engine=False if this build has the class"
+            "that decodes wrong text; serve it with `openzaya serve --model`, or with SGLang after "
+            "`openzaya convert --layout legacy`, or set check_engine=False if this build has the class"
         )
 
 
