@@ -90,7 +90,7 @@ def refuse_unsafe(engine: str, model: str) -> None:
         raise UpstreamError(
             f"{model!r} is served by vLLM, whose releases have no ZAYA class and fall back to one "
             "that decodes wrong text; serve it with `openzaya serve --model`, or with SGLang after "
-            "`openzaya convert --layout legacy`, or set check_engine=False if this build has the class"
+            "`openzaya convert --layout legacy`, or set check_engine=False if this build has one"
         )
 
 
