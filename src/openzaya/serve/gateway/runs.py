@@ -317,6 +317,7 @@ class Runs:
                 stop=run.stop,
                 priority=wish.priority,
                 recorded=recorded,
+                with_progress=True,
             )
         await self._parts.journal.finish(run.id, result)
         return result
