@@ -190,6 +190,20 @@ def test_a_call_that_has_written_is_not_shown_as_queued(open_page, player):
     assert call.locator(".decode").count() == 1
 
 
+def test_the_time_before_the_first_call_is_not_called_idle(open_page, player):
+    made = small_run()
+    for c in made.run["candidates"]:
+        for name in ("queued_s", "began_s", "first_token_s", "ended_s"):
+            c[name] += 1000
+    made.run["run"]["elapsed_s"] += 1000
+    player.add(made)
+    page = open_page(f"#/runs/{made.id}")
+    page.wait_for_selector(".timeline .idle")
+    begins = page.eval_on_selector_all(".timeline .idle", "e => e.map(x => x.getBBox().x)")
+    calls = page.eval_on_selector_all(".timeline .decode", "e => e.map(x => x.getBBox().x)")
+    assert min(begins) > min(calls)
+
+
 def test_an_unknown_run_is_told_and_the_way_back_works(open_page, player):
     page = open_page("#/runs/nowhere", allow="404")
     page.wait_for_selector("[role=alert]")

@@ -16,7 +16,7 @@ const PREVIEW_AGAIN_MS = 2000; // while the server can't answer
 function presetsOf(body) {
   const list = body.data || body.presets || body;
   const rows = Array.isArray(list) ? list : Object.entries(list).map(([name, config]) => ({ name, config }));
-  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row, isDefault: row.is_default === true }));
+  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row, isDefault: row.is_default === true, context: row.preview?.context_bound ?? 0 }));
 }
 
 class AskView {
@@ -39,7 +39,10 @@ class AskView {
       this.models = names.filter((id) => !id.includes(":mrsa-"));
       if (!this.models.length) this.models = names;
       this.presets = presetsOf(presets);
-      this.preset = (this.presets.find((p) => p.isDefault) || this.presets[0])?.name;
+      this.contexts = new Map(models.data.map((m) => [m.id, m.max_model_len || Infinity]));
+      const usual = this.presets.find((p) => p.isDefault) || this.presets[0];
+      const fits = (p) => p.context <= this.contexts.get(this.models[0]);
+      this.preset = (fits(usual) ? usual : this.presets.find(fits) || usual).name;
     } catch (error) {
       if (error.name !== "AbortError") fill(this.node, problem(error.message, () => app.show()));
       return;
@@ -158,10 +161,18 @@ class AskView {
     this.drawCost();
   }
 
+  // The server has the last word; its own bound is a little lower.
+  warning() {
+    const model = this.model.value || this.models[0];
+    const holds = this.contexts.get(model);
+    if (!this.told || this.told.context_bound <= holds) return "";
+    return `The longest call may need more than the ${whole(holds)} tokens that ${model} holds, and the run be refused: choose a smaller preset or budget.`;
+  }
+
   drawCost() {
     const p = this.told;
     this.sendButton.disabled = Boolean(this.refused) || Boolean(this.sending);
-    setText(this.refusal, visible(this.refused || ""));
+    setText(this.refusal, visible(this.refused || this.warning()));
     if (!p) {
       fill(this.cost);
       return;
