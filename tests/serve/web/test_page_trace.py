@@ -90,3 +90,14 @@ def test_the_lines_into_an_open_trace_stay_at_it_when_the_graph_moves(open_page,
     line, moved, _ = page.evaluate(ends)
     assert moved != x
     assert 0 < moved - line < 20
+
+
+def test_a_trace_that_is_opened_before_it_begins_is_lit_with_what_it_reads(open_page, player):
+    made = player.add(small_run(), told=1)
+    page = open_page(f"#/runs/{made.id}/1/2")
+    page.get_by_text("This trace has not started.").wait_for()
+    player.tell(made.id)
+    page.wait_for_selector(".answer")
+    lit = page.eval_on_selector_all(".graph .node.on", "e => e.map(x => x.dataset.key)")
+    parents = made.candidates[6]["parents"]
+    assert sorted(lit) == sorted(["1/2", *(f"0/{slot}" for slot in parents)])

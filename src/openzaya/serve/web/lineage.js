@@ -10,7 +10,7 @@ class Lineage {
     this.onTip = onTip;
     this.grouped = false;
     this.pinned = null;
-    this.lit = [null, null];
+    this.lit = null; // the candidate whose ancestry is lit
     this.focusKey = null;
     this.nodes = new Map();
     this.edges = svg("g", { class: "edges" });
@@ -45,8 +45,8 @@ class Lineage {
     this.placeNodes();
     this.drawEdges();
     this.drawCaptions();
-    const [keys, direct] = this.lit;
-    this.show(this.pinned && !direct ? this.pinned() : keys, direct);
+    const c = this.lit && this.candidate(keyOf(this.lit.stage, this.lit.slot));
+    this.show(c ? this.model.ancestry(c) : this.pinned && this.pinned(), c);
     if (!this.nodes.has(this.focusKey)) this.setFocusKey(this.nodes.keys().next().value || null);
   }
 
@@ -201,7 +201,7 @@ class Lineage {
   }
 
   show(keys, direct = null) {
-    this.lit = [keys, direct];
+    this.lit = direct;
     this.root.classList.toggle("dimmed", keys !== null && keys.size > 0);
     for (const [key, node] of this.nodes) node.classList.toggle("on", keys !== null && keys.has(key));
     let path = "";
