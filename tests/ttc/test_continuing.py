@@ -119,7 +119,7 @@ def test_what_is_told_while_it_is_written_is_the_text():
         if isinstance(event, CandidateProgress) and event.stage == 1:
             told[event.slot] = told.get(event.slot, "") + event.text
 
-    result = run(BASE, Answering(endless), on_event=hear, with_progress=True)
+    result = run(BASE, Answering(endless), on_event=hear, wants_progress=lambda: True)
     for c in result.rounds[1].candidates:
         assert told[c.slot].split() == c.text.split()
 

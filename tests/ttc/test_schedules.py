@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib.util
+import itertools
 import sys
 import weakref
 from dataclasses import replace
@@ -212,7 +213,7 @@ def test_a_call_that_waits_for_its_retry_when_it_is_cut_does_not_hold_the_round_
 
 def test_progress_is_told_to_those_who_ask_and_adds_up():
     events = []
-    result = run(SMALL, StreamingSampler(), on_event=events.append, with_progress=True)
+    result = run(SMALL, StreamingSampler(), on_event=events.append, wants_progress=lambda: True)
     told = [e for e in events if type(e).__name__ == "CandidateProgress"]
     for candidate in (c for r in result.rounds for c in r.candidates):
         mine = [e for e in told if (e.stage, e.slot) == (candidate.stage, candidate.slot)]
@@ -221,6 +222,23 @@ def test_progress_is_told_to_those_who_ask_and_adds_up():
     quiet = []
     run(SMALL, StreamingSampler(), on_event=quiet.append)
     assert not [e for e in quiet if type(e).__name__ == "CandidateProgress"]
+
+
+def test_who_comes_late_or_looks_away_is_told_what_was_missed():
+    events = []
+    asked = itertools.count()
+    result = run(
+        SMALL,
+        StreamingSampler(),
+        on_event=events.append,
+        wants_progress=lambda: next(asked) % 5 > 2,
+    )
+    told = [e for e in events if type(e).__name__ == "CandidateProgress"]
+    assert told
+    for candidate in (c for r in result.rounds for c in r.candidates):
+        mine = [e for e in told if (e.stage, e.slot) == (candidate.stage, candidate.slot)]
+        so_far = words("".join(e.text for e in mine))
+        assert so_far == words(candidate.text)[: mine[-1].num_tokens if mine else 0]
 
 
 @pytest.mark.parametrize("kind", ["CandidateStarted", "CandidateDone", "StageDone", "RunDone"])
@@ -265,7 +283,7 @@ def test_tokens_of_cancelled_calls_are_counted_as_lost():
 
         sampler = StreamingSampler(lambda r, c: "w " * 40, batch=4)
         result = await MarkovianRSA(SMALL).run(
-            QUESTION, sampler, on_event=listen, stop=stop, with_progress=True
+            QUESTION, sampler, on_event=listen, stop=stop, wants_progress=lambda: True
         )
         return result, sampler
 

@@ -37,7 +37,8 @@ class Settings:
     """Seconds since the start of the run."""
     seed: int = 0
     priority: int = 0
-    with_progress: bool = False
+    wants_progress: Callable[[], bool] = lambda: False
+    """Whether anybody wants to hear of text as it comes, asked at every piece."""
 
 
 class Driver:
@@ -236,22 +237,27 @@ class Driver:
 
     def _listener(self, key: Slot, watch: Watch) -> Callable[[str, int], None]:
         stage, slot = key
-        wish = watch.cut  # not the watch, which will hold the listener: a circle keeps its text
+        # not the watch, which will hold the listener: a circle keeps its text
+        wish, pieces = watch.cut, watch.pieces
         allowed = self.config.answer_allowance_tokens
         answer = None
         if allowed is not None and stage < self.config.rounds:
             answer = AnswerAllowance(allowed)
-        written = 0
+        written, told_chars, told_all = 0, 0, True
 
         def on_text(text: str, num_tokens: int) -> None:
-            nonlocal written
+            nonlocal written, told_chars, told_all
             written += num_tokens
             for cut in self.machine.wrote(stage, slot, num_tokens):
                 self._cut((cut.stage, cut.slot))
             if answer is not None and answer.is_used_up(text, num_tokens):
                 wish.set()
-            if self.settings.with_progress:
+            is_wanted = self.settings.wants_progress()
+            if is_wanted:
+                new = text if told_all else "".join(pieces)[told_chars:]
+                told_chars += len(new)
                 at = self.settings.clock()
-                self.settings.listen(CandidateProgress(stage, slot, text, written, at))
+                self.settings.listen(CandidateProgress(stage, slot, new, written, at))
+            told_all = is_wanted
 
         return on_text

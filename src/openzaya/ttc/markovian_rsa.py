@@ -76,7 +76,7 @@ class MarkovianRSA:
         stop: asyncio.Event | None = None,
         priority: int = 0,
         recorded: Recorded | None = None,
-        with_progress: bool = False,
+        wants_progress: Callable[[], bool] | None = None,
     ) -> Result:
         """Answer `question`, a text or a conversation that ends with the user's turn.
 
@@ -84,7 +84,8 @@ class MarkovianRSA:
         the coroutine cancels every outstanding call. Failed candidates are dropped while enough
         survive, else the best so far returns with `degraded`. `priority` is passed to the sampler:
         smaller runs first, so give an older problem a smaller one. `recorded` goes on with a run
-        that an earlier process began; `with_progress` tells `on_event` of text as it comes.
+        that an earlier process began. `on_event` is told of text as it comes while
+        `wants_progress` says so.
 
         Raises `RequestError` for an empty question, `ContextLengthError` or `ConfigError` when
         the run cannot fit the model's context or lacks what its selection needs, and the sampler's
@@ -100,7 +101,7 @@ class MarkovianRSA:
             clock=lambda: time.monotonic() - began,
             seed=seed,
             priority=priority,
-            with_progress=with_progress,
+            wants_progress=wants_progress or (lambda: False),
         )
         machine = Machine(
             self.config,

@@ -13,6 +13,8 @@ from typing import Any
 import uvicorn
 from serve.web.play import Player, create_player
 
+LIMIT_MS = 20_000
+"""A loaded machine is slow; nothing here depends on being fast."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -68,3 +70,15 @@ def serving(player: Player) -> Iterator[str]:
         server.should_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
+
+
+def until(page: Any, expression: str, arg: Any = None) -> None:
+    """Wait until an expression is true; the page's policy forbids the browser to wait for it."""
+    give_up = time.monotonic() + LIMIT_MS / 1000
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < give_up, f"never true: {expression}"
+        page.wait_for_timeout(20)
+
+
+def node(page: Any, stage: int, slot: int) -> Any:
+    return page.locator(f'.graph .node[data-key="{stage}/{slot}"]')

@@ -34,6 +34,10 @@ class Player:
     last_ids: list[str | None] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    is_away: bool = False
+    """Whether a proxy answers that the server is down."""
+    is_held: bool = False
+    """Whether candidates are kept back."""
     gone: set[str] = field(default_factory=set)
     """Live runs on which nobody works any more."""
 
@@ -112,7 +116,9 @@ def create_player(player: Player) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope.get("headers") or []).get(b"authorization", b"").decode()
         is_open = scope["type"] != "http" or scope["path"] == "/" or player.key is None
-        if is_open or given == f"Bearer {player.key}":
+        if player.is_away:
+            await refuse(503, "the server is down")(scope, receive, send)
+        elif is_open or given == f"Bearer {player.key}":
             await app(scope, receive, send)
         else:
             await refuse(401, "a key is needed")(scope, receive, send)
@@ -174,6 +180,8 @@ class _Addresses:
 
     async def candidate(self, request: Request) -> Response:
         where = request.path_params
+        while self.player.is_held:
+            await asyncio.sleep(POLL_S)
         for c in self.player.runs[where["id"]].candidates:
             if (c["stage"], c["slot"]) == (where["stage"], where["slot"]):
                 return JSONResponse(c)

@@ -3,13 +3,10 @@
 import json
 import math
 import re
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serve.web.browsing import launch, serving, why_not
-from serve.web.play import Player
+from serve.web.browsing import node, until, why_not
 from serve.web.sample_runs import (
     HOSTILE,
     failed_run,
@@ -27,63 +24,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "a browser is here"),
 ]
-WIDE = {"width": 1280, "height": 800}
-LIMIT_MS = 20_000
-"""A loaded machine is slow; nothing here depends on being fast."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launch() as found:
-        yield found
-
-
-@pytest.fixture
-def player() -> Iterator[Player]:
-    made = Player()
-    with serving(made) as url:
-        made.url = url
-        yield made
-
-
-@pytest.fixture
-def open_page(browser, player):
-    """Give a function that opens an address; the page must run without an error of its own."""
-    contexts, troubles = [], []
-
-    def opened(address: str, *, allow: str = "", **options: Any) -> Any:
-        context = browser.new_context(viewport=options.pop("viewport", WIDE), **options)
-        contexts.append(context)
-        context.set_default_timeout(LIMIT_MS)
-        page = context.new_page()
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on(
-            "console",
-            lambda m: (
-                m.type == "error"
-                and not (allow and re.search(allow, m.text))
-                and troubles.append(m.text)
-            ),
-        )
-        page.goto(address if "://" in address else f"{player.url}/{address}")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-def until(page: Any, expression: str, arg: Any = None) -> None:
-    """Wait until an expression is true; the page's policy forbids the browser to wait for it."""
-    give_up = time.monotonic() + LIMIT_MS / 1000
-    while not page.evaluate(expression, arg):
-        assert time.monotonic() < give_up, f"never true: {expression}"
-        page.wait_for_timeout(20)
-
-
-def node(page: Any, stage: int, slot: int) -> Any:
-    return page.locator(f'.graph .node[data-key="{stage}/{slot}"]')
 
 
 def calls_with_an_answer(recording: Any) -> int:
@@ -248,6 +188,20 @@ def test_a_call_that_has_written_is_not_shown_as_queued(open_page, player):
     call = page.locator(f".timeline .call:has(title:text('slot {slot}:'))")
     call.locator(".wait").wait_for(state="detached")
     assert call.locator(".decode").count() == 1
+
+
+def test_the_time_before_the_first_call_is_not_called_idle(open_page, player):
+    made = small_run()
+    for c in made.run["candidates"]:
+        for name in ("queued_s", "began_s", "first_token_s", "ended_s"):
+            c[name] += 1000
+    made.run["run"]["elapsed_s"] += 1000
+    player.add(made)
+    page = open_page(f"#/runs/{made.id}")
+    page.wait_for_selector(".timeline .idle")
+    begins = page.eval_on_selector_all(".timeline .idle", "e => e.map(x => x.getBBox().x)")
+    calls = page.eval_on_selector_all(".timeline .decode", "e => e.map(x => x.getBBox().x)")
+    assert min(begins) > min(calls)
 
 
 def test_an_unknown_run_is_told_and_the_way_back_works(open_page, player):
@@ -425,11 +379,11 @@ def test_settings_that_do_not_fit_are_refused_before_sending(open_page, player):
     page.fill("#question", "?")
     page.get_by_text("Advanced").click()
     page.fill("#field-tails_per_prompt", "17")
-    page.wait_for_selector(".cost [role=alert]")
-    assert "choose 1 <= C <= N" in page.locator(".cost").inner_text()
+    page.wait_for_selector(".ask-side [role=alert]")
+    assert "choose 1 <= C <= N" in page.get_by_role("alert").inner_text()
     assert page.get_by_role("button", name="Send").is_disabled()
     page.fill("#field-tails_per_prompt", "16")
-    until(page, "!document.querySelector('.cost [role=alert]')")
+    page.wait_for_selector(".ask-side [role=alert]", state="hidden")
     assert page.get_by_role("button", name="Send").is_enabled()
 
 

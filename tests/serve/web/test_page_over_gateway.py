@@ -110,6 +110,40 @@ def test_a_run_goes_on_when_its_page_is_left(look, tmp_path):
         assert mock.stats()["aborted"] == 0
 
 
+def test_a_trace_is_seen_to_grow_while_it_is_written(look, tmp_path):
+    slow = MockConfig(ttft_s=0.01, token_s=0.01, length="fixed:4000")
+    with upstream(slow) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:
+        page = look(running.url)
+        ask_small(page, "What takes long?")
+        page.locator(".graph .running .arc").first.wait_for()
+        page.locator(".graph .running").first.click()
+        page.get_by_text("Not yet; Raw shows what the trace has written so far.").wait_for()
+        page.get_by_role("tab", name="Raw").click()
+        text = page.locator(".drawer pre")
+        text.wait_for()
+        begun = text.text_content()
+        while len(text.text_content()) == len(begun):
+            page.wait_for_timeout(20)
+        assert text.text_content().startswith(begun)
+        page.get_by_role("button", name="Cancel run").click()
+        page.wait_for_selector(".badge.warn")
+
+
+def test_the_bundled_model_answers_with_the_preset_that_the_page_chooses(look, server):
+    page = look(server.url)
+    page.wait_for_selector(".figures")
+    assert page.locator(".preset :checked").get_attribute("value") == "nano"
+    assert page.get_by_role("alert").is_hidden()
+    page.get_by_text("16k", exact=True).click()
+    page.get_by_text("the 1,024 tokens that nano holds").wait_for()
+    page.get_by_text("nano", exact=True).last.click()
+    page.get_by_role("alert").wait_for(state="hidden")
+    page.fill("#question", "sort qdkax")
+    page.get_by_role("button", name="Send").click()
+    page.wait_for_selector(".answer")
+    assert page.locator(".badge.good").count() == 1
+
+
 def test_a_run_is_cancelled_from_the_page(look, tmp_path):
     slow = MockConfig(ttft_s=0.01, token_s=0.05, length="fixed:2000")
     with upstream(slow) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:

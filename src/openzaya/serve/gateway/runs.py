@@ -13,6 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -317,6 +318,7 @@ class Runs:
                 stop=run.stop,
                 priority=wish.priority,
                 recorded=recorded,
+                wants_progress=partial(self._parts.journal.is_followed, run.id),
             )
         await self._parts.journal.finish(run.id, result)
         return result

@@ -15,7 +15,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 CONTENT_TYPE = "text/html; charset=utf-8"
 
-STYLES = ("theme.css", "views.css", "graph.css")
+STYLES = ("theme.css", "views.css", "graph.css", "media.css")
 """In the order in which they are joined."""
 SCRIPTS = (
     "dom.js",

@@ -56,13 +56,20 @@ async function postJson(path, body, signal) {
   return parseJson(await (await request(path, { method: "POST", body, signal })).text());
 }
 
+// What comes next; a connection that a sleeping machine or a network lost may never say so.
+function heard(reader) {
+  let timer;
+  const silence = new Promise((_, reject) => { timer = setTimeout(() => reject(new Failure(0, "the server is silent")), SILENCE_MS); });
+  return Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
+}
+
 // Server-sent events by hand: EventSource can't send a key, and can't be told where to go on.
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await heard(reader);
       if (done) return;
       const blocks = (rest + value).replace(/\r\n?/g, "\n").split("\n\n");
       rest = blocks.pop();
@@ -84,11 +91,19 @@ async function* eventsOf(response) {
 
 const RECONNECT_FIRST_MS = 500;
 const RECONNECT_MOST_MS = 10000;
+const SILENCE_MS = 35000; // the server says something every ten seconds
 
 function pause(ms, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+    const end = () => {
+      clearTimeout(timer);
+      removeEventListener("online", end);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    addEventListener("online", end);
+    signal.addEventListener("abort", end);
   });
 }
 

@@ -10,12 +10,13 @@ const ADVANCED = [
   ["answer_reserve_tokens", "Answer reserve", 16, 16777216],
 ];
 const PREVIEW_WAIT_MS = 250;
+const PREVIEW_AGAIN_MS = 2000; // while the server can't answer
 
 // Presets come as a list of objects or as one object by name; both hold the settings.
 function presetsOf(body) {
   const list = body.data || body.presets || body;
   const rows = Array.isArray(list) ? list : Object.entries(list).map(([name, config]) => ({ name, config }));
-  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row, isDefault: row.is_default === true }));
+  return rows.map((row) => ({ name: row.name || row.id, note: row.description || row.note || "", config: row.config || row, isDefault: row.is_default === true, context: row.preview?.context_bound ?? 0 }));
 }
 
 class AskView {
@@ -38,7 +39,10 @@ class AskView {
       this.models = names.filter((id) => !id.includes(":mrsa-"));
       if (!this.models.length) this.models = names;
       this.presets = presetsOf(presets);
-      this.preset = (this.presets.find((p) => p.isDefault) || this.presets[0])?.name;
+      this.contexts = new Map(models.data.map((m) => [m.id, m.max_model_len || Infinity]));
+      const usual = this.presets.find((p) => p.isDefault) || this.presets[0];
+      const fits = (p) => p.context <= this.contexts.get(this.models[0]);
+      this.preset = (fits(usual) ? usual : this.presets.find(fits) || usual).name;
     } catch (error) {
       if (error.name !== "AbortError") fill(this.node, problem(error.message, () => app.show()));
       return;
@@ -59,7 +63,8 @@ class AskView {
     this.sendButton = el("button", { type: "button", class: "primary", onclick: () => this.send() }, "Send");
     this.cancelButton = el("button", { type: "button", hidden: true, onclick: () => this.sending?.abort() }, "Cancel");
     this.status = el("p", { class: "quiet", role: "status" });
-    this.cost = el("div", { class: "cost", "aria-live": "polite" });
+    this.refusal = el("p", { class: "error-text", role: "alert" });
+    this.cost = el("div", { class: "cost" });
     this.fields = {};
     fill(this.node,
       el("form", { class: "ask-form", onsubmit: (event) => { event.preventDefault(); this.send(); } },
@@ -70,7 +75,7 @@ class AskView {
         el("fieldset", { class: "presets" }, el("legend", null, "Preset"), this.presets.map((p) => this.presetCard(p))),
         this.advanced()),
       el("aside", { class: "ask-side", "aria-label": "What this will do" },
-        el("h2", null, "Before you send"), this.cost,
+        el("h2", null, "Before you send"), this.refusal, this.cost,
         el("div", { class: "send-row" }, this.sendButton, this.cancelButton, el("kbd", null, "Ctrl"), el("kbd", null, "Enter")), this.status));
     if (innerWidth > 700) this.question.focus();
   }
@@ -83,7 +88,7 @@ class AskView {
     return el("label", { class: "preset", title: note || null }, input,
       el("span", { class: "preset-name" }, name),
       n === undefined ? el("span", { class: "quiet" }, note) : [planGlyph(n, rounds),
-        el("span", { class: "quiet" }, `${plural(calls, "call")} \u00b7 \u03b2 ${tokensK(beta)}${rounds ? ` \u00b7 ${plural(c, "tail")} of ${tokensK(tau)}` : ""}`)]);
+        el("span", { class: "quiet" }, `${plural(calls, "call")} of ${tokensK(beta)}${rounds ? ` \u00b7 ${plural(c, "tail")} of ${tokensK(tau)}` : ""}`)]);
   }
 
   advanced() {
@@ -149,17 +154,27 @@ class AskView {
     } catch (error) {
       if (error.name === "AbortError") return;
       this.told = null;
-      this.refused = error.message;
+      const isOurs = error.status === 0 || error.status === 429 || error.status >= 500;
+      this.refused = isOurs ? `No preview: ${error.message}. The page asks again by itself; you can send once there is an answer.` : error.message;
+      if (isOurs) this.timer = setTimeout(() => this.preview(), PREVIEW_AGAIN_MS);
     }
     this.drawCost();
+  }
+
+  // The server has the last word; its own bound is a little lower.
+  warning() {
+    const model = this.model.value || this.models[0];
+    const holds = this.contexts.get(model);
+    if (!this.told || this.told.context_bound <= holds) return "";
+    return `The longest call may need more than the ${whole(holds)} tokens that ${model} holds, and the run be refused: choose a smaller preset or budget.`;
   }
 
   drawCost() {
     const p = this.told;
     this.sendButton.disabled = Boolean(this.refused) || Boolean(this.sending);
-    const refusal = this.refused ? el("p", { class: "error-text", role: "alert" }, visible(this.refused)) : null;
+    setText(this.refusal, visible(this.refused || this.warning()));
     if (!p) {
-      fill(this.cost, refusal);
+      fill(this.cost);
       return;
     }
     const config = { ...this.presets.find((x) => x.name === this.preset)?.config, ...this.overrides };
@@ -173,7 +188,7 @@ class AskView {
       ["longest call", whole(p.context_bound), "tokens of context"],
       prices ? ["cost, at most", money(costOf({ generated: p.decode_cap, prefill: p.prefill_cap }, prices)), p.expected_decode ? `expected ${money(costOf({ generated: p.expected_decode, prefill: p.expected_prefill || 0 }, prices))}` : ""] : null,
     ].filter(Boolean);
-    fill(this.cost, refusal, el("p", { class: "plan-text" }, planText(config)),
+    refresh(this.cost, el("p", { class: "plan-text" }, planText(config)),
       el("dl", { class: "figures" }, rows.map(([name, value, unit]) => el("div", null, el("dt", null, name), el("dd", null, el("b", { class: "num" }, value), el("span", { class: "quiet" }, unit))))));
   }
 
@@ -202,8 +217,8 @@ class AskView {
       this.status.textContent = error.name === "AbortError" ? "Cancelled." : visible(error.message);
     } finally {
       this.sending = null;
-      this.sendButton.disabled = false;
       this.cancelButton.hidden = true;
+      this.drawCost();
     }
   }
 }

@@ -32,10 +32,11 @@ class CompareView {
 
   draw() {
     const [a, b] = this.models;
-    const isSame = a.run.question === b.run.question;
+    const isSame = this.isSameQuestion;
     fill(this.node,
       el("h1", null, "Two runs"),
       isSame ? el("p", { class: "compare-question" }, el("bdi", null, clip(a.run.question, 200))) : el("p", { class: "connection" }, "The questions differ."),
+      el("p", { class: "story-text" }, this.summary(a, b)),
       el("div", { class: "pair" }, this.models.map((model, i) => this.head(model, i))),
       el("section", { class: "panel" }, el("div", { class: "panel-head" }, el("h2", null, "Figures")), this.figures(a, b)),
       el("div", { class: "pair" }, this.models.map((model, i) => el("section", { class: "panel", "aria-label": `Answers per stage of run ${i + 1}` },
@@ -43,11 +44,32 @@ class CompareView {
       el("section", { class: "panel" }, el("div", { class: "panel-head" }, el("h2", null, "Settings that differ")), this.settings(a, b)));
   }
 
+  // The list clips questions: two long ones can begin alike.
+  get isSameQuestion() {
+    const [a, b] = this.models.map((model) => JSON.stringify(model.detail.question ?? model.run.question));
+    return a === b;
+  }
+
+  // In words: what each says, how sure it is, and what it took.
+  summary(a, b) {
+    const answers = [a, b].map((m) => m.run.answer ?? null);
+    const open = [a, b].flatMap((m, i) => (m.isOver ? [] : [`Run ${i + 1} is not over yet.`]));
+    const none = answers.flatMap((answer, i) => (answer === null && [a, b][i].isOver ? [`Run ${i + 1} has no answer.`] : []));
+    const says = answers.includes(null) ? [] : answers[0] === answers[1]
+      ? [`Both answer ${clip(answers[0], 60)}.`]
+      : [`Run 1 answers ${clip(answers[0], 60)}, run 2 ${clip(answers[1], 60)}.`];
+    const agree = says.length ? [`In the last stage ${percent(agreement(a), 1)} of run 1 and ${percent(agreement(b), 1)} of run 2 agree; that is a hint, and no proof, that they are right.`] : [];
+    const tokens = ratio(usageOf(a).generated, usageOf(b).generated);
+    const time = ratio(a.elapsed, b.elapsed);
+    const took = tokens && time ? [`Run 2 generated ${tokens} the tokens of run 1 and took ${time} its time.`] : [];
+    return [...open, ...none, ...says, ...agree, ...took].join(" ");
+  }
+
   head(model, i) {
     const { run } = model;
     return el("section", { class: "card", "aria-label": `Run ${i + 1}` },
       el("div", { class: "run-line" }, mark(i), stateBadge(run.state), run.degraded ? el("span", { class: "badge warn" }, "degraded") : null, el("span", { class: "quiet" }, `${modelName(run)} \u00b7 ${moment(run.created)}`)),
-      this.models[0].run.question === this.models[1].run.question ? null : el("p", null, el("bdi", null, clip(run.question || "", 200))),
+      this.isSameQuestion ? null : el("p", null, el("bdi", null, clip(run.question || "", 200))),
       el("div", { class: "answer-line" }, model.classes.get(run.answer) ? chip(model.classes.get(run.answer)) : null,
         el("p", { class: "answer" }, el("bdi", null, run.answer === null || run.answer === undefined ? run.error ? clip(run.error, 120) : "No answer" : clip(run.answer, 200)))),
       el("p", { class: "quiet" }, visible(run.why || "")),
@@ -56,22 +78,19 @@ class CompareView {
 
   figures(a, b) {
     const used = [a, b].map(usageOf);
-    const last = (m) => tally(m.stage(m.numStages - 1), m.classes);
-    const agreement = (m) => {
-      const top = last(m).rows[0];
-      return top ? top.votes / m.stage(m.numStages - 1).length : 0;
-    };
+    const prices = readPrices();
     const most = Math.max(used[0].byStage.length, used[1].byStage.length);
     const rows = [
       ["Time", a.elapsed, b.elapsed, duration],
       ["Generated", used[0].generated, used[1].generated, whole],
       ...Array.from({ length: most }, (_, s) => [`\u2003stage ${s}`, used[0].byStage[s], used[1].byStage[s], whole]),
       ["Prompts read", used[0].prefill, used[1].prefill, whole],
+      prices ? ["Cost at your prices", costOf(used[0], prices), costOf(used[1], prices), money] : null,
       ["Calls", a.run.calls, b.run.calls, whole],
       ["Failed calls", a.run.failed_calls, b.run.failed_calls, whole],
       ["Agreement of the last stage", agreement(a), agreement(b), (v) => percent(v, 1)],
-      ["Distinct answers at the end", last(a).rows.length, last(b).rows.length, whole],
-    ];
+      ["Distinct answers at the end", lastTally(a).rows.length, lastTally(b).rows.length, whole],
+    ].filter(Boolean);
     const scale = Math.max(used[0].generated, used[1].generated, 1);
     return [
       el("div", { class: "versus" }, used.map((u, i) => meter(`Run ${i + 1}`, u.generated, scale, { parts: u.byStage.map((value, s) => ({ value, tone: `part${s % 2}`, title: `stage ${s}` })), note: `${short(u.generated)} tokens` }))),
@@ -89,6 +108,16 @@ class CompareView {
     const same = names.length - differ.length;
     return [rows.length ? diffTable(rows, "Setting") : el("p", { class: "quiet" }, "None."), el("p", { class: "quiet" }, `${plural(same, "setting")} are the same.`)];
   }
+}
+
+function lastTally(model) {
+  return tally(model.stage(model.numStages - 1), model.classes);
+}
+
+// The share of the last stage that gives its most frequent answer.
+function agreement(model) {
+  const [top] = lastTally(model).rows;
+  return top ? top.votes / model.stage(model.numStages - 1).length : 0;
 }
 
 function mark(i) {

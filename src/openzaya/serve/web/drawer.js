@@ -9,7 +9,7 @@ class Drawer {
     this.tab = "tail";
     this.head = el("div", { class: "drawer-head" });
     this.tabs = el("div", { class: "tabs", role: "tablist", "aria-label": "Parts of the trace" });
-    this.body = el("div", { class: "drawer-body", role: "tabpanel", tabindex: "0", "aria-live": "off" });
+    this.body = el("div", { class: "drawer-body", role: "tabpanel", id: "trace-part", tabindex: "0", "aria-live": "off" });
     this.node = el("aside", { class: "drawer", role: "dialog", "aria-modal": "false", "aria-label": "Trace", tabindex: "-1", hidden: true },
       this.head, this.tabs, this.body);
     this.node.addEventListener("keydown", (event) => this.onKey(event));
@@ -21,13 +21,24 @@ class Drawer {
 
   async open(c) {
     const wasOpen = this.isOpen;
+    const isOther = !this.candidate || keyOf(this.candidate.stage, this.candidate.slot) !== keyOf(c.stage, c.slot);
     this.candidate = c;
     this.node.hidden = false;
     document.body.classList.add("has-drawer");
+    if (isOther) this.body.scrollTop = 0;
     this.drawHead();
     if (!wasOpen) this.node.focus({ preventScroll: true });
-    const detail = await this.detailOf(c);
-    if (this.candidate === c) this.drawBody(detail);
+    if (isOther && !this.details.has(keyOf(c.stage, c.slot))) this.drawBody({ wait: "Loading\u2026" });
+    await this.load();
+  }
+
+  // What a newer call fetches takes the place of what an older one does.
+  async load() {
+    const asked = this.asked = {};
+    const detail = await this.detailOf(this.candidate);
+    if (this.asked !== asked) return;
+    this.asked = null;
+    this.drawBody(detail);
   }
 
   close() {
@@ -35,27 +46,28 @@ class Drawer {
     this.node.hidden = true;
     document.body.classList.remove("has-drawer");
     this.onClose(this.candidate);
-    this.candidate = null;
+    this.candidate = this.asked = null;
   }
 
-  // The record has changed: what is shown follows, unless the text is already final.
+  // The record has changed: what is shown follows. New text of a trace waits for what is under way.
   update() {
     if (!this.candidate) return;
     const { stage, slot } = this.candidate;
     const before = this.candidate;
     this.candidate = this.model.at(stage, slot) || before;
     this.drawHead();
-    if (before.state !== this.candidate.state) this.open(this.candidate);
+    const { state, num_tokens: written } = this.candidate;
+    if (before.state !== state || (before.num_tokens !== written && !this.asked)) this.load();
   }
 
   // Details of a candidate that is over never change, so they are kept.
   async detailOf(c) {
     const key = keyOf(c.stage, c.slot);
     if (this.details.has(key)) return this.details.get(key);
-    if (c.state === "planned") return { failure: "This trace has not started." };
+    if (c.state === "planned") return { wait: "This trace has not started." };
     try {
       const detail = await loadCandidate(this.runId, c.stage, c.slot);
-      if (["done", "failed", "cut"].includes(c.state)) this.details.set(key, detail);
+      if (ENDED.has(c.state)) this.details.set(key, detail);
       return detail;
     } catch (error) {
       return { failure: error.message };
@@ -97,24 +109,37 @@ class Drawer {
 
   drawTab() {
     const shown = this.parts.find((p) => p.id === this.tab) || this.parts[0];
-    fill(this.tabs, this.parts.map((p) => el("button", {
-      type: "button", role: "tab", id: `tab-${p.id}`, "aria-selected": String(p === shown), tabindex: p === shown ? "0" : "-1",
+    refresh(this.tabs, this.parts.map((p) => el("button", {
+      type: "button", role: "tab", id: `tab-${p.id}`, "aria-selected": String(p === shown), "aria-controls": "trace-part", tabindex: p === shown ? "0" : "-1",
       onclick: () => this.select(p.id),
     }, p.name)));
     this.body.setAttribute("aria-labelledby", `tab-${shown.id}`);
-    if (this.detail.failure) {
-      fill(this.body, el("p", { class: "quiet" }, this.detail.failure));
-      return;
-    }
-    const meaning = { tail: "What the next stage may see of this trace, and nothing else.", prompt: "The exact messages that were sent.", thinking: "What stands inside the think block.", answer: "What follows the think block.", text: "Everything as the model wrote it." }[shown.id];
-    fill(this.body,
-      el("div", { class: "body-head" }, el("span", { class: "quiet" }, meaning, shown.text ? ` ${plural(shown.text.length, "character")}.` : ""),
+    const { wait, failure } = this.detail;
+    if (wait) fill(this.body, el("p", { class: "quiet" }, wait));
+    else if (failure) fill(this.body, problem(failure, () => this.load()));
+    else refresh(this.body,
+      el("div", { class: "body-head" }, el("span", { class: "quiet" }, this.meaning(shown.id), shown.text ? ` ${plural(shown.text.length, "character")}.` : ""),
         shown.text ? el("button", { type: "button", class: "small", onclick: (event) => copyText(shown.text, event.currentTarget) }, "Copy") : null),
-      shown.text ? longText(shown.text) : el("p", { class: "quiet" }, "Empty."));
+      shown.text ? longText(shown.text) : el("p", { class: "quiet" }, ENDED.has(this.candidate.state) ? "Empty." : "Not yet; Raw shows what the trace has written so far."));
+  }
+
+  meaning(id) {
+    const { model, candidate: c } = this;
+    const { tail_tokens: tau } = model.config;
+    if (id === "tail") {
+      if (c.stage >= model.plannedStages - 1) return "The end of this trace. No stage follows that could read it.";
+      return `The last ${tau ? `${whole(tau)} ` : ""}tokens at most: all that the next stage may see of this trace.`;
+    }
+    const { parents = [] } = c;
+    return {
+      prompt: parents.length ? `All that this trace was given: the question, then the ${plural(parents.length, "tail")} of stage ${c.stage - 1} from ${parents.length === 1 ? "slot" : "slots"} ${parents.join(", ")}, in this order.` : "All that this trace was given: the question.",
+      thinking: "What stands inside the think block.", answer: "What follows the think block.", text: "Everything as the model wrote it.",
+    }[id];
   }
 
   select(id) {
     this.tab = id;
+    this.body.scrollTop = 0;
     this.drawTab();
     document.getElementById(`tab-${id}`)?.focus();
   }

@@ -10,6 +10,7 @@ class Lineage {
     this.onTip = onTip;
     this.grouped = false;
     this.pinned = null;
+    this.lit = null; // the candidate whose ancestry is lit
     this.focusKey = null;
     this.nodes = new Map();
     this.edges = svg("g", { class: "edges" });
@@ -44,7 +45,8 @@ class Lineage {
     this.placeNodes();
     this.drawEdges();
     this.drawCaptions();
-    if (this.pinned) this.show(this.pinned());
+    const c = this.lit && this.candidate(keyOf(this.lit.stage, this.lit.slot));
+    this.show(c ? this.model.ancestry(c) : this.pinned && this.pinned(), c);
     if (!this.nodes.has(this.focusKey)) this.setFocusKey(this.nodes.keys().next().value || null);
   }
 
@@ -155,7 +157,7 @@ class Lineage {
     const { tails_per_prompt: c, tail_tokens: tau } = model.config;
     fill(this.captions, this.order.map((row, stage) => {
       const x = this.left + stage * this.step;
-      const over = row.filter((r) => ["done", "cut", "failed"].includes(r.state)).length;
+      const over = row.filter((r) => ENDED.has(r.state)).length;
       const what = stage === 0 ? "think alone" : c === 1 ? "continue a tail" : `read ${c ?? "some"} tails`;
       const title = stage === 0 ? "Only the question is in these prompts" : `The question and ${c} tails of at most ${whole(tau)} tokens, from the stage before and no other`;
       return svg("g", { "text-anchor": "middle" }, svg("title", null, title),
@@ -199,6 +201,7 @@ class Lineage {
   }
 
   show(keys, direct = null) {
+    this.lit = direct;
     this.root.classList.toggle("dimmed", keys !== null && keys.size > 0);
     for (const [key, node] of this.nodes) node.classList.toggle("on", keys !== null && keys.has(key));
     let path = "";

@@ -1,6 +1,7 @@
 // One run as the page knows it: the journal's record, kept up to date by events.
 
 const OVER = new Set(["done", "failed", "cancelled", "interrupted"]);
+const ENDED = new Set(["done", "cut", "failed"]); // of a candidate
 
 function keyOf(stage, slot) {
   return `${stage}/${slot}`;
@@ -19,7 +20,7 @@ class RunModel {
     this.stageFacts = new Map((detail.stages || []).map((s) => [s.stage, s]));
     this.known = new Map();
     for (const c of detail.candidates || []) this.known.set(keyOf(c.stage, c.slot), c);
-    this.loadedAt = performance.now();
+    this.loadedAt = Date.now();
     this.isStale = true;
     this.settle();
   }
@@ -27,15 +28,16 @@ class RunModel {
   // Events come by the hundred between two drawings; `settle` works them in.
   apply(name, data) {
     if (name === "run" || name === "done") {
-      if (data.run) this.load(data);
-      else this.run = { ...this.run, ...data };
-      this.loadedAt = performance.now();
+      // The first event is as old as the run; what was loaded may know more of the time.
+      const elapsed = this.elapsed;
+      this.run = { ...this.run, ...data, elapsed_s: name === "done" ? data.elapsed_s : Math.max(elapsed, data.elapsed_s || 0) };
+      this.loadedAt = Date.now();
     } else if (name === "candidate") {
       this.known.set(keyOf(data.stage, data.slot), data);
     } else if (name === "progress") {
       const key = keyOf(data.stage, data.slot);
       const found = this.known.get(key) || blank(data.stage, data.slot);
-      if (["done", "failed", "cut"].includes(found.state)) return;
+      if (ENDED.has(found.state)) return;
       this.known.set(key, { ...found, state: "running", num_tokens: data.num_tokens });
     } else if (name === "stage") {
       this.stageFacts.set(data.stage, data);
@@ -74,11 +76,11 @@ class RunModel {
     return this.config.rounds === undefined ? this.numStages : this.config.rounds + 1;
   }
 
-  // While a run goes on its clock does too.
+  // While a run goes on its clock does too, also while this machine sleeps.
   get elapsed() {
     const last = this.candidates.reduce((most, c) => Math.max(most, c.ended_s ?? c.began_s ?? 0), 0);
     const told = Math.max(this.run.elapsed_s || 0, last);
-    return this.isOver ? told : Math.max(told, (this.run.elapsed_s || 0) + (performance.now() - this.loadedAt) / 1000);
+    return this.isOver ? told : Math.max(told, (this.run.elapsed_s || 0) + (Date.now() - this.loadedAt) / 1000);
   }
 
   get generated() {

@@ -41,20 +41,29 @@ function verdict(model, detail, view) {
   const { run } = model;
   if (run.state === "failed") return el("div", { class: "card bad" }, el("h2", null, "This run failed"), el("p", null, visible(run.error || "The journal holds no reason.")), el("p", { class: "quiet" }, "What was generated before is kept below."));
   if (!model.isOver) return null;
+  const isOpen = run.answer === null || run.answer === undefined;
+  if (isOpen && run.state !== "done") return el("div", { class: "card" }, el("h2", null, `This run was ${STATES[run.state]?.[0] || run.state} before it chose an answer`),
+    el("p", null, "What was generated before is kept below.", run.state === "interrupted" ? [" To go on: ", el("code", null, `openzaya runs resume ${run.id}`)] : null));
   const found = model.classes.get(run.answer);
   const title = run.state === "done" ? "Answer" : `Best answer before it was ${STATES[run.state]?.[0] || run.state}`;
   const reply = detail && !detail.failure ? detail.answer_text : "";
   const isPlain = reply.trim() === String(run.answer || "").trim();
   return el("div", { class: "card" },
     el("div", { class: "answer-line" }, found ? chip(found) : null,
-      el("div", { class: "answer-main" }, el("h2", null, title), el("p", { class: String(run.answer || "").length > 80 ? "answer long" : "answer" }, el("bdi", null, run.answer === null || run.answer === undefined ? "No answer could be read." : clip(run.answer, 1200)))),
+      el("div", { class: "answer-main" }, el("h2", null, title), el("p", { class: String(run.answer || "").length > 80 ? "answer long" : "answer" }, el("bdi", null, isOpen ? "No answer could be read." : clip(run.answer, 1200)))),
       el("p", { class: "why" }, visible(run.why || ""))),
-    reply && !isPlain ? el("div", { class: "reply" }, longText(reply)) : null,
+    reply && !isPlain ? el("div", { class: "reply", tabindex: "0", role: "region", "aria-label": "Reply" }, reply.length > LONG_TEXT ? longText(reply) : withCode(reply)) : null,
     detail?.thinking ? el("details", { class: "reasoning" }, el("summary", null, `Reasoning of the chosen trace, ${plural(detail.num_tokens, "token")}`), longText(detail.thinking)) : null,
     detail?.failure ? el("p", { class: "quiet" }, detail.failure) : null,
     el("div", { class: "actions" },
       reply ? el("button", { type: "button", class: "small", onclick: (event) => copyText(reply, event.currentTarget) }, "Copy reply") : null,
       model.winner ? el("button", { type: "button", class: "small", onclick: () => view.openCandidate(model.at(model.winner.stage, model.winner.slot)) }, `Open its trace: stage ${model.winner.stage}, slot ${model.winner.slot}`) : null));
+}
+
+// As the model wrote it; only what it fenced as code gets a font in which columns stand below each other.
+function withCode(text) {
+  const parts = text.split(/^(```[^\n]*\n[^]*?^```[ \t]*$\n?)/m).filter(Boolean);
+  return parts.map((part) => (part.startsWith("```") ? el("pre", { class: "code" }, visible(part)) : el("pre", { dir: "auto" }, visible(part))));
 }
 
 function tile(name, value, note) {
@@ -65,7 +74,7 @@ function tiles(model) {
   const { run } = model;
   const cap = run.preview?.decode_cap || run.usage?.cap;
   const used = usageOf(model);
-  const over = model.candidates.filter((c) => ["done", "cut", "failed"].includes(c.state)).length;
+  const over = model.candidates.filter((c) => ENDED.has(c.state)).length;
   const all = model.plan.reduce((sum, row) => sum + row.length, 0);
   const single = Math.max(0, ...model.candidates.map((c) => c.num_tokens || 0));
   return [
@@ -81,7 +90,7 @@ function storyText(model) {
   const { tails_per_prompt: c, tail_tokens: tau } = model.config;
   const stage = model.stageNow;
   const row = model.stage(stage);
-  const over = row.filter((r) => ["done", "cut", "failed"].includes(r.state)).length;
+  const over = row.filter((r) => ENDED.has(r.state)).length;
   if (model.run.state === "queued" && !model.candidates.length) return "The run waits for its turn.";
   if (model.isOver) {
     const last = tally(model.stage(model.numStages - 1), model.classes);

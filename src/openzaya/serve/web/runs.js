@@ -12,6 +12,7 @@ class RunsView {
     this.chosen = params.get("compare") ? [params.get("compare")] : [];
     this.runs = [];
     this.more = false;
+    this.trouble = "";
     this.abort = new AbortController();
     this.node = el("div", { class: "runs" });
   }
@@ -46,12 +47,13 @@ class RunsView {
     };
     this.bar = el("div", { class: "compare-bar", role: "status" });
     this.list = el("div", { class: "run-list" });
+    this.news = el("p", { class: "connection", role: "status" });
     this.foot = el("div", { class: "run-foot" });
     fill(this.node, el("h1", null, "Runs"),
       el("div", { class: "run-tools" },
         el("fieldset", { class: "segmented" }, el("legend", { class: "offscreen" }, "State"), FILTERS.map(radio)),
         el("label", { class: "offscreen", for: "search" }, "Search"), this.search),
-      this.bar, this.list, this.foot);
+      this.news, this.bar, this.list, this.foot);
   }
 
   remember() {
@@ -69,11 +71,19 @@ class RunsView {
     try {
       const page = await getJson(`/v1/ttc/runs?${query}`, this.abort.signal);
       if (asked !== this.state) return false;
+      this.trouble = "";
       this.take(page, before);
       this.draw();
       return true;
     } catch (error) {
-      if (error.name !== "AbortError") fill(this.list, problem(error.message, () => this.load(before)));
+      if (error.name === "AbortError" || asked !== this.state) return false;
+      if (!this.runs.length) fill(this.list, problem(error.message, () => this.load(before)));
+      else {
+        this.trouble = `Not up to date: ${error.message}; asking again\u2026`;
+        this.draw();
+        clearTimeout(this.again);
+        this.again = setTimeout(() => this.load(), RELOAD_MS);
+      }
       return false;
     }
   }
@@ -109,6 +119,7 @@ class RunsView {
   draw() {
     const found = this.found();
     refresh(this.list, found.length ? this.table(found) : el("p", { class: "empty" }, this.runs.length ? "No run matches." : this.state === "all" ? "There are no runs yet. Ask something first." : "There are no such runs."));
+    setText(this.news, this.trouble);
     refresh(this.foot,
       this.words ? el("span", { class: "quiet" }, `${plural(found.length, "match", "matches")} among the newest ${plural(this.runs.length, "run")}.`) : el("span", { class: "quiet" }, plural(this.runs.length, "run")),
       this.more ? el("button", { type: "button", onclick: () => this.load(this.runs.at(-1).id) }, "Load older runs") : null);
@@ -117,7 +128,7 @@ class RunsView {
 
   drawBar() {
     const [a, b] = this.chosen;
-    fill(this.bar,
+    refresh(this.bar,
       this.chosen.length === 1 ? el("span", null, "Choose a second run to compare with ", el("b", null, a)) : null,
       this.chosen.length === 2 ? el("a", { class: "button primary", href: `#/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}` }, "Compare the two") : null,
       this.chosen.length ? el("button", { type: "button", class: "small", onclick: () => { this.chosen = []; this.draw(); } }, "Clear") : null);

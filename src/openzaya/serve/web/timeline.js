@@ -118,9 +118,10 @@ function lanesOf(calls) {
 function idleOf(model, lanes, end) {
   const last = Math.max(0, ...model.candidates.map((c) => c.ended_s ?? 0));
   const until = model.isOver ? last : Math.max(last, 0);
+  const first = Math.min(...lanes.flat().map((call) => call.queued)); // before it nobody waits for anybody
   const gaps = [];
   lanes.forEach((lane, i) => {
-    let from = 0;
+    let from = first;
     for (const { queued, ended } of lane) {
       if (queued > from + 1e-3) gaps.push({ lane: i, from, to: queued });
       from = Math.max(from, ended);

@@ -26,6 +26,10 @@ class Followers:
             if not waiting:
                 self._by_run.pop(run_id, None)
 
+    def any_of(self, run_id: str) -> bool:
+        """Say whether a run is followed."""
+        return run_id in self._by_run
+
     def tell(self, run_ids: Iterable[str]) -> None:
         """Wake whoever follows these runs; any thread may call it."""
         if not self._by_run:

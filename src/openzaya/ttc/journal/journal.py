@@ -347,6 +347,10 @@ class Journal:
         known = self._known(load_run(database, run_id))
         return known.history if known else History.of(database, run_id)
 
+    def is_followed(self, run_id: str) -> bool:
+        """Say whether anybody in this process waits for news of a run."""
+        return self._followers.any_of(run_id)
+
     def _known(self, row: RunRow) -> Record | None:
         """Return what this process knows of a run, if that is all: the run is done."""
         return self._ended.get(row.id) if row.state == "done" else None
