@@ -19,7 +19,7 @@ made = list(rewards.rows("instruct", 3, difficulty=2))
 columns = {key: [row[key] for row in made] for key in made[0]}
 replies = [json.loads(row["problem"])["reference"] for row in made]
 print(json.dumps({
-    "verl": [rewards.compute_score("math", r, r"\frac12", {"num_turns": 1}) for r in (right, wrong)],
+    "verl": [rewards.compute_score("math", r, r"\frac12", {}) for r in (right, wrong)],
     "trl": rewards.math_reward(
         prompts=["", ""], completions=[turn, wrong], answer=["1/2", "1/2"], trainer_state=None
     ),
