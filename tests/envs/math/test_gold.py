@@ -42,6 +42,10 @@ from openzaya.envs.math.parse import parse
         (r"\text{June 20}", "text"),
         (r"\textbf{(C)}", "choice"),
         ("073", "integer"),
+        ("50 degrees", "integer"),
+        ("12 apples", "integer"),
+        ("x = 1, y = 2", "tuple"),
+        ("x_1 = 1, x_2 = 2", "set"),
     ],
 )
 def test_the_kind_is_told_from_the_text(text, kind):

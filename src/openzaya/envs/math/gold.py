@@ -30,10 +30,12 @@ from openzaya.envs.math.syntax import (
     Node,
     names,
 )
-from openzaya.envs.math.tokens import plain_text, tokenize
+from openzaya.envs.math.tokens import Token, plain_text, tokenize
 from openzaya.envs.math.units import unit_name
 from openzaya.envs.math.vocabulary import CONSTANTS, FUNCTIONS, GREEK, RELATIONS, UNEVALUATED
 
+LONGEST_PRODUCT = 3
+"""Letters that may be variables side by side, as in xyz."""
 ALLOWED = tuple(sorted(set(CLASSES.values()) | set(UNEVALUATED.values())))
 """Classes of operations that may be left undone in an answer."""
 
@@ -166,15 +168,23 @@ def _worded(text: str, kind: Kind, rules: Rules) -> Gold:
 
 
 def _letters(text: str) -> tuple[str, ...]:
-    """Return the variables that a gold's text uses, in alphabetical order."""
+    """Return the variables that a gold's text uses, in alphabetical order.
+
+    Letters side by side are variables; a unit apart, as in 5 cm, and longer words are not.
+    """
     known = set(FUNCTIONS) | set(CONSTANTS) | set(UNEVALUATED) | set(RELATIONS)
     found: set[str] = set()
     for token in tokenize(text):
         if token.kind == "command" and token.text[1:] in GREEK:
             found.add(token.text[1:])
-        elif token.kind == "word" and token.text not in known:
+        elif token.kind == "word" and token.text not in known and not _is_noun(token):
             found.update(token.text)
     return tuple(sorted(found - {"e", "i"}))
+
+
+def _is_noun(token: Token) -> bool:
+    is_unit = token.spaced and len(token.text) > 1 and unit_name(token.text) is not None
+    return is_unit or len(token.text) > LONGEST_PRODUCT
 
 
 def _mathematical(text: str, kind: Kind | None, rules: Rules) -> Gold:

@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 
 from openzaya.envs.math.evaluate import Scope, evaluate
-from openzaya.envs.math.labels import is_label
+from openzaya.envs.math.labels import is_label, split_label
 from openzaya.envs.math.limits import Refused, Unreadable
 from openzaya.envs.math.shapes import as_scalar
 from openzaya.envs.math.surds import Surd
@@ -82,10 +82,17 @@ def kind_of(node: Node) -> Kind:
             return _kind_of_bracket(node)
         case Matrix():
             return Kind.MATRIX
-        case Listing():
-            return Kind.SET
+        case Listing(items, _):
+            return Kind.TUPLE if _are_named_apart(items) else Kind.SET
         case _:
             return _kind_of_number(node)
+
+
+def _are_named_apart(items: tuple[Node, ...]) -> bool:
+    """Say whether items are values of different things, x = 1, y = 2; x_1 and x_2 are the same."""
+    found = [split_label(item, frozenset())[0] for item in items]
+    bases = [label.name.partition("_")[0] for label in found if isinstance(label, Name)]
+    return len(set(bases)) == len(items)
 
 
 def _kind_of_bracket(node: Seq) -> Kind:
