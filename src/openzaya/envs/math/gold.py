@@ -170,21 +170,33 @@ def _worded(text: str, kind: Kind, rules: Rules) -> Gold:
 def _letters(text: str) -> tuple[str, ...]:
     """Return the variables that a gold's text uses, in alphabetical order.
 
-    Letters side by side are variables; a unit apart, as in 5 cm, and longer words are not.
+    Letters side by side are variables; units and longer words are not.
     """
     known = set(FUNCTIONS) | set(CONSTANTS) | set(UNEVALUATED) | set(RELATIONS)
     found: set[str] = set()
-    for token in tokenize(text):
+    tokens = tokenize(text)
+    for index, token in enumerate(tokens):
         if token.kind == "command" and token.text[1:] in GREEK:
             found.add(token.text[1:])
-        elif token.kind == "word" and token.text not in known and not _is_noun(token):
+            continue
+        before = tokens[max(0, index - 2) : index]
+        if token.kind == "word" and token.text not in known and not _is_noun(token, before):
             found.update(token.text)
     return tuple(sorted(found - {"e", "i"}))
 
 
-def _is_noun(token: Token) -> bool:
-    is_unit = token.spaced and len(token.text) > 1 and unit_name(token.text) is not None
-    return is_unit or len(token.text) > LONGEST_PRODUCT
+def _is_noun(token: Token, before: Sequence[Token]) -> bool:
+    r"""Say whether a word is one: long, or a unit as in 5 cm, 5\text{ m} and 5^\circ C."""
+    if len(token.text) > LONGEST_PRODUCT:
+        return True
+    last = before[-1] if before else None
+    if unit_name(token.text) is None or last is None:
+        return False
+    if any(part.text in (r"\circ", r"\degree") for part in before):
+        return True
+    if token.is_styled:
+        return last.kind in ("number", "repeating") or last.text in ("}", ")")
+    return token.spaced and len(token.text) > 1
 
 
 def _mathematical(text: str, kind: Kind | None, rules: Rules) -> Gold:

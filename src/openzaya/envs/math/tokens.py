@@ -23,6 +23,8 @@ class Token:
     start: int
     spaced: bool = False
     """True when white space stands before it."""
+    is_styled: bool = False
+    r"""True for what stands in \text{...} or the like."""
 
 
 SIGNS = {
@@ -61,6 +63,7 @@ SIGNS = {
 _GONE_COMMANDS = r"""
     \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits
     \, \; \: \! \> \quad \qquad \( \) \[ \] \ensuremath \middle
+    \boldsymbol \bm \bf \large \Large \LARGE \huge \Huge
 """
 _GONE = frozenset(_GONE_COMMANDS.split()) | {"\\ "}
 _TEXT = frozenset(
@@ -187,18 +190,25 @@ def _command(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[
             return Token("command", r"\R", start, spaced), braced.end()
         raise Unreadable("of the sets of numbers only the real ones are read")
     if word in _TEXT:
-        braced = _BRACED.match(text, end)
-        if braced is None:
-            raise Unreadable(f"{word} without simple text in braces")
-        inner = " ".join(braced[1].split())
-        kind: TokenKind = "word" if re.fullmatch("[A-Za-z]", inner) else "text"
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", inner):
-            kind = "number"
-        return (Token(kind, inner, start, spaced) if inner else None), braced.end()
+        return _text(text, word, start, end, spaced)
     if word == r"\$":
         return Token("text", "$", start, spaced), end
     gap = _ROW_GAP.match(text, end) if word == r"\\" else None
     return Token("command", word, start, spaced), gap.end() if gap else end
+
+
+def _text(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[Token | None, int]:
+    r"""Return the token of \text{...}, \mathrm{...}; mathematics in bold is just mathematics."""
+    braced = _BRACED.match(text, end)
+    if word.startswith(r"\math") and (braced is None or "\\" in braced[1]):
+        return None, end
+    if braced is None:
+        raise Unreadable(f"{word} without simple text in braces")
+    inner = " ".join(braced[1].replace("~", " ").split())
+    kind: TokenKind = "word" if re.fullmatch("[A-Za-z]", inner) else "text"
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", inner):
+        kind = "number"
+    return (Token(kind, inner, start, spaced, True) if inner else None), braced.end()
 
 
 def _environment(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[Token, int]:

@@ -58,6 +58,8 @@ _ALIASES = {
     "A": "A ampere amperes amp amps",
     "T": "T tesla teslas",
     "F": "F farad farads",
+    "Celsius": "Celsius",
+    "Fahrenheit": "Fahrenheit",
     "ohm": "ohm ohms",
     "K": "K kelvin",
     "percent": "percent",
@@ -65,8 +67,13 @@ _ALIASES = {
 _BY_SPELLING = {
     spelling: unit for unit, spellings in _ALIASES.items() for spelling in spellings.split()
 }
-_WHOLE = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"}
-"""Speeds that are written as one word."""
+TEMPERATURES = {unit: f"degree {unit[0]}" for unit in ("C", "F", "Celsius", "Fahrenheit")}
+"""What may follow a degree sign."""
+_WHOLE = {
+    **{"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"},
+    **{f"degrees {unit}": scale for unit, scale in TEMPERATURES.items()},
+}
+"""Units that are compared by another spelling as a whole."""
 _CLAIMS = """
     or and if not nor but more less least most than about approximately roughly to mod modulo half
     halves quarter dozen dozens gross score times plus minus negative point base squared doubled
