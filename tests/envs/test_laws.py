@@ -81,6 +81,15 @@ def test_harder_problems_are_not_shorter(name):
     assert sizes[0] < sizes[-1]
 
 
+@pytest.mark.parametrize("name", SHORT)
+def test_no_difficulty_has_one_answer_for_all(name):
+    env = catalog.get(name)
+    for difficulty in (0, 3, 30):
+        made = [env.make(Random(seed), difficulty) for seed in range(40)]
+        rewards = [env.score(problem, closed(made[0].reference)).reward for problem in made]
+        assert sum(rewards) <= len(made) / 2, difficulty
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_negative_difficulty_is_refused(name):
     with pytest.raises(EnvError, match="difficulty is -1"):
@@ -91,7 +100,7 @@ def test_negative_difficulty_is_refused(name):
 def test_a_perfect_patient_teacher_is_always_right(name):
     env = catalog.get(name)
     for seed in range(40):
-        problem = env.make(Random(seed), seed % 5)
+        problem = env.make(Random(seed), seed % 5 if seed < 36 else 30)
         solution = env.teach(problem, Random(seed), Teacher(patience=200))
         reply = f"{solution.reasoning}\n</think>\n\n{solution.answer}"
         assert env.score(problem, reply).reward == 1.0

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from openzaya.core.records import Completion, right, wrong
+from openzaya.core.records import Completion, infra, right, wrong
 from openzaya.core.seeding import stream
 from openzaya.eval.ttc import compare
 from openzaya.ttc.config import MarkovianRSAConfig
@@ -63,3 +63,39 @@ def test_the_same_seed_gives_the_same_table():
     questions = ["a", "b", "c"]
     first, second = (asyncio.run(compare(questions, judge, Dice(), CONFIG, seed=5)) for _ in "xy")
     assert first == second
+
+
+def test_questions_on_which_the_judge_fails_are_in_no_figure_and_end():
+    def failing(index, reply):
+        return infra("the sandbox is down") if index == 1 else judge(index, reply)
+
+    table = asyncio.run(compare(["a", "b", "c"], failing, Dice(), CONFIG, seed=5))
+    for score in (table.single, table.majority, table.mrsa_mean, table.mrsa_vote):
+        assert score.num_problems == 2
+    assert table.majority_tokens <= table.mrsa_tokens
+
+
+def test_a_rollout_without_a_verdict_is_not_sampled_again():
+    seeds: list[int] = []
+
+    class Noted(Dice):
+        async def sample(self, request):
+            if "Candidate" not in request.messages[-1].content:
+                seeds.append(request.seed)
+            return await super().sample(request)
+
+    def failing(_index, reply):
+        return infra("down") if reply.endswith(("2", "3", "4")) else judge(0, reply)
+
+    asyncio.run(compare(["a"], failing, Noted(), CONFIG, seed=5))
+    assert len(seeds) > 8
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_model_that_generates_nothing_comes_to_an_end():
+    class Mute(Dice):
+        async def sample(self, request):
+            return Completion("", 0, "stop", num_prompt_tokens=8)
+
+    table = asyncio.run(compare(["a"], judge, Mute(), CONFIG, seed=5))
+    assert table.single.mean == table.majority.mean == 0.0

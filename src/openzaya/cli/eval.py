@@ -62,8 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Grade and print. Returns 0 whatever the verdict."""
     from openzaya.core.config import resolve
-    from openzaya.envs.math.gold import Kind, Rules, parse_gold
+    from openzaya.envs.math.gold import Rules, parse_gold
     from openzaya.envs.math.grade import explain
+    from openzaya.envs.math.kinds import Kind
     from openzaya.envs.math.second import check_gold
     from openzaya.sandbox.pool import shared_pool
 

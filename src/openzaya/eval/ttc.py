@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from openzaya.core.protocols import Sampler
-from openzaya.core.records import Judgement, Message, SampleRequest, Verdict
+from openzaya.core.records import Judgement, Message, SampleRequest, Verdict, wrong
 from openzaya.core.seeding import stream_seed
 from openzaya.eval.protocol import Score, score_of
 from openzaya.text.think import split_thinking
@@ -70,7 +70,10 @@ async def compare(
     seed: int = 0,
     on_done: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Run the three methods on every question; `on_done` is called after each one."""
+    """Run the three methods on every question; `on_done` is called after each one.
+
+    A question whose judge failed (INFRA) on all rollouts, or on a final candidate, is in no figure.
+    """
 
     async def one(index: int) -> tuple[Result, list[_Sample]]:
         solver = MarkovianRSA(config)
@@ -94,9 +97,13 @@ async def _vote_pool(
     result: Result,
     seed: int,
 ) -> list[_Sample]:
-    """Return independent rollouts, at least one, that together cost at most what `result` cost."""
+    """Return independent rollouts, at least one, that together cost at most what `result` cost.
+
+    Those whose verdict is INFRA cost as much, but are left out. An empty one costs one token, so
+    that there is an end.
+    """
     pool: list[_Sample] = []
-    spent = 0
+    spent = tried = 0
     while True:
         # Ask for as many as are sure to be needed: no rollout is longer than the budget.
         left = result.usage.generated - spent
@@ -105,7 +112,7 @@ async def _vote_pool(
             SampleRequest(
                 (Message("user", question),),
                 max_tokens=config.budget_tokens,
-                seed=stream_seed(seed, "vote", index, len(pool) + k),
+                seed=stream_seed(seed, "vote", index, tried + k),
                 temperature=config.temperature,
                 top_p=config.top_p,
                 priority=index,
@@ -113,9 +120,10 @@ async def _vote_pool(
             for k in range(count)
         ]
         for completion in await asyncio.gather(*(sampler.sample(r) for r in requests)):
-            if pool and spent + completion.num_tokens > result.usage.generated:
+            cost = max(1, completion.num_tokens)
+            if tried and spent + cost > result.usage.generated:
                 return pool
-            spent += completion.num_tokens
+            spent, tried = spent + cost, tried + 1
             verdict = judge(index, completion.text)
             if verdict.judgement is Judgement.INFRA:
                 continue
@@ -126,22 +134,27 @@ async def _vote_pool(
 
 def _tally(pairs: Sequence[tuple[Result, list[_Sample]]], judge: Judge) -> Comparison:
     single, vote, mean, chosen = [], [], [], []
+    kept: list[tuple[Result, list[_Sample]]] = []
     for index, (result, pool) in enumerate(pairs):
+        final = [judge(index, c.text) for c in result.rounds[-1].survivors]
+        answer = judge(index, result.chosen.text) if result.chosen else wrong("no answer")
+        if not pool or any(v.judgement is Judgement.INFRA for v in (*final, answer)):
+            continue
+        kept.append((result, pool))
         single.append(sum(s.reward for s in pool) / len(pool))
         winner = majority([s.answer for s in pool], [s.num_tokens for s in pool])
         vote.append(max((s.reward for s in pool if s.answer == winner), default=0.0))
-        final = [judge(index, c.text).reward for c in result.rounds[-1].survivors]
-        mean.append(sum(final) / len(final) if final else 0.0)
-        chosen.append(judge(index, result.chosen.text).reward if result.chosen else 0.0)
-    count = len(pairs)
+        mean.append(sum(v.reward for v in final) / max(1, len(final)))
+        chosen.append(answer.reward)
+    count = len(kept)
     return Comparison(
         single=score_of(single),
         majority=score_of(vote),
         mrsa_mean=score_of(mean),
         mrsa_vote=score_of(chosen),
-        single_tokens=sum(s.num_tokens for _, p in pairs for s in p)
-        / max(1, sum(len(p) for _, p in pairs)),
-        majority_rollouts=sum(len(p) for _, p in pairs) / max(1, count),
-        majority_tokens=sum(s.num_tokens for _, p in pairs for s in p) / max(1, count),
-        mrsa_tokens=sum(r.usage.generated for r, _ in pairs) / max(1, count),
+        single_tokens=sum(s.num_tokens for _, p in kept for s in p)
+        / max(1, sum(len(p) for _, p in kept)),
+        majority_rollouts=sum(len(p) for _, p in kept) / max(1, count),
+        majority_tokens=sum(s.num_tokens for _, p in kept for s in p) / max(1, count),
+        mrsa_tokens=sum(r.usage.generated for r, _ in kept) / max(1, count),
     )

@@ -143,3 +143,20 @@ def test_checkers_do_not_look_at_anything_but_the_reply():
     for kind in KINDS.values():
         source = inspect.getsource(inspect.getmodule(kind))
         assert not [word for word in banned if word in source.replace("json.loads(", "")]
+
+
+def test_digits_hyphens_and_apostrophes_are_no_letters():
+    at_most_nine = kinds.get("no_long_words").restore({"length": 9})
+    assert at_most_nine.check(Reading("Its well-being couldn't cost 1,234,567.89 euros."))
+    assert not at_most_nine.check(Reading("A well-mannered dog."))
+    one_of_ten = kinds.get("long_words_at_least").restore({"length": 10, "count": 1})
+    assert not one_of_ten.check(Reading("It cost 1111111111 or 2,222,222.22 euros."))
+
+
+def test_a_phrase_has_the_article_of_its_word():
+    phrases = {
+        kinds.get("phrase_verbatim").sample(Draw(Random(seed), 9, topics()[0])).phrase
+        for seed in range(60)
+    }
+    assert any(phrase.startswith("an ") for phrase in phrases)
+    assert not any(phrase[:3] in ("a a", "a e", "a i", "a o", "a u") for phrase in phrases)

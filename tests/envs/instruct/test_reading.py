@@ -23,6 +23,7 @@ from openzaya.envs.instruct.reading import Reading, split_sentences, words
         ("No end", 1),
         ("... !!! ???", 0),
         ("Well?! Yes.", 2),
+        ("Add 2 tbsp. of oil, then go up Mt. Etna.", 1),
     ],
 )
 def test_sentences_end_at_marks_blank_lines_and_list_items(text, count):
@@ -33,6 +34,10 @@ def test_hyphens_and_apostrophes_join_a_word_and_markers_are_none():
     assert words("A well-known rock--n roll isn\u2019t it's") == [
         "a", "well-known", "rock", "n", "roll", "isn't", "it's",
     ]  # fmt: skip
+    assert words("At 6:30 it cost 1,234.50 euros, 3-4 of 5.") == [
+        "at", "6:30", "it", "cost", "1,234.50", "euros", "3-4", "of", "5",
+    ]  # fmt: skip
+    assert Reading("a well\u2011known fact").words == ["a", "well-known", "fact"]
     assert Reading("1. one\na) two\n- [x] three\n> - four\n## five 6").words == [
         "one", "two", "three", "four", "five", "6",
     ]  # fmt: skip

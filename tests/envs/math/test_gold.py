@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.records import Judgement
-from openzaya.envs.math.gold import Gold, Kind, Rules, parse_gold
+from openzaya.envs.math.gold import Gold, Rules, parse_gold
 from openzaya.envs.math.grade import explain, grade
+from openzaya.envs.math.kinds import Kind
 from openzaya.envs.math.limits import Refused
 from openzaya.envs.math.parse import parse
 
@@ -32,6 +33,22 @@ from openzaya.envs.math.parse import parse
         ("(C)", "choice"),
         ("yes", "text"),
         ("x = 5", "integer"),
+        (r"x \in \{1,2\}", "set"),
+        (r"1 \pm \sqrt{2}", "set"),
+        (r"\langle 1,2\rangle", "tuple"),
+        ("y = 2x", "expression"),
+        ("p - q", "expression"),
+        (r"\text{even}", "text"),
+        (r"\text{June 20}", "text"),
+        (r"\textbf{(C)}", "choice"),
+        ("073", "integer"),
+        ("50 degrees", "integer"),
+        (r"5\text{ m}", "integer"),
+        (r"10^\circ\text{C}", "integer"),
+        ("5m", "expression"),
+        ("12 apples", "integer"),
+        ("x = 1, y = 2", "tuple"),
+        ("x_1 = 1, x_2 = 2", "set"),
     ],
 )
 def test_the_kind_is_told_from_the_text(text, kind):
@@ -62,6 +79,9 @@ def test_the_kind_is_told_from_the_text(text, kind):
         ("x", "integer"),
         (r"\ln(-x^2)", "expression"),
         ("x/0", "expression"),
+        ("x + y = 5", None),
+        ("xy = 1", None),
+        ("caf\u00e9", "text"),
     ],
 )
 def test_a_gold_that_does_not_fit_is_refused_when_it_is_loaded(text, kind):

@@ -30,6 +30,7 @@ WINDOW_WORDS = 100
 MIN_DISTINCT_SHARE = 0.35
 """Share of different words in each window."""
 MAX_SINGLE_LETTERS = 3
+"""Consonants that stand alone, and one more for every 25 words: plan B, a blues in C, F and G."""
 MIN_LETTER_SHARE = 0.5
 MAX_WORD_CHARS = 40
 
@@ -47,8 +48,10 @@ _TO_THE_JUDGE = re.compile(
     r"|\[\[?(?:rating|score|verdict)[ \t]*:"
     r"|\b(?:ignore|disregard|forget)[ ](?:all|any|the|your|every)?[ ]?(?:previous|prior|above)\b"
     r"|\b(?:give|award|grant|assign)[ ](?:me|it|this|the)\b[^.\n]{0,40}"
-    r"\b(?:10|ten|100|full|maximum|highest|top|perfect)\b"
-    r"|\ball[ ](?:the[ ])?(?:constraints|instructions|requirements)[ ](?:are|were|have been)\b",
+    r"\b(?:10|ten|100|full|maximum|highest|top|perfect)(?:[ -](?:10\b|ten\b|out[ ]of\b|score|rating"
+    r"|reward|grade|mark|point|star|credit)|/|[ ]*$|[ ]*[.!,;])"
+    r"|\ball[ ](?:the[ ])?(?:constraints|instructions|requirements)[ ](?:are|were|have[ ]been)"
+    r"[ ](?:met|kept|followed|satisfied|fulfilled|respected|obeyed)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _LETTER_RUN = re.compile(r"([^\W\d_])\1{4}")
@@ -166,7 +169,8 @@ def _too_thin(own: list[str], text: str) -> str | None:
     common, times = Counter(own).most_common(1)[0]
     if times > max(6, len(own) // 5):
         return f"every fifth word is {common[:20]!r}"
-    if sum(len(word) == 1 and word in _CONSONANTS for word in own) > MAX_SINGLE_LETTERS:
+    most_letters = MAX_SINGLE_LETTERS + len(own) // 25
+    if sum(len(word) == 1 and word in _CONSONANTS for word in own) > most_letters:
         return "the reply strings single letters together"
     if max(map(len, text.split())) > 2 * MAX_WORD_CHARS or max(map(len, own)) > MAX_WORD_CHARS:
         return "the reply contains a run of characters that is no word"

@@ -4,7 +4,7 @@ All constraints share this reading, so a word or a sentence means the same every
 
 - outer whitespace, trailing spaces and the style of line endings never count
 - a paragraph is what stands between blank lines, a list or a table included
-- a word is letters and digits, perhaps joined inside by hyphens or apostrophes
+- a word is letters and digits, perhaps joined inside by hyphens or apostrophes; 3.50 is one word
 - a sentence ends in . ! ? before whitespace; a blank line or a list item ends one too
 
 Everything here takes time linear in the length of the reply, and no reading goes beyond the first
@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from functools import cached_property
 
-_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+_WORD = re.compile(r"(?:[0-9]+(?:[.,:][0-9]+)+|[^\W_]+)(?:['-][^\W_]+)*")
 _MARKER = re.compile(
     r"[ \t]*(?:>[ \t]?)?(?:#{1,6}[ \t]+|(?:[-*+\u2022]|[0-9]{1,3}[.)]|[A-Za-z]\))[ \t]+)"
     r"(?:\[[ xX]\][ \t]+)?"
@@ -32,13 +32,15 @@ MAX_REPLY_CHARS = 20_000
 """Nothing reads beyond this; longer replies are wrong by rule, no prompt needs 3,000."""
 ABBREVIATIONS = frozenset({
     "mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "cf", "approx", "fig",
-    "dept", "inc", "ltd", "jr", "sr", "p.s", "p.p.s", "a.m", "p.m", "u.s", "u.k",
+    "dept", "inc", "ltd", "jr", "sr", "p.s", "p.p.s", "a.m", "p.m", "u.s", "u.k", "mt", "tbsp",
+    "tsp", "ph.d", "capt", "gen", "gov", "sen", "rev", "vol",
 })  # fmt: skip
 """A full stop after one of these does not end a sentence."""
 
 
 def normalise(text: str) -> str:
-    """Return text with plain spaces and newlines, without outer or trailing whitespace."""
+    """Return text with plain spaces, hyphens and newlines, no outer or trailing whitespace."""
+    text = text.replace("\u2010", "-").replace("\u2011", "-")
     text = _SPACES.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "\n".join(line.rstrip() for line in text.split("\n")).strip()
 

@@ -151,10 +151,10 @@ def _bare(region: str) -> Candidate:
 
 
 def unwrapped(text: str) -> str:
-    """Return a text without mathematics signs, emphasis and the full stop around it."""
+    r"""Return a text without mathematics signs, emphasis, full stop and `\ ` around it."""
     for _ in range(_MAX_WRAPPINGS):
         before, text = text, text.strip()
-        if text.endswith(".") and not text.endswith(".."):
+        if text.endswith((".", "\\")) and not text.endswith(("..", "\\\\")):
             text = text[:-1].rstrip()
         for sign in _BEFORE:
             text = text.removeprefix(sign)

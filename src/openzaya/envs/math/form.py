@@ -28,6 +28,7 @@ CLASSES = {
 """The class of each operation; the names that `Rules.allow` takes."""
 
 NUMBER_CLASSES = frozenset(("arithmetic", "power", "root"))
+COUNTING_CLASSES = frozenset(("factorial", "binomial"))
 FORMULA_CLASSES = NUMBER_CLASSES | {"log", "exp", "trig", "abs"}
 
 
@@ -106,8 +107,14 @@ def check_number(node: Node, value: object, golds: Sequence[Node], allow: frozen
 
 
 def check_formula(node: Node, gold: Node, allow: frozenset[str]) -> None:
-    """Raise Unevaluated for operations that a formula may not leave undone."""
-    _refuse_others(node, FORMULA_CLASSES | classes(gold) | allow)
+    """Raise Unevaluated for operations that a formula may not leave undone.
+
+    Binomials and factorials say the same, so a gold that has one allows both.
+    """
+    of_gold = classes(gold)
+    if of_gold & COUNTING_CLASSES:
+        of_gold |= COUNTING_CLASSES
+    _refuse_others(node, FORMULA_CLASSES | of_gold | allow)
 
 
 def _refuse_others(node: Node, allowed: frozenset[str]) -> None:

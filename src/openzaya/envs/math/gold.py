@@ -4,14 +4,15 @@ A gold that does not fit its kind raises DataError at once; no verdict ever depe
 cannot be read. The kind may be left out where the text alone decides it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from fractions import Fraction
 
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.envs.math.equal import Comparer
 from openzaya.envs.math.evaluate import Scope, evaluate
 from openzaya.envs.math.form import CLASSES
+from openzaya.envs.math.kinds import CHOICES, Kind, kind_of, kind_of_words
 from openzaya.envs.math.limits import Refused, Unreadable
 from openzaya.envs.math.parse import parse
 from openzaya.envs.math.shapes import (
@@ -24,37 +25,17 @@ from openzaya.envs.math.shapes import (
     numbers,
 )
 from openzaya.envs.math.surds import Surd
-from openzaya.envs.math.syntax import Apply, Chain, Listing, Matrix, Name, Node, Seq, names
-from openzaya.envs.math.tokens import tokenize
+from openzaya.envs.math.syntax import (
+    Chain,
+    Node,
+    names,
+)
+from openzaya.envs.math.tokens import Token, plain_text, tokenize
 from openzaya.envs.math.units import unit_name
 from openzaya.envs.math.vocabulary import CONSTANTS, FUNCTIONS, GREEK, RELATIONS, UNEVALUATED
 
-CHOICES = "ABCDEFGHIJ"
-
-
-class Kind(StrEnum):
-    """The type of a gold."""
-
-    INTEGER = "integer"
-    RATIONAL = "rational"
-    DECIMAL = "decimal"
-    """A rational number that is usually compared with a tolerance."""
-    TUPLE = "tuple"
-    """Ordered."""
-    SET = "set"
-    """Unordered."""
-    INTERVAL = "interval"
-    """An interval or a union of intervals and points."""
-    MATRIX = "matrix"
-    CHOICE = "choice"
-    TEXT = "text"
-    """One of a few words."""
-    EXPRESSION = "expression"
-    """A number with roots or constants, or a formula in named variables."""
-    OTHER = "other"
-    """None of these: only the second tier can grade it."""
-
-
+LONGEST_PRODUCT = 3
+"""Letters that may be variables side by side, as in xyz."""
 ALLOWED = tuple(sorted(set(CLASSES.values()) | set(UNEVALUATED.values())))
 """Classes of operations that may be left undone in an answer."""
 
@@ -146,11 +127,11 @@ def parse_gold(text: str, kind: Kind | str | None = None, rules: Rules | None = 
     wanted = _kind_named(kind)
     if not text:
         raise DataError("the gold is empty; every problem needs a right answer")
-    if wanted is None and _is_word(text):
-        wanted = Kind.CHOICE if text.strip("()") in CHOICES else Kind.TEXT
-    if wanted in (Kind.CHOICE, Kind.TEXT):
-        return _worded(text, wanted, rules)
     try:
+        if wanted is None:
+            wanted = kind_of_words(text)
+        if wanted in (Kind.CHOICE, Kind.TEXT):
+            return _worded(plain_text(text), wanted, rules)
         return _mathematical(text, wanted, rules)
     except Refused as error:
         if rules.second_tier and wanted in (None, Kind.OTHER):
@@ -171,17 +152,6 @@ def _kind_named(kind: Kind | str | None) -> Kind | None:
         raise DataError(f"the gold's kind is {kind!r}; choose one of: {known}") from None
 
 
-def _is_word(text: str) -> bool:
-    """Say whether a gold without a kind is a choice letter or a word."""
-    bare = text.strip("()")
-    if len(bare) == 1:
-        return bare in CHOICES[:5]
-    words = text.replace("-", " ").split()
-    return all(word.isascii() and word.isalpha() for word in words) and not any(
-        word in FUNCTIONS or word in CONSTANTS for word in words
-    )
-
-
 def _worded(text: str, kind: Kind, rules: Rules) -> Gold:
     """Return a choice or a text. Raises DataError for a choice that is none."""
     if kind is Kind.CHOICE:
@@ -198,15 +168,35 @@ def _worded(text: str, kind: Kind, rules: Rules) -> Gold:
 
 
 def _letters(text: str) -> tuple[str, ...]:
-    """Return the variables that a gold's text uses, in alphabetical order."""
+    """Return the variables that a gold's text uses, in alphabetical order.
+
+    Letters side by side are variables; units and longer words are not.
+    """
     known = set(FUNCTIONS) | set(CONSTANTS) | set(UNEVALUATED) | set(RELATIONS)
     found: set[str] = set()
-    for token in tokenize(text):
+    tokens = tokenize(text)
+    for index, token in enumerate(tokens):
         if token.kind == "command" and token.text[1:] in GREEK:
             found.add(token.text[1:])
-        elif token.kind == "word" and token.text not in known:
+            continue
+        before = tokens[max(0, index - 2) : index]
+        if token.kind == "word" and token.text not in known and not _is_noun(token, before):
             found.update(token.text)
     return tuple(sorted(found - {"e", "i"}))
+
+
+def _is_noun(token: Token, before: Sequence[Token]) -> bool:
+    r"""Say whether a word is one: long, or a unit as in 5 cm, 5\text{ m} and 5^\circ C."""
+    if len(token.text) > LONGEST_PRODUCT:
+        return True
+    last = before[-1] if before else None
+    if unit_name(token.text) is None or last is None:
+        return False
+    if any(part.text in (r"\circ", r"\degree") for part in before):
+        return True
+    if token.is_styled:
+        return last.kind in ("number", "repeating") or last.text in ("}", ")")
+    return token.spaced and len(token.text) > 1
 
 
 def _mathematical(text: str, kind: Kind | None, rules: Rules) -> Gold:
@@ -215,11 +205,11 @@ def _mathematical(text: str, kind: Kind | None, rules: Rules) -> Gold:
     letters = frozenset(declared) | {"i"}
     node = parse(text, letters, thousands=rules.thousands and kind not in _COMMA_KINDS)
     is_complex = "i" in names(node) - set(declared)
-    kind = kind or _kind_of(node)
+    kind = kind or kind_of(node)
     if kind is Kind.OTHER:
         raise Unreadable("its kind is none of the typed ones")
-    if kind is not Kind.EXPRESSION and not rules.variables:
-        declared = ()  # a letter there is a label
+    if not rules.variables:  # a letter anywhere else is a label
+        declared = _valued(node, declared) if kind is Kind.EXPRESSION else ()
     shape = _SHAPES[kind](node, frozenset(declared), ())
     if kind is Kind.EXPRESSION:
         declared = tuple(v for v in declared if v in rules.variables or _uses(shape, v))
@@ -230,6 +220,12 @@ def _mathematical(text: str, kind: Kind | None, rules: Rules) -> Gold:
     gold = Gold(text=text, kind=kind, rules=rules, shape=shape, is_complex=is_complex)
     _check_values(gold)
     return gold
+
+
+def _valued(node: Node, letters: Sequence[str]) -> tuple[str, ...]:
+    """Return the letters that a gold's value has; y = 2x and f(x) = 2x only have x."""
+    value = node.members[-1] if isinstance(node, Chain) and set(node.relations) == {"="} else node
+    return tuple(letter for letter in letters if letter in names(value))
 
 
 def _unit_named(text: str) -> str | None:
@@ -260,41 +256,6 @@ def _check_values(gold: Gold) -> None:
             raise Unreadable("its value is not rational")
         if gold.kind is Kind.INTEGER and value.rational().denominator != 1:
             raise Unreadable("its value is not whole")
-
-
-def _kind_of(node: Node) -> Kind:
-    """Return the kind that a gold's tree shows."""
-    match node:
-        case Chain((_, last), ("=",)):
-            return _kind_of(last)
-        case Chain():
-            return Kind.INTERVAL
-        case Matrix() | Seq("[", (Matrix() | Seq(), *_), "]"):
-            return Kind.MATRIX
-        case Seq("{", _, "}"):
-            return Kind.SET
-        case Seq("(", items, ")") if all(_is_finite(item) for item in items):
-            return Kind.TUPLE
-        case Seq() | Apply("cup" | "setminus" | "builder") | Name("reals"):
-            return Kind.INTERVAL
-        case Listing():
-            return Kind.SET
-        case _:
-            return _kind_of_number(node)
-
-
-def _is_finite(node: Node) -> bool:
-    return "infinity" not in names(node)
-
-
-def _kind_of_number(node: Node) -> Kind:
-    try:
-        value = evaluate(as_scalar(node, frozenset(), ()).items[0], Scope())
-    except Refused:
-        return Kind.EXPRESSION
-    if not isinstance(value, Surd) or not value.is_rational:
-        return Kind.EXPRESSION
-    return Kind.INTEGER if value.rational().denominator == 1 else Kind.RATIONAL
 
 
 _COMMA_KINDS = (Kind.TUPLE, Kind.SET, Kind.INTERVAL, Kind.MATRIX, Kind.EXPRESSION)

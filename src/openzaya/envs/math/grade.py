@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Verdict, infra, right, wrong
 from openzaya.envs.math.extract import Extraction, extract
-from openzaya.envs.math.gold import Gold, Kind
+from openzaya.envs.math.gold import Gold
 from openzaya.envs.math.judge import Reading, Rule, judge_candidate
+from openzaya.envs.math.kinds import Kind
 from openzaya.envs.math.limits import Refused
 from openzaya.envs.math.second import Caller, Failure, judge_second
 from openzaya.envs.math.tiers import Tiers

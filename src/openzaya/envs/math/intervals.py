@@ -5,9 +5,9 @@ Endpoints are trees here; only `equal` knows their order, so overlaps are merged
 
 from dataclasses import dataclass
 
-from openzaya.envs.math.labels import is_label
+from openzaya.envs.math.labels import is_unknown
 from openzaya.envs.math.limits import MAX_ITEMS, TooLarge, Unreadable
-from openzaya.envs.math.syntax import Apply, Chain, Listing, Name, Node, Seq
+from openzaya.envs.math.syntax import Apply, Chain, Listing, Name, Node, Seq, walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,21 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 
 def pieces(node: Node) -> list[Piece]:
     """Return the pieces of a set of numbers, in no special order. Raises Unreadable."""
+    if len(_unknowns(node)) > 1:
+        raise Unreadable("conditions on more than one unknown")
     found = _pieces(node)
     if len(found) > MAX_ITEMS:
         raise TooLarge(f"{len(found)} intervals")
+    return found
+
+
+def _unknowns(node: Node) -> set[Node]:
+    """Return what the inequalities and set-builders of a tree are about."""
+    found: set[Node] = set()
+    for part in walk(node):
+        match part:
+            case Chain(members, _) | Apply("builder", (*members, _)):
+                found.update(member for member in members if is_unknown(member))
     return found
 
 
@@ -107,7 +119,7 @@ def _without(points: tuple[Node, ...]) -> list[Piece]:
 def _inequality(chain: Chain) -> list[Piece]:
     """Read `a <= x < b`, `x > a`, `x != a`, `x = a`: one member names the unknown."""
     members, relations = chain.members, chain.relations
-    named = [i for i, member in enumerate(members) if is_label(member, frozenset())]
+    named = [i for i, member in enumerate(members) if is_unknown(member)]
     if len(named) != 1 or len(members) > 3:
         raise Unreadable("an inequality needs one unknown and at most two bounds")
     if relations == ("in",) and named == [0]:
@@ -148,10 +160,9 @@ def _half_line(relation: str, bound: Node) -> list[Piece]:
 
 def _all_of(items: tuple[Node, ...]) -> list[Piece]:
     """Read conditions that hold together: a lower and an upper bound, or points left out."""
-    if all(isinstance(item, Chain) and item.relations == ("!=",) for item in items):
-        points = [item.members[1] for item in items if isinstance(item, Chain)]
-        return _without(tuple(points))
     found = [_pieces(item) for item in items]
+    if all(piece.holes for one in found for piece in one):
+        return _without(tuple(hole for one in found for piece in one for hole in piece.holes))
     if len(found) != 2 or any(len(one) != 1 for one in found):
         raise Unreadable("conditions that make no single interval")
     first, second = found[0][0], found[1][0]

@@ -10,7 +10,8 @@ from openzaya.envs.math.equal import Comparer
 from openzaya.envs.math.evaluate import evaluate
 from openzaya.envs.math.extract import Candidate
 from openzaya.envs.math.form import check_formula, check_number
-from openzaya.envs.math.gold import Gold, Kind, shape_of, text_seed
+from openzaya.envs.math.gold import Gold, shape_of, text_seed
+from openzaya.envs.math.kinds import Kind
 from openzaya.envs.math.limits import Refused, Unreadable
 from openzaya.envs.math.parse import parse
 from openzaya.envs.math.shapes import Shape, numbers
@@ -23,8 +24,9 @@ from openzaya.envs.math.syntax import (
     names,
     show,
 )
+from openzaya.envs.math.tokens import plain_text
 from openzaya.envs.math.vocabulary import EMPTY_WORDS
-from openzaya.envs.math.words import judge_words, plain_text
+from openzaya.envs.math.words import judge_words
 
 Rule = Literal["extract", "candidates", "read", "unit", "form", "value", "words", "second tier"]
 """The step that decided."""

@@ -3,10 +3,12 @@
 from openzaya.envs.math.syntax import Apply, Chain, Name, Node, Seq, Words, children
 
 _CONSTANTS = ("pi", "e", "infinity", "reals")
+_FUNCTIONS = "fghFGH"
+"""Names whose negative power before an argument is an inverse function, as in f^{-1}(x)."""
 
 
 def is_label(node: Node, variables: frozenset[str]) -> bool:
-    """Say whether a tree only names something: x, f(2), AB, a + b, but not 2x or x + 1.
+    """Say whether a tree only names something: x, f(2), AB, a + b; not 2x, x + 1 or -x.
 
     A name that is a variable of the gold is a value, and so is any tree with a number in it; the
     arguments of a call such as f(2) do not count.
@@ -18,9 +20,27 @@ def is_label(node: Node, variables: frozenset[str]) -> bool:
             return name not in variables and name not in _CONSTANTS
         case Apply("juxt", (Name() as head, _)):
             return is_label(head, variables)
+        case Apply("juxt", (Apply("^", (Name(head), Apply("neg"))), _)):
+            return head in _FUNCTIONS
+        case Apply("neg", _):
+            return False
         case Apply() | Seq():
             parts = children(node)
             return bool(parts) and all(is_label(part, variables) for part in parts)
+        case _:
+            return False
+
+
+def is_unknown(node: Node) -> bool:
+    """Say whether an inequality may be about a tree: a name or a call, since |x| > 3 is not x > 3.
+
+    A product of names reads like a call and counts as one.
+    """
+    match node:
+        case Apply("juxt", (Name() as head, _)):
+            return is_unknown(head)
+        case Name() | Words():
+            return is_label(node, frozenset())
         case _:
             return False
 

@@ -1,5 +1,6 @@
 """Number tokens to numbers: the grammar of digits."""
 
+import re
 from fractions import Fraction
 
 from openzaya.envs.math.limits import MAX_EXPONENT, TooLarge, Unreadable
@@ -8,10 +9,10 @@ from openzaya.envs.math.tokens import Token
 
 
 def read_number(token: Token) -> Num:
-    """Return the value of a number token. Raises Unreadable for leading zeros, and TooLarge."""
+    """Return the value of a number token. Raises Unreadable for zeros as in 00.5, and TooLarge."""
     mantissa, _, exponent = token.text.lower().partition("e")
     whole, point, decimals = mantissa.partition(".")
-    if len(whole) > 1 and whole[0] == "0":
+    if len(whole) > 1 and whole[0] == "0" and (point or exponent):
         raise Unreadable(f"{token.text[:20]!r} has leading zeros")
     num_digits = len(whole) + len(decimals)
     value = Fraction(int((whole + decimals) or "0"), 10 ** len(decimals))
@@ -24,9 +25,9 @@ def read_number(token: Token) -> Num:
 
 
 def read_repeating(token: Token) -> Num:
-    r"""Return the value of a decimal with a period, such as 0.1\overline{6}."""
-    plain, _, period = token.text.partition(r"\overline")
-    period = period.strip("{}")
+    r"""Return the value of a decimal with a period, such as 0.1\overline{6} or 0.1\dot6."""
+    plain, _, command = token.text.partition("\\")
+    period = re.sub(r"[^0-9]", "", command)
     whole, _, decimals = plain.partition(".")
     scale = 10 ** len(decimals)
     value = Fraction(int((whole + decimals) or "0"), scale)

@@ -11,8 +11,9 @@ from typing import Protocol
 from openzaya.core.errors import DataError, RequestError
 from openzaya.envs.math.evaluate import evaluate
 from openzaya.envs.math.extract import Candidate
-from openzaya.envs.math.gold import Gold, Kind
+from openzaya.envs.math.gold import Gold
 from openzaya.envs.math.judge import Reading
+from openzaya.envs.math.kinds import Kind
 from openzaya.envs.math.limits import Refused, TooLarge
 from openzaya.envs.math.parse import parse
 from openzaya.envs.math.syntax import Apply, names, walk

@@ -21,6 +21,7 @@ from openzaya.envs.math.syntax import (
     Quantity,
     Seq,
 )
+from openzaya.envs.math.units import TEMPERATURES
 
 ShapeKind = Literal["scalar", "tuple", "set", "interval", "matrix"]
 TUPLE_BRACKETS = ("()", "<>", "[]")
@@ -87,6 +88,9 @@ def _without_unit(node: Node) -> tuple[Node, str | None]:
     """Return a number and its unit; the degree sign counts as one."""
     match node:
         case Quantity(number, unit):
+            inner, degree = _without_unit(number)
+            if degree == "degree" and unit in TEMPERATURES:
+                return inner, TEMPERATURES[unit]
             return number, unit
         case Apply("degree", (number,)):
             return number, "degree"

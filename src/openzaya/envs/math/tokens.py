@@ -23,6 +23,8 @@ class Token:
     start: int
     spaced: bool = False
     """True when white space stands before it."""
+    is_styled: bool = False
+    r"""True for what stands in \text{...} or the like."""
 
 
 SIGNS = {
@@ -61,6 +63,7 @@ SIGNS = {
 _GONE_COMMANDS = r"""
     \left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \limits
     \, \; \: \! \> \quad \qquad \( \) \[ \] \ensuremath \middle
+    \boldsymbol \bm \bf \large \Large \LARGE \huge \Huge
 """
 _GONE = frozenset(_GONE_COMMANDS.split()) | {"\\ "}
 _TEXT = frozenset(
@@ -81,7 +84,8 @@ _TEXT = frozenset(
 }
 _TOKEN = re.compile(
     r"""(?P<space>[\s~$]+)
-    |(?P<repeating>[0-9]*\.[0-9]*\\overline\{[0-9]{1,40}\})
+    |(?P<repeating>[0-9]*\.[0-9]*\\(?:(?:overline|bar)\{[0-9]{1,40}\}
+        |(?:overline|bar|dot)\ ?(?:[0-9]|\{[0-9]\})))
     |(?P<number>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![0-9A-Za-z]))?)
     |(?P<word>[A-Za-z]+)
     |(?P<command>\\[A-Za-z]+|\\.)
@@ -95,12 +99,16 @@ _KINDS: dict[str, TokenKind] = {
     "symbol": "symbol",
 }
 _GROUPED = r"(?<![0-9.])[1-9][0-9]{0,2}(?:(?:SEP)[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"
-_LATEX_GROUPS = r"\{,\}|\\,|,\\!|\{,\}\\!|\\;"
+_LATEX_GROUPS = r"\{,\}|\\,|,\\!\s*|\{,\}\\!|\\;"
 _GROUPS = {
     False: re.compile(_GROUPED.replace("SEP", _LATEX_GROUPS)),
     True: re.compile(_GROUPED.replace("SEP", f",(?=[0-9])|{_LATEX_GROUPS}")),
 }
 _BRACED = re.compile(r"\s*\{([^{}]*)\}", re.ASCII)
+_ROW_GAP = re.compile(r"\s*\[\s*-?[0-9.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
+"""The space that `\\\\[2pt]` puts between rows."""
+_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|textrm|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\(?:[,;:! ]|quad|qquad|left|right)|[$~{}]")
 
 
 def translate(text: str) -> str:
@@ -111,6 +119,22 @@ def translate(text: str) -> str:
         if not (" " <= char <= "~" or char in "\n\t\r"):
             raise Unreadable(f"the character U+{ord(char):04X} is not part of any answer")
     return text
+
+
+def plain_text(text: str) -> str:
+    """Return an answer in words without styling, on one line. Raises Unreadable and TooLarge."""
+    if len(text) > MAX_ANSWER_CHARS:
+        raise TooLarge(f"the answer has {len(text)} characters")
+    text = translate(text)
+    before = None
+    while before != text:
+        before, text = text, _STYLED.sub(r"\1", text)
+    return " ".join(_SPACING.sub(" ", text).strip(" *`\"'").split()).rstrip(".").strip(" \"'")
+
+
+def is_styled(text: str) -> bool:
+    r"""Say whether a text is one `\text{...}` or the like and nothing else."""
+    return _STYLED.fullmatch(text.strip()) is not None
 
 
 def tokenize(text: str, thousands: bool = False) -> list[Token]:
@@ -166,17 +190,25 @@ def _command(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[
             return Token("command", r"\R", start, spaced), braced.end()
         raise Unreadable("of the sets of numbers only the real ones are read")
     if word in _TEXT:
-        braced = _BRACED.match(text, end)
-        if braced is None:
-            raise Unreadable(f"{word} without simple text in braces")
-        inner = " ".join(braced[1].split())
-        kind: TokenKind = "word" if re.fullmatch("[A-Za-z]", inner) else "text"
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", inner):
-            kind = "number"
-        return (Token(kind, inner, start, spaced) if inner else None), braced.end()
+        return _text(text, word, start, end, spaced)
     if word == r"\$":
         return Token("text", "$", start, spaced), end
-    return Token("command", word, start, spaced), end
+    gap = _ROW_GAP.match(text, end) if word == r"\\" else None
+    return Token("command", word, start, spaced), gap.end() if gap else end
+
+
+def _text(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[Token | None, int]:
+    r"""Return the token of \text{...}, \mathrm{...}; mathematics in bold is just mathematics."""
+    braced = _BRACED.match(text, end)
+    if word.startswith(r"\math") and (braced is None or "\\" in braced[1]):
+        return None, end
+    if braced is None:
+        raise Unreadable(f"{word} without simple text in braces")
+    inner = " ".join(braced[1].replace("~", " ").split())
+    kind: TokenKind = "word" if re.fullmatch("[A-Za-z]", inner) else "text"
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", inner):
+        kind = "number"
+    return (Token(kind, inner, start, spaced, True) if inner else None), braced.end()
 
 
 def _environment(text: str, word: str, start: int, end: int, spaced: bool) -> tuple[Token, int]:

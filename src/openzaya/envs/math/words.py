@@ -2,12 +2,11 @@
 
 import re
 
-from openzaya.envs.math.gold import CHOICES, Gold, Kind
-from openzaya.envs.math.limits import MAX_ANSWER_CHARS, TooLarge, Unreadable
-from openzaya.envs.math.tokens import translate
+from openzaya.envs.math.gold import Gold
+from openzaya.envs.math.kinds import CHOICES, Kind
+from openzaya.envs.math.limits import Unreadable
+from openzaya.envs.math.tokens import plain_text
 
-_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|textrm|mbox)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\(?:[,;:! ]|quad|qquad|left|right)|[$~{}]")
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?"
     r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:\s]|$))[).:]?\s*(.*)",
@@ -16,23 +15,12 @@ _CHOICE = re.compile(
 _LETTER = re.compile(r"(?<![A-Za-z0-9])[A-J](?![A-Za-z0-9'])")
 
 
-def plain_text(text: str) -> str:
-    """Return an answer without styling, on one line. Raises Unreadable and TooLarge."""
-    if len(text) > MAX_ANSWER_CHARS:
-        raise TooLarge(f"the answer has {len(text)} characters")
-    text = translate(text)
-    before = None
-    while before != text:
-        before, text = text, _STYLED.sub(r"\1", text)
-    return " ".join(_SPACING.sub(" ", text).strip(" *`\"'").split()).rstrip(".").strip(" \"'")
-
-
 def judge_words(text: str, gold: Gold) -> str | None:
     """Return None for a right answer, else what is wrong. Raises Unreadable."""
     if gold.kind is Kind.CHOICE:
         return _judge_choice(plain_text(text), gold)
     given = plain_text(text).casefold()
-    accepted = {word.casefold() for word in (gold.text, *gold.rules.synonyms)}
+    accepted = {plain_text(word).casefold() for word in (gold.text, *gold.rules.synonyms)}
     return None if given in accepted else f"{given[:40]!r} is not {gold.text!r}"
 
 

@@ -12,9 +12,9 @@ from openzaya.envs.readers import TAGS, has_recap, tagged
 
 
 def make(rng: Random, difficulty: int) -> Problem:
-    """Difficulty 0, 1, 2, ... adds numbers of 2, 3, 4, ... digits."""
+    """Difficulty 0, 1, 2, ... adds numbers of 2, 3, 4, ... digits, at most 25."""
     check_difficulty(difficulty)
-    digits = difficulty + 2
+    digits = min(difficulty + 2, len(TAGS) - 1)
     left, right_ = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
     return Problem(f"add {left}+{right_}", str(left + right_), {"left": left, "right": right_})
 

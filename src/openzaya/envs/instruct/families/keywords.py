@@ -216,7 +216,9 @@ class PhraseVerbatim(Constraint):
         )  # fmt: skip
         if draw.level < 3:
             return cls(phrase=draw.rng.choice(set_phrases))
-        return cls(phrase=f"a {draw.keyword()} in the middle of nowhere")
+        word = draw.keyword()
+        article = "an" if word[0] in "aeiou" else "a"
+        return cls(phrase=f"{article} {word} in the middle of nowhere")
 
     def check(self, reply: Reading) -> bool:
         """It stands there, case included, not inside longer words."""

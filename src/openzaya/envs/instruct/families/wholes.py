@@ -79,7 +79,7 @@ class QuotedReply(Constraint):
 
     rarity = 1
     wordings = (
-        "Wrap your whole reply in double quotation marks.",
+        'Wrap your whole reply in double quotation marks (").',
         'The first and the last character of your reply must be a double quotation mark (").',
     )
     claims = frozenset({"whole", "start", "end"})

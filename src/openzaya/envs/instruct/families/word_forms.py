@@ -11,6 +11,11 @@ from openzaya.envs.instruct.reading import Reading, words
 from openzaya.envs.instruct.topics import pool, pools
 
 
+def _num_letters(word: str) -> int:
+    """Count letters; digits, hyphens and apostrophes are none."""
+    return sum(map(str.isalpha, word))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoLongWords(Constraint):
     """No word has more than so many letters."""
@@ -32,11 +37,11 @@ class NoLongWords(Constraint):
 
     def check(self, reply: Reading) -> bool:
         """All words are short enough."""
-        return all(len(word) <= self.length for word in reply.counts)
+        return all(_num_letters(word) <= self.length for word in reply.counts)
 
     def allows(self, sentence: str) -> bool:
         """Only sentences of short words."""
-        return all(len(word) <= self.length for word in words(sentence))
+        return all(_num_letters(word) <= self.length for word in words(sentence))
 
     def satisfy(self, pen: Pen) -> str:
         """Leave the long words out."""
@@ -69,9 +74,9 @@ class LongWordsAtLeast(Constraint):
         return cls(length=10 + min(draw.level // 3, 2), count=2 + min(draw.level // 3, 3))
 
     def check(self, reply: Reading) -> bool:
-        """Enough of them; hyphens and apostrophes are no letters."""
-        long = (re.sub("['-]", "", word) for word in reply.counts if "-" not in word)
-        return sum(len(word) >= self.length for word in long) >= self.count
+        """Enough of them; hyphenated ones do not count."""
+        single = (word for word in reply.counts if "-" not in word)
+        return sum(_num_letters(word) >= self.length for word in single) >= self.count
 
     def satisfy(self, pen: Pen) -> str:
         """Mention long words."""
