@@ -94,6 +94,7 @@ def become(order: "dict[str, Any]") -> "CodeType":
         del module[name]
     module["__file__"] = argv[0]
     sys.argv[:] = argv
+    sys.path.insert(0, argv[0].rpartition("/")[0])
     return compile(order["source"], argv[0], "exec", dont_inherit=True)
 
 
