@@ -138,6 +138,13 @@ def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_a_program_too_large_for_its_folder_is_no_failure_of_ours(executor):
+    source = "int big[1 << 20] = {1}; int main() { return big[5]; }"
+    small = run(executor, source, language="cpp", limits=Limits(tmp_bytes=2 * MIB))
+    assert (small.status, small.reason) == (Status.MEMORY, "too much in the working folder")
+    assert run(executor, source, language="cpp").status is Status.OK
+
+
 def test_a_compiled_program_has_one_process_and_a_large_stack(executor):
     deep = "int f(int n) { volatile char b[1000]; b[0] = n; return n ? f(n - 1) + b[0] : 0; }"
     deep += "int main() { return f(100000) == 1; }"
