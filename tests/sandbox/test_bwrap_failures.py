@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +49,41 @@ def test_where_no_box_can_start_the_first_run_says_so(executor):
     break_bwrap(executor, "/bin/false")
     with pytest.raises(SandboxError, match="no sandbox works here"):
         executor.run(HELLO)
+
+
+LIMITED = """
+import resource, sys
+from openzaya.sandbox import Executor, Request
+backend, name, most, language, source = sys.argv[1:]
+resource.setrlimit(getattr(resource, name), (int(most), int(most)))
+with Executor.default(backend) as executor:
+    try:
+        result = executor.run(Request(source=source, language=language))
+        print(result.status, result.reason)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("backend", ["bwrap", "zygote"])
+@pytest.mark.parametrize(
+    ("name", "most", "language", "source"),
+    [
+        ("RLIMIT_NOFILE", 60, "python", "print(1)"),
+        ("RLIMIT_NPROC", 16, "python", "print(1)"),
+        ("RLIMIT_STACK", 2**23, "cpp", "int main() {}"),
+        ("RLIMIT_AS", 2**30, "cpp", "int main() {}"),
+    ],
+)
+def test_a_hard_limit_of_the_callers_below_a_programs_own_is_no_verdict(
+    backend, name, most, language, source
+):
+    command = [sys.executable, "-c", LIMITED, backend, name, str(most), language, source]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert said.startswith(("infra", "SandboxError")), said
+    assert name in said
+    assert f"the hard limit here is {most}" in said
+    assert said.startswith("infra") or "ulimit -H" in said
 
 
 def test_a_later_box_that_cannot_start_is_infra_and_leaves_no_descriptor_open(executor):

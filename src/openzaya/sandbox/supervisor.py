@@ -47,6 +47,7 @@ def start(control: int, report: int, order: "dict[str, Any]") -> "CodeType":
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 must have no handler at all
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
     posix.set_blocking(control, False)
+    check_limits(order["rlimits"])
     began = time.monotonic()
     if not put_all(order["files"]):
         send(report, f"files 0 0 {time.monotonic() - began:.6f} 0 0\nend\n".encode())
@@ -103,6 +104,16 @@ def become(order: "dict[str, Any]") -> "CodeType":
     sys.argv[:] = argv
     sys.path.insert(0, argv[0].rpartition("/")[0])
     return compile(order["source"], argv[0], "exec", dont_inherit=True)
+
+
+def check_limits(limits: "list[tuple[int, int]]") -> None:
+    """Raise OSError, before there is a program to fail by it, where a limit cannot be so high."""
+    for what, value in limits:
+        most = resource.getrlimit(what)[1]
+        if most != resource.RLIM_INFINITY and value > most:
+            names = [name for name in dir(resource) if getattr(resource, name) == what]
+            name = next(name for name in names if name.startswith("RLIMIT_"))
+            raise OSError(f"{name} shall be {value}, but the hard limit here is {most}")
 
 
 def watch(
