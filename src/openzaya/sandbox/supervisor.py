@@ -86,11 +86,13 @@ def become(order: "dict[str, Any]") -> "CodeType":
     write_file("/proc/self/oom_score_adj", b"1000")  # the host's memory killer takes it first
     for what, value in order["rlimits"]:
         resource.setrlimit(what, (value, value))
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGCHLD})
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    ignored = (_signal.SIGPIPE, _signal.SIGXFSZ) if order["python"] else ()  # as Python does
+    for number in range(1, _signal.NSIG):  # whoever started us may have ignored others
+        if _signal.getsignal(number) == _signal.SIG_IGN and number not in ignored:
+            _signal.signal(number, _signal.SIG_DFL)
     argv = order["argv"]
     if not order["python"]:
-        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores these
-            _signal.signal(number, _signal.SIG_DFL)
         try:
             posix.execve(argv[0], argv, posix.environ)
         except OSError as error:
