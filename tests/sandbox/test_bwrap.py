@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from openzaya.core.errors import RequestError, SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox.box import LOCALE
 from openzaya.sandbox.executor import MIB
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -110,6 +112,17 @@ def test_memory_is_that_of_all_processes_together(executor):
     result = run(executor, source, limits=Limits(memory_bytes=100 * MIB, wall_s=30))
     assert result.status is Status.MEMORY
     assert result.peak_bytes > 100 * MIB
+
+
+@pytest.mark.skipif(not Path(LOCALE).is_dir(), reason="the machine keeps its locale elsewhere")
+def test_the_locale_that_the_environment_names_is_there(executor):
+    python = run(executor, "import locale\nprint(locale.setlocale(locale.LC_ALL, ''))")
+    assert python.stdout == b"C.UTF-8\n"
+    source = (
+        "#include <clocale>\n#include <cwchar>\n"
+        'int main() { std::setlocale(LC_ALL, ""); std::wprintf(L"%lc", 0x20ac); }'
+    )
+    assert run(executor, source, language="cpp").stdout == "\u20ac".encode()
 
 
 def test_sets_of_strings_iterate_alike_in_every_run(executor):
