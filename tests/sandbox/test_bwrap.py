@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from openzaya.core.errors import RequestError, SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
+from openzaya.sandbox.box import LOCALE
 from openzaya.sandbox.executor import MIB
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -112,6 +114,17 @@ def test_memory_is_that_of_all_processes_together(executor):
     assert result.peak_bytes > 100 * MIB
 
 
+@pytest.mark.skipif(not Path(LOCALE).is_dir(), reason="the machine keeps its locale elsewhere")
+def test_the_locale_that_the_environment_names_is_there(executor):
+    python = run(executor, "import locale\nprint(locale.setlocale(locale.LC_ALL, ''))")
+    assert python.stdout == b"C.UTF-8\n"
+    source = (
+        "#include <clocale>\n#include <cwchar>\n"
+        'int main() { std::setlocale(LC_ALL, ""); std::wprintf(L"%lc", 0x20ac); }'
+    )
+    assert run(executor, source, language="cpp").stdout == "\u20ac".encode()
+
+
 def test_sets_of_strings_iterate_alike_in_every_run(executor):
     source = "print({str(i) for i in range(50)})"
     first, second = run(executor, source).stdout, run(executor, source).stdout
@@ -138,6 +151,13 @@ def test_cpp_is_compiled_in_a_box_once_for_each_source(executor):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_a_program_too_large_for_its_folder_is_no_failure_of_ours(executor):
+    source = "int big[1 << 20] = {1}; int main() { return big[5]; }"
+    small = run(executor, source, language="cpp", limits=Limits(tmp_bytes=2 * MIB))
+    assert (small.status, small.reason) == (Status.MEMORY, "too much in the working folder")
+    assert run(executor, source, language="cpp").status is Status.OK
+
+
 def test_a_compiled_program_has_one_process_and_a_large_stack(executor):
     deep = "int f(int n) { volatile char b[1000]; b[0] = n; return n ? f(n - 1) + b[0] : 0; }"
     deep += "int main() { return f(100000) == 1; }"

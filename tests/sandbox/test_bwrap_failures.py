@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +49,76 @@ def test_where_no_box_can_start_the_first_run_says_so(executor):
     break_bwrap(executor, "/bin/false")
     with pytest.raises(SandboxError, match="no sandbox works here"):
         executor.run(HELLO)
+
+
+LIMITED = """
+import resource, sys
+from openzaya.sandbox import Executor, Request
+backend, name, most, language, source = sys.argv[1:]
+resource.setrlimit(getattr(resource, name), (int(most), int(most)))
+with Executor.default(backend) as executor:
+    try:
+        result = executor.run(Request(source=source, language=language))
+        print(result.status, result.reason)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture(params=["bwrap", "zygote"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "language", "source"),
+    [
+        ("RLIMIT_NOFILE", 60, "python", "print(1)"),
+        ("RLIMIT_NPROC", 16, "python", "print(1)"),
+        ("RLIMIT_STACK", 2**23, "cpp", "int main() {}"),
+        ("RLIMIT_AS", 2**30, "cpp", "int main() {}"),
+    ],
+)
+def test_a_hard_limit_of_the_callers_below_a_programs_own_is_no_verdict(
+    backend, name, most, language, source
+):
+    command = [sys.executable, "-c", LIMITED, backend, name, str(most), language, source]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert said.startswith(("infra", "SandboxError")), said
+    assert name in said
+    assert f"the hard limit here is {most}" in said
+    assert said.startswith("infra") or "ulimit -H" in said
+
+
+ODD_CALLER = """
+import os, signal, sys
+from pathlib import Path
+from openzaya.sandbox import Executor, Request
+numbers = {number for number in signal.valid_signals() if number not in (9, 19)}
+os.umask(0o177)
+for number in numbers - {17}:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+script = (
+    "import os, signal\\n"
+    "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), oct(os.umask(0)))\\n"
+    "print([int(n) for n in signal.valid_signals() if signal.getsignal(n) == signal.SIG_IGN])"
+)
+with Executor.default(sys.argv[1]) as executor:
+    print(executor.run(Request(source=script)).stdout.decode(), end="")
+    print(executor.run(Request(source="int main() {}", language="cpp")).status)
+    pid = executor.launchers[sys.argv[1]].process.pid
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        pid = children[0]  # the zygote's launcher has one, which forks the boxes
+        print(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+"""
+
+
+def test_what_the_caller_did_with_signals_and_modes_is_not_a_programs_fate(backend):
+    command = [sys.executable, "-c", ODD_CALLER, backend]
+    done = subprocess.run(command, capture_output=True, text=True)
+    left = ["S"] if backend == "zygote" else []  # no zombie
+    assert done.stdout.splitlines() == ["set() 0o22", "[13, 25]", "ok", *left], done.stderr
 
 
 def test_a_later_box_that_cannot_start_is_infra_and_leaves_no_descriptor_open(executor):

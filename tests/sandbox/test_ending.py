@@ -10,7 +10,7 @@ import pytest
 
 from openzaya.sandbox import Executor, Request, Status
 from openzaya.sandbox.box import ENVIRONMENT
-from openzaya.sandbox.interpreter import FLAGS
+from openzaya.sandbox.unsafe import FLAGS
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
@@ -22,6 +22,11 @@ ENDINGS = {
     "exit with a text": "import sys; sys.exit('gone wrong')",
     "exit with nothing": "import sys; sys.exit()",
     "exit with true": "raise SystemExit(True)",
+    "exit without an import": "print('x')\nexit()",
+    "quit with a code": "import atexit\natexit.register(print, 'bye')\nquit(5)",
+    "exit in a shell's words": "print(exit, quit)",
+    "a file beside it": "open('/tmp/own.py', 'w').write('N = 7')\nimport own, sys\n"
+    "print(own.N, sys.path[0])",
     "uncaught": "def f(n):\n    raise ValueError(n)\nf(3)",
     "chained": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e",
     "syntax": "print('x'",

@@ -29,6 +29,8 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "TMPDIR": WORK,
 }
+LOCALE = "/usr/lib/locale/C.utf8"
+"""What LC_ALL names; without it a program that asks for its locale fails or writes `?`."""
 INSIDE_ID = "1000"
 """User and group as the program sees them."""
 LOADER = """
@@ -95,7 +97,7 @@ def wanted(interpreter: Interpreter, *, compiler: bool) -> Iterator[str]:
         folder = str(Path(library).parent)
         holds_python = any(Path(path).is_relative_to(folder) for path in interpreter.folders)
         yield library if holds_python else folder
-    extra = ["/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]
+    extra = ["/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo", LOCALE]
     for path in [*extra, *TOOLCHAIN] if compiler else extra:
         if Path(path).exists() and not Path(path).is_symlink():
             yield path

@@ -5,7 +5,9 @@ costs no start-up time.
 """
 
 import _signal  # type: ignore[import-not-found]
+import _sitebuiltins
 import atexit
+import builtins
 import gc
 import posix
 import sys
@@ -33,6 +35,8 @@ class Ending:
         self.last = next(reversed(sys.modules))
         """The newest of them: what a program imports comes after it."""
         sys.excepthook = show
+        for name in ("exit", "quit"):  # made by the module `site`, which boxes do without
+            setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
 
     def __enter__(self) -> None:
         """Begin the program."""

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openzaya.core.errors import ConfigError, RequestError, SandboxError
-from openzaya.sandbox import checks
+from openzaya.sandbox import checks, protocol
 from openzaya.sandbox.executor import MIB, Executor, Request, Result, Status
 from openzaya.sandbox.http_answer import Unusable, read_answer
 
@@ -180,9 +180,8 @@ def base(request: Request) -> dict[str, Any]:
 
 def longest_answer(request: Request) -> int:
     """Return the most bytes that an answer may have: output as escaped text and in base64."""
-    limits = request.limits
-    files = min(limits.tmp_bytes, len(request.fetch) * limits.file_bytes)
-    return ANSWER_ROOM_BYTES + 16 * limits.output_bytes + 2 * files
+    output = 16 * request.limits.output_bytes
+    return ANSWER_ROOM_BYTES + output + 2 * protocol.fetch_room(request)
 
 
 def pause(retry_after: str | None) -> float:

@@ -14,9 +14,9 @@ from openzaya.sandbox.users import Identity
 SYSTEM_PYTHON = "/usr/bin/python3"
 OLDEST = (3, 11)
 FLAGS = ("-P", "-s", "-S", "-B")
-"""No script's folder and no site-packages on the path, no bytecode written. `-I` would also ignore
-PYTHONHASHSEED, the one variable of Python's that a box sets: sets of strings iterate alike in
-every run."""
+"""No site-packages and no folder of a script on the path (a program gets its own when it starts),
+no bytecode written. `-I` would also ignore PYTHONHASHSEED, the one variable of Python's that a box
+sets: sets of strings iterate alike in every run."""
 ASK_TIMEOUT_S = 30.0
 TEXTS = ("ending.py", "supervisor.py")
 """Files that make up the supervisor."""

@@ -47,6 +47,7 @@ class Launcher:
                 pass_fds=(theirs.fileno(),),
                 env=box.ENVIRONMENT,
                 cwd="/",
+                umask=0o022,
                 start_new_session=True,
                 **identity.drop(),
             )

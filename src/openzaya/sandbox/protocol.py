@@ -57,6 +57,7 @@ def order(
         "files": files,
         "fetch": list(request.fetch),
         "fetch_bytes": limits.file_bytes,
+        "fetch_room": fetch_room(request),
         "rlimits": rlimits(request, language),
         "wall_s": float(limits.wall_limit_s),
         "cpu_s": float(limits.cpu_s),
@@ -92,9 +93,12 @@ def rlimits(request: Request, language: Language) -> list[tuple[int, int]]:
 
 def report_limit(request: Request) -> int:
     """Return the most bytes that a request's report may have."""
-    return REPORT_BYTES + min(
-        request.limits.tmp_bytes, len(request.fetch) * request.limits.file_bytes
-    )
+    return REPORT_BYTES + fetch_room(request)
+
+
+def fetch_room(request: Request) -> int:
+    """Return the most bytes that all fetched files may have; files with holes could have more."""
+    return min(request.limits.tmp_bytes, len(request.fetch) * request.limits.file_bytes)
 
 
 def result(said: Exchange, request: Request, *, backend: str, policy: str) -> Result:
@@ -146,7 +150,7 @@ def judge(
         return {
             "wall": (Status.TIME_WALL, f"more than {limits.wall_limit_s:g} s on the clock"),
             "memory": (Status.MEMORY, f"more than {limits.memory_bytes} bytes of memory"),
-            "files": (Status.MEMORY, "too many files in the working folder"),
+            "files": (Status.MEMORY, "too much in the working folder"),
         }[ended]
     if code == 0:
         return Status.OK, ""

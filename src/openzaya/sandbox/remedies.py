@@ -1,4 +1,4 @@
-"""What to do when bubblewrap cannot make a box: its known complaints and their cures."""
+"""What to do when a box cannot be made: the known complaints and their cures."""
 
 APPARMOR = (
     "Ubuntu 23.10 and newer let only programs with an AppArmor profile make user namespaces: give "
@@ -14,16 +14,21 @@ NESTED = (
     "it, or sysctl -w user.max_user_namespaces=15000"
 )
 OLD = "this bubblewrap is too old: install version 0.8 or newer"
+LIMIT = (
+    "boxes inherit the hard limits of whoever starts openzaya: raise that one (ulimit -H, "
+    "limits.conf, docker --ulimit), or give programs less in `Limits`"
+)
 CURES = (
     ("setting up uid map: Permission denied", APPARMOR),
     ("Failed RTM_NEWADDR", APPARMOR),
     ("No permissions to creat", IN_CONTAINER),
     ("namespaces exceeded", NESTED),
     ("Unknown option", OLD),
+    ("but the hard limit here is", LIMIT),
 )
-"""Part of what bubblewrap says, and what helps; the first that fits."""
+"""Part of what bubblewrap or the supervisor says, and what helps; the first that fits."""
 
 
 def remedy(reason: str) -> str:
-    """Return what helps against a failure of bubblewrap."""
+    """Return what helps where no box starts."""
     return next((cure for complaint, cure in CURES if complaint in reason), IN_CONTAINER)

@@ -33,6 +33,7 @@ def begin() -> None:
     for number in range(3, NUM_HANDLES):  # what comes from the host is then above a box's own
         os.dup2(0, number, inheritable=False)
     _signal.signal(_signal.SIGCHLD, collect)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # the host may have blocked it
     channel.send(READY)
     while True:
         room = _socket.CMSG_SPACE(NUM_HANDLES * 4)

@@ -11,6 +11,7 @@ are its own.
 
 import _ctypes
 import _signal  # type: ignore[import-not-found]
+import errno
 import gc
 import marshal
 import posix
@@ -22,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs 9 ms of every run
     from types import CodeType
     from typing import Any
+
+    Spent = dict[tuple[str, bytes], int]
 
 SET_ATTRIBUTE = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
 """Address of prctl(2); the ctypes package would cost 4 ms."""
@@ -44,9 +47,11 @@ def start(control: int, report: int, order: "dict[str, Any]") -> "CodeType":
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # process 1 must have no handler at all
     _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGCHLD})
     posix.set_blocking(control, False)
-    for name, content, mode in order["files"]:
-        put(name, content, mode)
+    check_limits(order["rlimits"])
     began = time.monotonic()
+    if not put_all(order["files"]):
+        send(report, f"files 0 0 {time.monotonic() - began:.6f} 0 0\nend\n".encode())
+        posix._exit(0)
     gc.freeze()  # collections in the child then copy no page of ours
     child = posix.fork()
     if not child:
@@ -55,17 +60,20 @@ def start(control: int, report: int, order: "dict[str, Any]") -> "CodeType":
         return become(order)
     for stream in (0, 1, 2):  # the program alone decides when its streams end
         posix.close(stream)
-    ended, status, peak, starved = watch(child, control, began, order)
+    spent: Spent = {}
+    ended, status, peak, starved = watch(child, control, began, order, spent)
     wall_s = time.monotonic() - began
     end_all()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak = max(peak, used.ru_maxrss * 1024)
-    cpu_s = used.ru_utime + used.ru_stime
+    cpu_s = max(used.ru_utime + used.ru_stime, seen_s(spent))
     line = f"{ended} {status} {cpu_s:.6f} {wall_s:.6f} {peak} {starved:.6f}\n"
     send(report, line.encode())
+    room = order["fetch_room"]
     for place, name in enumerate(order["fetch"]):
-        content = get(name, order["fetch_bytes"])
+        content = get(name, min(room, order["fetch_bytes"]))
         if content is not None:
+            room -= len(content)
             send(report, f"{place} {len(content)}\n".encode() + content)
     send(report, b"end\n")
     posix._exit(0)
@@ -78,11 +86,13 @@ def become(order: "dict[str, Any]") -> "CodeType":
     write_file("/proc/self/oom_score_adj", b"1000")  # the host's memory killer takes it first
     for what, value in order["rlimits"]:
         resource.setrlimit(what, (value, value))
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, {_signal.SIGCHLD})
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    ignored = (_signal.SIGPIPE, _signal.SIGXFSZ) if order["python"] else ()  # as Python does
+    for number in range(1, _signal.NSIG):  # whoever started us may have ignored others
+        if _signal.getsignal(number) == _signal.SIG_IGN and number not in ignored:
+            _signal.signal(number, _signal.SIG_DFL)
     argv = order["argv"]
     if not order["python"]:
-        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # Python ignores these
-            _signal.signal(number, _signal.SIG_DFL)
         try:
             posix.execve(argv[0], argv, posix.environ)
         except OSError as error:
@@ -94,16 +104,27 @@ def become(order: "dict[str, Any]") -> "CodeType":
         del module[name]
     module["__file__"] = argv[0]
     sys.argv[:] = argv
+    sys.path.insert(0, argv[0].rpartition("/")[0])
     return compile(order["source"], argv[0], "exec", dont_inherit=True)
 
 
+def check_limits(limits: "list[tuple[int, int]]") -> None:
+    """Raise OSError, before there is a program to fail by it, where a limit cannot be so high."""
+    for what, value in limits:
+        most = resource.getrlimit(what)[1]
+        if most != resource.RLIM_INFINITY and value > most:
+            names = [name for name in dir(resource) if getattr(resource, name) == what]
+            name = next(name for name in names if name.startswith("RLIMIT_"))
+            raise OSError(f"{name} shall be {value}, but the hard limit here is {most}")
+
+
 def watch(
-    child: int, control: int, began: float, order: "dict[str, Any]"
+    child: int, control: int, began: float, order: "dict[str, Any]", spent: "Spent"
 ) -> tuple[str, int, int, float]:
-    """Wait for the program's end or a reason to end it.
+    """Wait for the program's end or a reason to end it; `spent` is as in `usage`.
 
     Returns why it ended, its wait status (0 if it had to be ended), the largest memory seen in
-    bytes, and for the clock's limit the seconds that a thread had waited for a processor.
+    bytes, and for the clock's limit the seconds that others kept a thread from a processor.
     """
     peak = 0
     looked = began
@@ -118,9 +139,9 @@ def watch(
         if now - looked < TICK_S / 2:
             continue  # somebody sends signals; that must not make us busy
         looked = now
+        memory, cpu_s = usage(order["memory_bytes"], spent)
         if now - began > order["wall_s"]:
-            return "wall", 0, peak, starved_s()
-        memory, cpu_s = usage(order["memory_bytes"])
+            return "wall", 0, peak, starved_s(cpu_s)
         peak = max(peak, memory)
         if memory > order["memory_bytes"]:
             return "memory", 0, peak, 0.0
@@ -165,11 +186,12 @@ def told_to_end(control: int) -> bool:
         return False
 
 
-def usage(limit: int) -> tuple[int, float]:
+def usage(limit: int, spent: "Spent") -> tuple[int, float]:
     """Return memory (bytes) and CPU time (s) of all processes of the box together.
 
     Resident sizes count shared pages for each process; only when they exceed the limit is it worth
-    asking the kernel for each process's fair share.
+    asking the kernel for each process's fair share. `spent` keeps the CPU ticks that each process
+    was seen with, by its id and start: a parent that ignores SIGCHLD makes the kernel forget them.
     """
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = 0
@@ -178,11 +200,17 @@ def usage(limit: int) -> tuple[int, float]:
         fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         if len(fields) > 21:
             ticks += sum(map(int, fields[11:15]))  # its own and its collected children's
+            spent[pid, fields[19]] = sum(map(int, fields[11:13]))
             sizes[pid] = int(fields[21]) * PAGE
     memory = sum(sizes.values())
     if memory > limit:
         memory = sum(share(pid, size) for pid, size in sizes.items())
-    return memory, ticks / CLOCK_TICKS + own.ru_utime + own.ru_stime
+    return memory, max(ticks / CLOCK_TICKS + own.ru_utime + own.ru_stime, seen_s(spent))
+
+
+def seen_s(spent: "Spent") -> float:
+    """Return the CPU time (s) that was seen, never more than there was."""
+    return sum(spent.values()) / CLOCK_TICKS
 
 
 def share(pid: str, size: int) -> int:
@@ -193,14 +221,20 @@ def share(pid: str, size: int) -> int:
     return size
 
 
-def starved_s() -> float:
-    """Return the most seconds that a thread of the box was ready to run but had no processor."""
-    waited = 0
+def starved_s(cpu_s: float) -> float:
+    """Return the most seconds that a thread was ready to run while others had the processors.
+
+    Others are those outside the box: while the rest of its own box ran, which used `cpu_s` with it,
+    a thread may have waited for nobody else.
+    """
+    starved = 0.0
     for pid in others():
         for thread in listing(f"/proc/{pid}/task"):
             fields = read_file(f"/proc/{pid}/task/{thread}/schedstat").split()
-            waited = max(waited, int(fields[1]) if len(fields) > 1 else 0)
-    return waited / 1e9
+            if len(fields) > 1:
+                ran_s, waited_s = int(fields[0]) / 1e9, int(fields[1]) / 1e9
+                starved = max(starved, waited_s - (cpu_s - ran_s))
+    return starved
 
 
 def others() -> list[str]:
@@ -238,6 +272,18 @@ def write_file(path: str, content: bytes) -> None:
         return
     posix.write(handle, content)
     posix.close(handle)
+
+
+def put_all(files: "list[tuple[str, bytes, int]]") -> bool:
+    """Make files in the working folder; say whether they found room."""
+    try:
+        for name, content, mode in files:
+            put(name, content, mode)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
 
 
 def put(name: str, content: bytes, mode: int) -> None:

@@ -21,9 +21,11 @@ from openzaya.sandbox import checks, protocol, supervisor
 from openzaya.sandbox.compiler import Compiler
 from openzaya.sandbox.exchange import Bounds, Exchange, Pipes, exchange
 from openzaya.sandbox.executor import Executor, Request, Result, Status, num_cores
-from openzaya.sandbox.interpreter import FLAGS, running_python
+from openzaya.sandbox.interpreter import running_python
 from openzaya.sandbox.languages import Language
 
+FLAGS = ("-s", "-B")
+"""As a script is usually run: `exit` and the script's folder are there, as a box has them."""
 HARMLESS = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}
 PER_PROCESS = {resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_AS}
 

@@ -101,6 +101,7 @@ def move_in(setup: dict[str, Any]) -> None:
     for name in setup["modules"]:
         import_module(name)
     signal.signal(signal.SIGCHLD, collect)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the host may have blocked it
 
 
 def collect(_number: int, _frame: object) -> None:

@@ -70,6 +70,7 @@ def test_texts(kind, output, expected, accepted):
         ("value_unordered", [1, True], [1, 1], False),
         ("value_unordered", [[1, 2]], [[2, 1]], False),
         ("value_unordered", 5, 5, True),
+        ("value_unordered", [1.5, [-0.0]], [[0.0], 1.5], True),
         ("value", "1", 1, False),
         ("value", None, False, False),
     ],

@@ -253,6 +253,95 @@ def test_fields_arrive_where_the_schema_has_them(tmp_path):
     assert (live.public_tests[0].input, live.private_tests[0].input) == ([1, 2], [4, 5])
 
 
+FUNCTION = {"fn_name": "add", "inputs": [[1, 2], [3, 4]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "outputs"),
+    [
+        ("taco", {"input_output": FUNCTION | {"outputs": ["3", "[7]"]}}, ["3", "[7]"]),
+        ("taco", {"input_output": FUNCTION | {"outputs": [["3"], ["7"]]}}, ["3", "7"]),
+        (
+            "verifiable",
+            {
+                "verification_info": {
+                    "test_cases": [
+                        {"type": "function_call", "fn_name": "add", "input": [1], "output": text}
+                        for text in ("1", "true")
+                    ]
+                }
+            },
+            ["1", "true"],
+        ),
+        (
+            "deepcoder",
+            {"tests": [{"testtype": "functional", "input": "1\n2", "output": '"3"'}]},
+            ["3"],
+        ),
+    ],
+)
+def test_only_functional_tests_hold_values_as_text(name, change, outputs, tmp_path):
+    (problem,), _ = load_problems(name, [write(tmp_path, RECORDS[name] | change)])
+    assert [test.output for test in problem.private_tests] == outputs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": [[{"1": 2}, 3]], "outputs": [5]},
+        {"inputs": [[1, 2]], "outputs": [{"-1": 2, "10": 1}]},
+        {"inputs": [[1, 2]], "outputs": [[{"3": 1}]]},
+    ],
+)
+def test_dicts_that_had_numbers_for_keys_are_skipped(change, tmp_path):
+    record = RECORDS["taco"] | {"input_output": FUNCTION | change}
+    problems, report = load_problems("taco", [write(tmp_path, record)])
+    assert (problems, report.skipped) == ([], {"a dict whose keys were numbers": 1})
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "judgement"),
+    [
+        ("0.3333333333\n", "0.33333333", Judgement.RIGHT),
+        ("0.3333333333\n", "0.334", Judgement.WRONG),
+        ("YES 2.50\n", "YES 2.5", Judgement.RIGHT),
+        ("10\n", "010", Judgement.WRONG),
+        ("0.1.2\n", "0.10.2", Judgement.WRONG),
+    ],
+)
+@pytest.mark.parametrize("name", ["code_contests", "codeforces", "apps", "livecodebench"])
+def test_numbers_with_a_point_need_only_be_close(
+    name, expected, printed, judgement, tmp_path, judge
+):
+    tests = {"input": ["1\n"], "output": [expected]}
+    pair = {"input": "1\n", "output": expected}
+    change = {
+        "code_contests": {"public_tests": tests, "private_tests": {}, "generated_tests": {}},
+        "codeforces": {"examples": [pair], "official_tests": []},
+        "apps": {"input_output": {"inputs": ["1\n"], "outputs": [expected]}},
+        "livecodebench": {
+            "public_test_cases": [pair | {"testtype": "stdin"}],
+            "private_test_cases": "",
+        },
+    }[name]
+    (problem,), _ = load_problems(name, [write(tmp_path, RECORDS[name] | change)])
+    said = judge.judge(problem, problem.candidate(f"print({printed!r})"))
+    assert said.verdict.judgement is judgement
+
+
+def test_a_method_finds_what_its_site_imports(tmp_path, judge):
+    (problem,), _ = load_problems("livecodebench", [write(tmp_path, RECORDS["livecodebench"])])
+    source = (
+        "class Solution:\n    def add(self, a: List[int], b) -> int:\n"
+        "        def deep(n): return n and deep(n - 1)\n"
+        "        found = defaultdict(int, {a: b + deep(20_000)})\n"
+        "        assert pow(3, -1, 7) == 5 and bisect.bisect([1], 1) == 1 and gcd(4, 6) == 2\n"
+        "        return heapq.nlargest(1, accumulate([a, found[a]]))[0] + random.choice([0])"
+    )
+    said = judge.judge(problem, problem.candidate(source))
+    assert said.verdict.judgement is Judgement.RIGHT, said.private_reason
+
+
 def test_a_checker_script_of_codeforces_decides(tmp_path, judge):
     script = (
         "import sys\n"

@@ -4,7 +4,7 @@
 
 from sandbox.hostile.case import Case
 
-from openzaya.sandbox.executor import Status
+from openzaya.sandbox.executor import Limits, Status
 
 CASES = [
     Case(
@@ -88,6 +88,13 @@ CASES = [
         ),
         fetch=("a", "b"),
         fetched={"a": bytes(16 * 2**20), "b": bytes(2**20)},
+    ),
+    Case(
+        name="brings out more holes than its folder has room",
+        source="for name in 'abc':\n    open(name, 'wb').truncate(2**21)",
+        fetch=("a", "b", "c"),
+        fetched={"a": bytes(2**21), "b": bytes(2**21)},
+        limits=Limits(cpu_s=5, wall_s=60, file_bytes=2**21, tmp_bytes=2**22),
     ),
     Case(
         name="makes devices",

@@ -19,6 +19,7 @@ Two numbers are close when they differ by at most `absolute`, or by at most `rel
 expected one. NaN and infinities are close to nothing.
 """
 
+import json
 import math
 import re
 from collections import Counter
@@ -169,5 +170,11 @@ def same_unordered(output: Json, expected: Json) -> bool:
     """Compare two lists as multisets, and other values as they are."""
     if not (isinstance(output, list) and isinstance(expected, list)):
         return same_value(output, expected)
-    # canonical texts differ between 1, 1.0 and true, so equal texts are equal values
-    return Counter(map(canonical, output)) == Counter(map(canonical, expected))
+    # canonical texts differ between 1, 1.0 and true, so equal texts are equal values; of equal
+    # values only zeros have two texts
+    return Counter(map(unsigned, output)) == Counter(map(unsigned, expected))
+
+
+def unsigned(value: Json) -> str:
+    """Return a value's canonical text with every zero positive."""
+    return canonical(json.loads(canonical(value), parse_float=lambda text: float(text) + 0.0))

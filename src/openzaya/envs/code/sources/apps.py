@@ -7,8 +7,10 @@ agentica-org/DeepCoder-Preview-Dataset: `tests` is JSON text in one of both form
 LiveCodeBench's pairs with the function's name in `metadata`.
 
 None of them marks a test as visible: the examples stand in the statement, all tests are held out.
-Outputs of functions come wrapped in a list of one in some sets; they are unwrapped when all outputs
-of a problem are lists of one item.
+Inputs and outputs of functions are values, or JSON texts of values in tests of type "functional".
+Outputs come wrapped in a list of one in some sets; they are unwrapped when all outputs of a problem
+are lists of one item. A dict whose keys are all numbers once had integers for keys: such problems
+are skipped, since no JSON value can be their answer.
 
 Source: data card of BAAI/TACO (fields, license in its header); the forms of the other sets as
 public users read them; the licenses of apps and DeepCoder from memory of their cards.
@@ -16,6 +18,7 @@ public users read them; the licenses of apps and DeepCoder from memory of their 
 
 import re
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from openzaya.envs.code.comparators import Comparator, Comparison
@@ -31,6 +34,7 @@ from openzaya.envs.code.sources.records import (
     limits_of,
     list_of,
     result_of,
+    rule_of,
     text_of,
     text_or,
     text_tests,
@@ -38,12 +42,20 @@ from openzaya.envs.code.sources.records import (
 )
 from openzaya.sandbox.executor import MIB
 
-TOKENS = Comparator(kind=Comparison.TOKENS)
 CLOSE = Comparator(kind=Comparison.VALUE_NUMERIC)
 """These sets come from checks by Python's ==, for which 1 is 1.0."""
 LANGUAGES = {"python": "python", "python3": "python", "cpp": "cpp", "c++": "cpp"}
-PRELUDE = "from typing import *\nimport collections, functools, heapq, itertools, math, bisect"
-"""What sites that ask for a class Solution import for it."""
+NAMES = ("bisect", "collections", "functools", "heapq", "itertools", "math", "operator", "string")
+PRELUDE = "\n".join(
+    (
+        *(f"from {name} import *" for name in (*NAMES, "typing", "builtins")),
+        f"import {', '.join(NAMES)}, random, re, sys",
+        "sys.setrecursionlimit(50_000)",
+    )
+)
+"""What sites that ask for a class Solution do for it: the usual names are there, the builtins
+under their own, and recursion may be deep."""
+NUMBER_KEY = re.compile(r"-?[0-9]{1,100}")
 MAX_PROGRAMS = 20
 FENCED = re.compile(r"```[a-z0-9+]*\n(.*?)```", re.DOTALL)
 HUB = "https://huggingface.co/datasets/"
@@ -156,10 +168,11 @@ def cases_of_list(items: list[Any], function: str) -> Cases:
         function = ""
     else:
         raise SkipError("tests of several kinds")
+    as_text = "functional" in kinds
     return Cases(
         function,
-        [each["input"] for each in with_both(items)],
-        [each["output"] for each in with_both(items)],
+        [item["input"] for item in with_both(items)],
+        [result_of(item["output"]) if as_text else item["output"] for item in items],
     )
 
 
@@ -175,12 +188,13 @@ def built(name: str, statement: str, starter: str, cases: Cases, provenance: Pro
     if not cases.inputs:
         raise SkipError("no tests")
     if not cases.function:
+        tests = text_tests(cases.inputs, cases.outputs)
         return Problem(
             id=name,
             statement=statement,
             mode=Mode.STDIN,
-            private_tests=text_tests(cases.inputs, cases.outputs),
-            comparator=TOKENS,
+            private_tests=tests,
+            comparator=rule_of(tests),
             provenance=provenance,
         )
     return Problem(
@@ -200,14 +214,20 @@ def call_tests(cases: Cases) -> tuple[Test, ...]:
     """Return the tests of a function; see the module's text for wrapped outputs."""
     if len(cases.inputs) != len(cases.outputs):
         raise SkipError("inputs and outputs differ in number")
-    outputs = [result_of(value) for value in cases.outputs]
+    inputs, outputs = [arguments_of(given) for given in cases.inputs], cases.outputs
     singles = [value for value in outputs if isinstance(value, list) and len(value) == 1]
     if len(singles) == len(outputs):
         outputs = [value[0] for value in singles]
+    if any(map(has_number_keys, chain(outputs, *inputs))):
+        raise SkipError("a dict whose keys were numbers")
     return tuple(
-        Test(input=arguments_of(given), output=expected)
-        for given, expected in zip(cases.inputs, outputs, strict=True)
+        Test(input=given, output=expected) for given, expected in zip(inputs, outputs, strict=True)
     )
+
+
+def has_number_keys(value: object) -> bool:
+    """Say whether a value is a dict, not empty, whose keys all read as integers."""
+    return isinstance(value, dict) and bool(value) and all(map(NUMBER_KEY.fullmatch, value))
 
 
 def programs(problem: Problem, texts: object, language: str = "python") -> tuple[Program, ...]:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from openzaya.envs.code.comparators import Comparator, Comparison
 from openzaya.envs.code.problem import (
     Failure,
     Mode,
@@ -28,13 +27,13 @@ from openzaya.envs.code.sources.records import (
     each,
     kept,
     limits_of,
+    rule_of,
     tests_of_pairs,
     text_of,
     text_or,
 )
 from openzaya.sandbox.executor import MIB
 
-TOKENS = Comparator(kind=Comparison.TOKENS)
 MAX_PROGRAMS = 20
 FAILURES = {
     "WRONG_ANSWER": Failure.WRONG_ANSWER,
@@ -96,7 +95,7 @@ def codeforces(record: Record, report: Report) -> Problem:
         ),
         public_tests=public,
         private_tests=tuple(test for test in held_out if test not in public),
-        comparator=TOKENS,
+        comparator=rule_of((*public, *held_out)),
         checker=Program(source=CHECKER.format(script=script), entry="check") if script else None,
         limits=limits_of(record.get("time_limit"), (record.get("memory_limit") or 0) * MIB),
         provenance=Provenance(
@@ -224,7 +223,7 @@ def submission_problem(record: Record, report: Report) -> Problem:
         ),
         public_tests=public,
         private_tests=tuple(test for test in tests if test not in public),
-        comparator=TOKENS,
+        comparator=rule_of((*public, *tests)),
         limits=limits_of(
             number_in(text_or(record, "time-limit")),
             number_in(text_or(record, "memory-limit")) * MIB,

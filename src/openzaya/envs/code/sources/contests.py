@@ -1,7 +1,7 @@
 """deepmind/code_contests and ByteDance-Seed/Code-Contests-Plus: contest problems with solutions.
 
-Contest sites ignore white space, so both compare by tokens. Problems with several right outputs
-cannot be told apart in the first set: its tests are known to be weak there.
+Contest sites ignore white space, so both compare by words, see `rule_of`. Problems with several
+right outputs cannot be told apart in the first set: its tests are known to be weak there.
 
 Source: data card of deepmind/code_contests (fields, codes of languages); for Code-Contests-Plus its
 card as quoted by catalogues, and the field names that public users of the set read.
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from openzaya.envs.code.comparators import Comparator, Comparison
 from openzaya.envs.code.problem import Mode, Problem, Program, Provenance, Rejected
 from openzaya.envs.code.sources.records import (
     Record,
@@ -20,6 +19,7 @@ from openzaya.envs.code.sources.records import (
     each,
     limits_of,
     list_of,
+    rule_of,
     tests_of_pairs,
     text_of,
     text_or,
@@ -32,7 +32,6 @@ MAX_PROGRAMS = 20
 CODES = {2: "cpp", 3: "python"}
 """code_contests' numbers of languages that we run; 1 is Python 2, 4 is Java."""
 NAMES = {"py3": "python", "python3": "python", "cpp": "cpp", "c++": "cpp"}
-TOKENS = Comparator(kind=Comparison.TOKENS)
 PICTURES = ("<image>", "<img")
 
 
@@ -59,7 +58,7 @@ def code_contests(record: Record, report: Report) -> Problem:
         rejected=tuple(
             Rejected(program=program) for program in coded(record, "incorrect_solutions", report)
         ),
-        comparator=TOKENS,
+        comparator=rule_of((*public, *held_out)),
         limits=limits_of(seconds, record.get("memory_limit_bytes")),
         provenance=Provenance(
             source=f"deepmind/code_contests: {name}",
@@ -104,7 +103,7 @@ def code_contests_plus(record: Record, report: Report, *, ignore_checkers: bool 
     """Turn a record of ByteDance-Seed/Code-Contests-Plus into a problem.
 
     Its checkers, validators and generators are C++ programs on top of testlib.h, which we do not
-    ship. A problem that has a checker is skipped, or compared by tokens with `ignore_checkers`,
+    ship. A problem that has a checker is skipped, or compared by words with `ignore_checkers`,
     which rejects right outputs of problems that have several.
     """
     name, statement = text_of(record, "id"), text_of(record, "description")
@@ -126,7 +125,7 @@ def code_contests_plus(record: Record, report: Report, *, ignore_checkers: bool 
             Rejected(program=program)
             for program in submitted(record, "incorrect_submissions", report)
         ),
-        comparator=TOKENS,
+        comparator=rule_of(tests),
         limits=limits_of(seconds, megabytes * MIB),
         provenance=Provenance(
             source=f"ByteDance-Seed/Code-Contests-Plus: {source} {name}",

@@ -6,6 +6,7 @@ Nothing in a record is ever executed or unpickled here.
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from openzaya.core.errors import DataError
+from openzaya.envs.code.comparators import Comparator, Comparison
 from openzaya.envs.code.problem import Problem, Test
 from openzaya.envs.code.values import Json, parse_value
 from openzaya.sandbox.executor import MIB, Limits
 
 MAX_RECORD_BYTES = 2**28
 """Longer lines are skipped: a contest problem with all its tests has some megabytes."""
+DECIMAL = re.compile(r"(?<!\S)[+-]?[0-9]+\.[0-9]+(?!\S)")
 MAX_CPU_S = 30.0
 MAX_MEMORY_BYTES = 4096 * MIB
 
@@ -191,6 +194,15 @@ def tests_of_pairs(pairs: object, name: str) -> tuple[Test, ...]:
     if not all(isinstance(item, dict) for item in items):
         raise SkipError(f"{name} is no list of objects")
     return text_tests([item.get("input") for item in items], [item.get("output") for item in items])
+
+
+def rule_of(tests: Iterable[Test]) -> Comparator:
+    """Return how contest sites compare texts: by words, and numbers loosely if any has a point.
+
+    Where no expected number has one, words are compared as they are: 010 is not 10.
+    """
+    loose = any(DECIMAL.search(str(test.output)) for test in tests)
+    return Comparator(kind=Comparison.NUMBERS if loose else Comparison.TOKENS)
 
 
 def arguments_of(value: object) -> list[Json]:
