@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -128,6 +129,44 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, model,
     (out / "shards" / ".00099.1").mkdir()  # what a kill in the middle of a write leaves behind
     wait_until_unlocked(out, sources, model)
     assert kept.items() <= {p: p.stat().st_ino for p in out.glob("shards/*/tokens.npy")}.items()
+    assert result(out) == result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"), [([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143)]
+)
+def test_a_stopped_run_ends_its_busy_workers_and_says_how_to_go_on(tmp_path, model, numbers, code):
+    """`timeout` sends its signal twice: to the process and to its group."""
+    sources, *_ = write_sources(tmp_path, 20)
+    out, places = tmp_path / "out", [f"{name}={place}" for name, place in sources.items()]
+    command = [sys.executable, "-m", "openzaya", "data", "prepare", str(out), *places, "-j", "2"]
+    command += ["--tokenizer", str(model), "--set", "chunk_bytes=2000", "--set", "contexts=60,4096"]
+    stuck = out / "shards" / "00001"  # a worker waits in it for ever
+    stuck.mkdir(parents=True)
+    os.mkfifo(stuck / "shard.json")
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            with (stuck / "shard.json").open("w"):  # opens when the worker does
+                for number in numbers:
+                    process.send_signal(number)
+                _, told = process.communicate(timeout=60)  # its workers have stderr open as well
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code
+    assert f"finished chunks are kept in {out}: the same command goes on" in told
+    assert "Traceback" not in told
+    assert "leaked" not in told
+    (stuck / "shard.json").unlink()
+    stuck.rmdir()
+    prepare(out, sources, model, SMALL)
+    prepare(tmp_path / "whole", sources, model, SMALL)
     assert result(out) == result(tmp_path / "whole")
 
 

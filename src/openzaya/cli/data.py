@@ -3,6 +3,9 @@
 import argparse
 import json
 import os
+import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ from openzaya.cli import data_aggregate
 from openzaya.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from openzaya.data.prepare import PrepareConfig, Progress
     from openzaya.text.document import Document
@@ -92,10 +95,24 @@ def run_prepare(args: argparse.Namespace) -> int:
             f"--workers is {workers}, expected at least 1; leave it out for all cores"
         )
     sources, folder = named_sources(args.sources), model_folder(args.tokenizer)
-    with ProgressBar(quiet=args.quiet) as report:
+    with told_when_stopped(args.out), ProgressBar(quiet=args.quiet) as report:
         card = prepare(args.out, sources, folder, config, workers=workers, report=report)
     print(json.dumps(card) if args.json else markdown(card), end="\n" if args.json else "")
     return 0
+
+
+@contextmanager
+def told_when_stopped(out: str) -> "Iterator[None]":
+    """End in order at SIGTERM as at Ctrl-C, and say what stays."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        kept = f"finished chunks are kept in {out}: the same command goes on from there"
+        print(f"openzaya: {kept}", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_inspect(args: argparse.Namespace) -> int:

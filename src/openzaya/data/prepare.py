@@ -8,6 +8,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -203,28 +204,40 @@ def _run(job: _Job, chunks: Sequence[Chunk], workers: int) -> Iterator[Shard]:
     if workers == 1:
         yield from map(partial(_shard, job), names, chunks)
         return
-    # A spawned process has no threads of ours; it ends by itself when we are killed.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    # A spawned process has no threads of ours; it ends when we close our end of the pipe or die.
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(theirs,))
     try:
-        yield from pool.map(partial(_shard, job), names, chunks)
+        with _interrupts_held():  # Ctrl-C reaches the whole group, but only we answer it
+            shards = [pool.submit(_shard, job, *one) for one in zip(names, chunks, strict=True)]
+        for shard in shards:
+            yield shard.result()
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process was killed, most likely for lack of memory; run the command again, "
             "it continues: with fewer workers or a smaller chunk_bytes in a new folder"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        ours.close()
+        pool.shutdown()
 
 
-def _end_with_parent() -> None:
-    """Let the process end when its parent does, however that ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait; processes that are started meanwhile never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with(pipe: Connection) -> None:
+    """Let the process end, in whatever it does, when nobody holds the other end of the pipe."""
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([pipe])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
