@@ -32,8 +32,9 @@ examples:
 """
 PREPARE = """
 A SOURCE is a file, a folder, a pattern or a URL, with NAME= in front to name the data set.
-Formats: jsonl and json, also .gz and .zst, parquet and the folders of Hugging Face `datasets`;
-.zst, parquet and `datasets` need openzaya[data].
+Formats: jsonl and json, also .gz and .zst, parquet, arrow, feather and the folders of Hugging Face
+`datasets`; only json and .gz do without openzaya[data]. What is held out (test, validation) is not
+read along with what is trained: name one of them, such as 'data/train' or 'data/**/train*'.
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
 completion; question and answer. Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share

@@ -175,7 +175,7 @@ def _plan(
         files = (
             _changed_files(before.get("chunks", []), plan["chunks"]) if "chunks" in changed else []
         )
-        named = f" (other files, sizes or times: {', '.join(files[:3])})" if files else ""
+        named = f" (other files, sizes or versions: {', '.join(files[:3])})" if files else ""
         raise DataError(
             f"{root} was begun with other {', '.join(changed)}{named}; use what it was begun with "
             "(plan.json), choose an empty folder or delete this one"
@@ -184,10 +184,10 @@ def _plan(
 
 
 def _changed_files(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """Return the files that are new, gone, or of another size or time."""
+    """Return the files that are new, gone, or of another size or version."""
 
-    def states(chunks: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
-        return {(chunk["file"], chunk["size_bytes"], chunk["modified_ns"]) for chunk in chunks}
+    def states(chunks: list[dict[str, Any]]) -> set[tuple[str, int, str | None]]:
+        return {(chunk["file"], chunk["size_bytes"], chunk.get("version")) for chunk in chunks}
 
     return sorted({file for file, *_ in states(before) ^ states(now)})
 
