@@ -40,7 +40,7 @@ def turns(rng):
     for _ in range(rng.randint(1, 3)):
         text, thought, reply = ("".join(rng.choices(letters, k=rng.randint(3, 60))) for _ in "abc")
         messages.append({"role": "user", "content": f"q{text}"})
-        reasoning = f"r{thought}r" if rng.random() < 0.7 else None
+        reasoning = f"r{thought}r" if rng.random() < 0.7 else ""
         messages.append({"role": "assistant", "content": f"a{reply}", "reasoning": reasoning})
     return messages
 

@@ -165,6 +165,7 @@ def _plan(
         "tokenizer": file_hash(str(tokenizer_folder / "tokenizer.json")),
         "template": chat.sha256,
         "bos_token": chat.bos_token,
+        "eos_token": chat.eos_token,
         "chunks": [asdict(chunk) for chunk in chunks],
     }
     if not (root / "plan.json").exists():
