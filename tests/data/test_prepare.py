@@ -18,7 +18,7 @@ from text.tiny_tokenizers import BARE
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.seeding import stream
 from openzaya.data.ap_trim import ap_trim
-from openzaya.data.documents import save_corpus
+from openzaya.data.documents import Corpus, save_corpus
 from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.data.shards import load_prepared
 from openzaya.text.chat import ChatTemplate
@@ -241,6 +241,19 @@ def test_the_card_counts_what_the_documents_say(tmp_path, model):
     shown = (tmp_path / "out" / "DATA_CARD.md").read_text()
     assert f"{found['tokens']:,} tokens" in shown
     assert found["files"][sources["chat"]] in shown
+
+
+def test_the_card_trims_only_what_is_too_long(tmp_path, model):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * 20 + '{"text": "%s"}\n' % ("y" * 70))
+    numbers = []
+
+    def document(corpus, number, original=Corpus.document):
+        numbers.append(number)
+        return original(corpus, number)
+
+    with patch.object(Corpus, "document", document):
+        prepare(tmp_path / "out", {"a": str(tmp_path / "a.jsonl")}, model, SMALL)
+    assert sorted(numbers) == [*range(21), 20]
 
 
 def test_other_settings_a_changed_source_and_a_second_run_are_refused(tmp_path, model):

@@ -36,7 +36,6 @@ from openzaya.data.shards import (
 )
 from openzaya.data.sources import Chunk, chunks_of, file_hash, rows_of
 from openzaya.text.chat import ChatTemplate
-from openzaya.text.document import Document
 from openzaya.text.tokenizer import TextTokenizer
 
 Shard = dict[str, Any]
@@ -268,7 +267,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
     rows = rows_of(chunk, settings.max_line_bytes)
     documents = encoder.documents(rows, chunk.source)
     fingerprint, made = "", list(islice(documents, 1))
-    stored: Sequence[Document] = []
+    stored = None
     if made:  # written as they come and counted from the disk: a compressed file may be large
         dtype = token_dtype(tokenizer.vocab_size)
         fingerprint = save_corpus(part, chain(made, documents), dtype)
