@@ -48,3 +48,31 @@ def tokens_of(document, *kinds):
         if segment.kind in kinds
         for token in document.tokens[segment.start : segment.end]
     }
+
+
+def any_turns(turns, source="chat"):
+    """Build messages in any order from (role, think tokens, text tokens); replies have a text."""
+    builder = DocumentBuilder(source)
+    number = 0
+    for role, think, text in turns:
+        kind = {"assistant": "answer", "tool": "tool"}.get(role, "text")
+        parts = [(2, "markup", False), (text, kind, False), (1, "markup", False)]
+        if role == "assistant":
+            close = CLOSE if think else 0
+            parts = [(2, "markup", False), (think, "think", True), (close, "markup", True)]
+            parts += [(text + 1, "answer", True), (1, "markup", True)]
+        for count, part, loss in parts:
+            builder.add(range(number, number + count), part, role, loss=loss)
+            number += count
+    return builder.build()
+
+
+any_conversations = st.lists(
+    st.tuples(
+        st.sampled_from(("assistant", "assistant", "user", "tool", "system")),
+        st.integers(0, 9),
+        st.integers(0, 4),
+    ),
+    min_size=1,
+    max_size=9,
+).map(any_turns)

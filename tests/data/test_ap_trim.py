@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from data.made_documents import CLOSE, conversation, conversations, tokens_of
+from data.made_documents import (
+    CLOSE,
+    any_conversations,
+    conversation,
+    conversations,
+    tokens_of,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +28,11 @@ configs = st.builds(
 laws = settings(deadline=None, max_examples=150)
 
 
+def index_of(trimmed):
+    """Return the indices of what stays."""
+    return np.concatenate([np.arange(s.start, s.start + s.length) for s in trimmed.spans])
+
+
 def thinking(document):
     return [segment for segment in document.segments if segment.kind == "think"]
 
@@ -36,7 +47,7 @@ def test_it_fits_and_keeps_everything_but_reasoning_byte_for_byte(document, cont
         assert fixed > context or not thinking(document)
         return
     assert trimmed.length <= context
-    kept = document.tokens[trimmed.token_index()].tolist()
+    kept = document.tokens[index_of(trimmed)].tolist()
     assert kept == sorted(kept)
     everything_else = tokens_of(document, "text", "answer", "markup", "tool")
     assert everything_else <= set(kept)  # among it, every close marker
@@ -48,17 +59,75 @@ def test_it_fits_and_keeps_everything_but_reasoning_byte_for_byte(document, cont
         assert own == list(range(block.start, block.start + len(own)))
 
 
+def tried_one_by_one(document, context, config):
+    """Return the index, loss and rule of the first cut in the rule's order that fits, or None."""
+    replies = [s.start for s in document.segments if s.role == "assistant"]
+    asked = [s.start for s in document.segments if s.role == "user" and s.start <= replies[-1]]
+    prior = [s for s in thinking(document) if asked and s.start < asked[-1]]
+    last = [t for s in thinking(document) if s not in prior for t in range(s.start, s.end)]
+    gone_prior = [range(1, len(prior) + 1), [len(prior)]][config.drop_prior == "all"]
+    for gone in [0, *gone_prior]:
+        least = min(config.min_keep_tokens, len(last))
+        if gone == len(prior):  # nothing else can be given
+            least = 0
+        for kept in range(len(last), least - 1, -1):
+            out = {t for s in prior[:gone] for t in range(s.start, s.end)} | set(last[kept:])
+            if len(document) - len(out) <= context:
+                rule = "drop_prior" if gone else "cut_last" if out else "whole"
+                return masked(document, snapped(document, out, config), config), rule
+    return None
+
+
+def snapped(document, out, config):
+    """Take more off a block that lost a part, if a line ends among its last tokens."""
+    for block in thinking(document):
+        kept = [t for t in range(block.start, block.end) if t not in out]
+        near = kept[max(0, len(kept) - config.snap_tokens) :]
+        ends = [t for t in near if t in config.newline_ids]
+        if 0 < len(kept) < block.length and config.snap_tokens and ends:
+            out |= {t for t in kept if t > ends[-1]}
+    return out
+
+
+def masked(document, out, config):
+    loss = {t: s.loss for s in document.segments for t in range(s.start, s.end) if t not in out}
+    for block in thinking(document):
+        lost = out & set(range(block.start, block.end))
+        if lost and (config.mask_cut_boundary or len(lost) == block.length):
+            loss |= dict.fromkeys(range(block.end, block.end + CLOSE), False)
+        if lost and config.mask_cut_boundary:
+            behind = [s for s in document.segments if s.start == block.end + CLOSE]
+            for answer in behind if behind and behind[0].kind == "answer" else []:
+                most = min(answer.end, answer.start + config.mask_answer_tokens)
+                loss |= dict.fromkeys(range(answer.start, most), False)
+    return loss
+
+
+@settings(deadline=None, max_examples=300)
+@given(document=any_conversations, config=configs)
+def test_it_is_the_first_cut_in_the_rule_s_order_that_fits(document, config):
+    assume(any(segment.role == "assistant" for segment in document.segments))
+    for context in range(1, len(document) + 1):
+        trimmed = ap_trim(document, context, config)
+        expected = tried_one_by_one(document, context, config)
+        if expected is None or not thinking(document):
+            assert trimmed is None or trimmed.rule == "whole"
+            continue
+        found = dict(zip(index_of(trimmed).tolist(), trimmed.loss_mask().tolist(), strict=True))
+        assert (found, trimmed.rule) == expected
+
+
 @laws
 @given(document=conversations, context=st.integers(1, 120), config=configs)
 def test_the_loss_stays_aligned_and_is_only_ever_taken_away(document, context, config):
     trimmed = ap_trim(document, context, config)
     assume(trimmed is not None)
-    before = document.loss_mask()[trimmed.token_index()]
+    before = document.loss_mask()[index_of(trimmed)]
     after = trimmed.loss_mask()
     assert not (after & ~before).any()
     applied = trimmed.apply(document)
     np.testing.assert_array_equal(applied.loss_mask(), after)
-    np.testing.assert_array_equal(applied.tokens, document.tokens[trimmed.token_index()])
+    np.testing.assert_array_equal(applied.tokens, document.tokens[index_of(trimmed)])
     lost = set(applied.tokens[before & ~after].tolist())
     boundary = tokens_of(document, "markup", "answer")
     assert lost <= boundary
@@ -92,7 +161,7 @@ def test_a_larger_context_never_keeps_less_reasoning(document, context, config):
         assert small.kept_reasoning_tokens <= large.kept_reasoning_tokens
     users = [segment.start for segment in document.segments if segment.role == "user"]
     earlier = {t for t in tokens_of(document, "think") if t < users[-1]}
-    kept_small, kept_large = set(small.token_index()), set(large.token_index())
+    kept_small, kept_large = set(index_of(small)), set(index_of(large))
     assert kept_small & earlier <= kept_large
     if kept_small & earlier == kept_large & earlier:
         assert kept_small <= kept_large
@@ -124,7 +193,7 @@ def test_only_the_third_rule_helps_when_the_last_turn_has_little_to_give():
     trimmed = ap_trim(document, len(document) - 8)
     assert trimmed.rule == "drop_prior"
     first, last = thinking(document)
-    kept = set(trimmed.token_index().tolist())
+    kept = set(index_of(trimmed).tolist())
     assert not kept & set(range(first.start, first.end))
     # Started again from the original: the last block is whole, not what rule 2 left of it.
     assert kept >= set(range(last.start, last.end))
@@ -186,7 +255,7 @@ def test_an_emptied_block_keeps_its_marker_untrained():
     document = conversation([(1, [5], 1), (1, [5], 1)])
     trimmed = ap_trim(document, len(document) - 6)
     first = thinking(document)[0]
-    mask = dict(zip(trimmed.token_index().tolist(), trimmed.loss_mask().tolist(), strict=True))
+    mask = dict(zip(index_of(trimmed).tolist(), trimmed.loss_mask().tolist(), strict=True))
     assert [mask[first.end + i] for i in range(CLOSE + 1)] == [False] * CLOSE + [True]
 
 
@@ -195,7 +264,7 @@ def test_the_boundary_behind_a_cut_can_be_masked():
     config = ApTrimConfig(mask_cut_boundary=True, mask_answer_tokens=2)
     trimmed = ap_trim(document, len(document) - 3, config)
     end = thinking(document)[0].end
-    mask = dict(zip(trimmed.token_index().tolist(), trimmed.loss_mask().tolist(), strict=True))
+    mask = dict(zip(index_of(trimmed).tolist(), trimmed.loss_mask().tolist(), strict=True))
     behind = [mask[end + i] for i in range(CLOSE + 5)]
     assert behind == [False] * (CLOSE + 2) + [True] * 3
     assert ap_trim(document, len(document), config).loss_mask().sum() == 9 + CLOSE + 5
@@ -221,7 +290,7 @@ def test_text_without_reasoning_is_dropped_or_split_without_loss():
     assert fit(talk, 10) == []
     assert sum(piece.length for piece in fit(talk, 10, ApTrimConfig(no_reasoning="split"))) == 29
     assert [piece.length for piece in pieces] == [10, 10, 5]
-    joined = np.concatenate([document.tokens[piece.token_index()] for piece in pieces])
+    joined = np.concatenate([document.tokens[index_of(piece)] for piece in pieces])
     np.testing.assert_array_equal(joined, document.tokens)
     too_long = conversation([(30, [5], 2)])
     assert fit(too_long, 10, ApTrimConfig(no_reasoning="split")) == []

@@ -25,6 +25,20 @@ def same(left, right):
     return left.tokens.tolist() == right.tokens.tolist() and left.segments == right.segments
 
 
+@pytest.mark.parametrize("thought", ["R", None, " "])
+def test_a_document_begins_with_the_prompt_that_asks_for_its_reply(thought):
+    """A reply without reasoning is one with thinking switched off."""
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    asked = [{"role": "user", "content": "U"}]
+    replies = ({"content": "A"}, {"content": "", "tool_calls": [call]})
+    for reply in replies:
+        turn = {"role": "assistant", "reasoning": thought, **reply}
+        (document,), _ = encode([{"messages": [*asked, turn]}])
+        prompt = CHAT.encode_prompt(asked, BARE, enable_thinking=thought == "R")
+        assert document.tokens[: len(prompt)].tolist() == prompt
+        assert document.loss_mask().tolist() == [i >= len(prompt) for i in range(len(document))]
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     turns=st.lists(st.tuples(texts, st.none() | texts, texts), min_size=1, max_size=3),

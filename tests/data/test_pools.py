@@ -1,5 +1,6 @@
 """Pools of attempts from files become aggregation examples."""
 
+import gzip
 import json
 
 import pytest
@@ -82,6 +83,19 @@ def test_broken_lines_are_named_and_the_others_used(tmp_path):
     assert [isinstance(example, str) for _, example in found] == [False, True, True, False]
     with pytest.raises(DataError, match="cannot be read"):
         list(read_pools([tmp_path / "none"]))
+
+
+def test_packed_pools_and_those_with_a_mark_are_read(tmp_path):
+    good = json.dumps({"question": "Q", "attempts": ["x", RIGHT]}) + "\n"
+    marked, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    marked.write_text(good + '{"question": "\\ud800"}\n', encoding="utf-8-sig")
+    packed.write_bytes(gzip.compress(good.encode()))
+    (_, first), (place, reason), (_, last) = read_pools([marked, packed])
+    assert first.pool.messages == last.pool.messages == (Message("user", "Q"),)
+    assert (place, reason) == (f"{marked}:2", "invalid UTF-8")
+    packed.write_bytes(packed.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz cannot be read"):
+        list(read_pools([packed]))
 
 
 def test_the_command_writes_conversations_that_prepare_reads(tmp_path, capsys):

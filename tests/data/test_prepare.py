@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from text.tiny_tokenizers import BARE
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.seeding import stream
 from openzaya.data.ap_trim import ap_trim
-from openzaya.data.documents import save_corpus
+from openzaya.data.documents import Corpus, save_corpus
 from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.data.shards import load_prepared
 from openzaya.text.chat import ChatTemplate
@@ -39,7 +40,7 @@ def turns(rng):
     for _ in range(rng.randint(1, 3)):
         text, thought, reply = ("".join(rng.choices(letters, k=rng.randint(3, 60))) for _ in "abc")
         messages.append({"role": "user", "content": f"q{text}"})
-        reasoning = f"r{thought}r" if rng.random() < 0.7 else None
+        reasoning = f"r{thought}r" if rng.random() < 0.7 else ""
         messages.append({"role": "assistant", "content": f"a{reply}", "reasoning": reasoning})
     return messages
 
@@ -131,6 +132,44 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, model,
     assert result(out) == result(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("numbers", "code"), [([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143)]
+)
+def test_a_stopped_run_ends_its_busy_workers_and_says_how_to_go_on(tmp_path, model, numbers, code):
+    """`timeout` sends its signal twice: to the process and to its group."""
+    sources, *_ = write_sources(tmp_path, 20)
+    out, places = tmp_path / "out", [f"{name}={place}" for name, place in sources.items()]
+    command = [sys.executable, "-m", "openzaya", "data", "prepare", str(out), *places, "-j", "2"]
+    command += ["--tokenizer", str(model), "--set", "chunk_bytes=2000", "--set", "contexts=60,4096"]
+    stuck = out / "shards" / "00001"  # a worker waits in it for ever
+    stuck.mkdir(parents=True)
+    os.mkfifo(stuck / "shard.json")
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            with (stuck / "shard.json").open("w"):  # opens when the worker does
+                for number in numbers:
+                    process.send_signal(number)
+                _, told = process.communicate(timeout=60)  # its workers have stderr open as well
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code
+    assert f"finished chunks are kept in {out}: the same command goes on" in told
+    assert "Traceback" not in told
+    assert "leaked" not in told
+    (stuck / "shard.json").unlink()
+    stuck.rmdir()
+    prepare(out, sources, model, SMALL)
+    prepare(tmp_path / "whole", sources, model, SMALL)
+    assert result(out) == result(tmp_path / "whole")
+
+
 def wait_until_unlocked(out, sources, model):
     """Prepare; workers of a killed run may need a moment to notice."""
     for _ in range(100):
@@ -202,6 +241,19 @@ def test_the_card_counts_what_the_documents_say(tmp_path, model):
     shown = (tmp_path / "out" / "DATA_CARD.md").read_text()
     assert f"{found['tokens']:,} tokens" in shown
     assert found["files"][sources["chat"]] in shown
+
+
+def test_the_card_trims_only_what_is_too_long(tmp_path, model):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * 20 + '{"text": "%s"}\n' % ("y" * 70))
+    numbers = []
+
+    def document(corpus, number, original=Corpus.document):
+        numbers.append(number)
+        return original(corpus, number)
+
+    with patch.object(Corpus, "document", document):
+        prepare(tmp_path / "out", {"a": str(tmp_path / "a.jsonl")}, model, SMALL)
+    assert sorted(numbers) == [*range(21), 20]
 
 
 def test_other_settings_a_changed_source_and_a_second_run_are_refused(tmp_path, model):

@@ -9,13 +9,13 @@ from openzaya.data.recognize import Conversation, recognize
 
 ASKED = {"role": "user", "content": "1+1?"}
 THOUGHT = {"role": "assistant", "content": "2", "reasoning": "one and one"}
-PLAIN = {"role": "assistant", "content": "2"}
+PLAIN = {"role": "assistant", "content": "2", "reasoning": ""}
 
 
 @pytest.mark.parametrize(
     ("record", "messages"),
     [
-        ({"messages": [ASKED, PLAIN]}, [ASKED, PLAIN]),
+        ({"messages": [ASKED, {"role": "assistant", "content": "2"}]}, [ASKED, PLAIN]),
         ({"messages": [ASKED, THOUGHT]}, [ASKED, THOUGHT]),
         (
             {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]},
@@ -78,6 +78,7 @@ def test_calls_are_found_in_every_shape(calls):
     assert recognize({"messages": turns}).messages[1] == {
         "role": "assistant",
         "content": "",
+        "reasoning": "",
         "tool_calls": [call],
     }
     empty = {"function_call": {"name": None, "arguments": None}}
@@ -128,6 +129,7 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
     assert found.messages[1] == {
         "role": "assistant",
         "content": "",
+        "reasoning": "",
         "tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}],
     }
     assert found.messages[2]["role"] == "tool"

@@ -90,6 +90,19 @@ def test_marks_line_ends_and_json_files_of_either_kind_are_read(tmp_path):
         read(tmp_path / "b.json")
 
 
+def test_a_json_file_may_hold_one_record_or_lines_of_which_the_first_is_damaged(tmp_path):
+    file = tmp_path / "a.json"
+    record = {"messages": [{"role": "user", "content": "\u00e9"}]}
+    for body in (json.dumps(record, indent=1), "\n\n" + json.dumps(record)):
+        file.write_text(body)
+        assert read(file) == [record]
+    file.write_text('{"text": "x",\n{"text": "y"}\n')
+    fault, value = read(file)
+    assert (fault.reason, value) == ("invalid JSON", {"text": "y"})
+    file.write_text("")
+    assert read(file) == []
+
+
 def test_zstandard_is_read_like_plain_lines(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     lines = b'{"text": "x"}\n{"text": "y"}\n'
@@ -102,13 +115,28 @@ def test_zstandard_is_read_like_plain_lines(tmp_path):
 
 
 def test_patterns_are_expanded_and_hidden_files_and_descriptions_are_no_data(tmp_path):
-    for name in ("x/a.jsonl", "x/y/b.jsonl", ".hidden/c.jsonl", "x/state.json", "x/d.txt"):
+    no_data = ("x/state.json", "config.json", "x/d.txt", "x/__MACOSX/y.jsonl")
+    for name in ("x/a.jsonl", "x/y/b.jsonl", ".ipynb_checkpoints/a.jsonl", *no_data):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"text": name}))
     both = [{"text": "x/a.jsonl"}, {"text": "x/y/b.jsonl"}]
     assert read(tmp_path) == both
     assert read(f"{tmp_path}/**/*") == both
     assert read(f"{tmp_path}/x/*.jsonl") == both[:1]
+
+
+def test_what_is_held_out_is_not_read_along_with_what_is_trained(tmp_path):
+    names = ("data/train-0.jsonl", "data/test-0.jsonl", "latest/contest.jsonl", "more/a.jsonl")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}))
+    for place in (tmp_path, f"{tmp_path}/data/*"):
+        with pytest.raises(DataError, match=r"\(.*train-0\.jsonl and .*test-0\.jsonl\); name what"):
+            read(place)
+    assert read(f"{tmp_path}/**/*train*") == [{"text": names[0]}]
+    assert read(f"{tmp_path}/data/test*") == [{"text": names[1]}]
+    (tmp_path / names[1]).rename(tmp_path / "data" / "attest-0.jsonl")
+    assert len(read(tmp_path)) == 4
 
 
 def test_a_file_on_the_web_is_not_listed(monkeypatch):
@@ -143,14 +171,16 @@ def test_nothing_to_read_and_unknown_formats_are_refused(tmp_path):
     for name in ("none", "."):
         with pytest.raises(DataError, match="has nothing to read"):
             chunks_of("s", str(tmp_path / name), 64)
+    with pytest.raises(DataError, match="hf://datasets/openai/gsm8k for a data set of the Hub"):
+        chunks_of("s", "openai/gsm8k", 64)
     (tmp_path / "a.csv").write_text("x")
     with pytest.raises(DataError, match=r"a\.csv has no known format"):
         chunks_of("s", str(tmp_path / "a.csv"), 64)
 
 
-def test_a_url_that_cannot_be_listed_is_named():
+def test_a_url_that_cannot_be_reached_is_named():
     pytest.importorskip("fsspec")
-    with pytest.raises(DataError, match=r"nowhere://x/y cannot be listed .*Protocol not known"):
+    with pytest.raises(DataError, match=r"nowhere://x/y cannot be reached .*Protocol not known"):
         chunks_of("x", "nowhere://x/y", 100)
 
 
@@ -161,6 +191,32 @@ def test_a_url_is_read_through_fsspec(tmp_path):
         assert read(place, 5) == [{"text": "x"}, {"text": "y"}]
     hashes = {file_hash(str(tmp_path / "a.jsonl")), file_hash(f"file://{tmp_path}/a.jsonl")}
     assert len(hashes) == 1
+
+
+def test_a_remote_file_that_changed_but_kept_its_size_is_noticed():
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    place = "memory://changing/a.jsonl"
+    memory.pipe(place, b'{"text": "x"}\n')
+    (chunk,) = chunks_of("s", place, 64)
+    assert chunks_of("s", place, 64) == [chunk]
+    assert [row.value for row in rows_of(chunk, MOST)] == [{"text": "x"}]
+    memory.pipe(place, b'{"text": "y"}\n')
+    assert chunks_of("s", place, 64) != [chunk]
+    with pytest.raises(DataError, match="changed since the plan"):
+        list(rows_of(chunk, MOST))
+    memory.rm(place)
+    with pytest.raises(DataError, match="cannot be reached"):
+        list(rows_of(chunk, MOST))
+
+
+def test_the_version_of_a_remote_file_is_its_etag_where_there_is_one(monkeypatch):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("memory://tagged/a.jsonl", b"{}\n")
+    info = type(memory).info
+    tags = {"ETag": '"0f"'}
+    monkeypatch.setattr(type(memory), "info", lambda self, path: {**info(self, path), **tags})
+    (chunk,) = chunks_of("s", "memory://tagged/a.jsonl", 64)
+    assert chunk.version == '"0f"'
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 4_000, 1 << 30])
@@ -186,3 +242,20 @@ def test_a_folder_saved_by_datasets_is_read_and_a_bad_row_spares_its_neighbors(t
         writer.write_table(table)
     (tmp_path / "dataset_info.json").write_text("{}")
     assert read(tmp_path) == [{"text": "x"}, Fault("invalid UTF-8", ""), {"text": "z"}]
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_files_of_arrow_and_feather_are_read_in_small_batches(tmp_path, compression):
+    arrow = pytest.importorskip("pyarrow")
+    rows = [{"text": f"{number}"} for number in range(1_000)]
+    table = arrow.Table.from_pylist(rows)
+    options = arrow.ipc.IpcWriteOptions(compression=compression)
+    for name in ("a.arrow", "a.feather"):
+        with arrow.ipc.new_file(tmp_path / name, table.schema, options=options) as writer:
+            writer.write_table(table)
+        assert read(tmp_path / name) == rows
+        with (tmp_path / name).open("rb") as stream:
+            assert max(batch.num_rows for batch in sources._arrow_batches(stream)) == 256
+        (tmp_path / name).write_bytes(b"ARROW1 and nothing else")
+        with pytest.raises(DataError, match="is damaged"):
+            read(tmp_path / name)

@@ -15,13 +15,13 @@ FRAGMENTS = (
 )
 
 
-def backend(fragments=()):
+def backend(fragments=(), markers=MARKERS):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*MARKERS, *alphabet])}
+    vocabulary = {token: i for i, token in enumerate([*markers, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in MARKERS])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in markers])
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in fragments])
     return tokenizer
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from tiny_training import window
 
 from openzaya.core.errors import DataError
 from openzaya.core.seeding import numpy_stream
-from openzaya.data.windows import Window
+from openzaya.data.windows import Window, build_windows
+from openzaya.text.document import Document, text_document
 from openzaya.train.batch import Batch, split_windows
 
 LENGTHS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=4)
@@ -48,6 +50,22 @@ def test_every_prediction_is_the_next_token_of_the_same_document(lengths):
             start += length
     assert position == batch.ids_T.shape[0] == sum(batch.lengths)
     assert batch.sources == tuple(source for part in windows for source in part.sources)
+
+
+def test_a_batch_reads_every_document_once():
+    class Read(list[Document]):
+        numbers: ClassVar[list[int]] = []
+
+        def __getitem__(self, number):
+            self.numbers.append(number)
+            return super().__getitem__(number)
+
+    documents = Read(text_document(range(n), "web") for n in (3, 9, 4, 20))
+    windows = build_windows(documents, 8, window_tokens=16)
+    Read.numbers.clear()
+    batch = Batch.from_windows(windows, "cpu")
+    assert sorted(Read.numbers) == [0, 1, 1, 2, 3, 3, 3]  # once for every piece
+    assert sorted(batch.ids_T.tolist()) == sorted(t for d in documents for t in d.tokens.tolist())
 
 
 def test_a_batch_of_nothing_is_refused():

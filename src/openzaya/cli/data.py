@@ -3,6 +3,9 @@
 import argparse
 import json
 import os
+import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,7 @@ from openzaya.cli import data_aggregate
 from openzaya.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from openzaya.data.prepare import PrepareConfig, Progress
     from openzaya.text.document import Document
@@ -29,8 +32,9 @@ examples:
 """
 PREPARE = """
 A SOURCE is a file, a folder, a pattern or a URL, with NAME= in front to name the data set.
-Formats: jsonl and json, also .gz and .zst, parquet and the folders of Hugging Face `datasets`;
-.zst, parquet and `datasets` need openzaya[data].
+Formats: jsonl and json, also .gz and .zst, parquet, arrow, feather and the folders of Hugging Face
+`datasets`; only json and .gz do without openzaya[data]. What is held out (test, validation) is not
+read along with what is trained: name one of them, such as 'data/train' or 'data/**/train*'.
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
 completion; question and answer. Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share
@@ -92,10 +96,24 @@ def run_prepare(args: argparse.Namespace) -> int:
             f"--workers is {workers}, expected at least 1; leave it out for all cores"
         )
     sources, folder = named_sources(args.sources), model_folder(args.tokenizer)
-    with ProgressBar(quiet=args.quiet) as report:
+    with told_when_stopped(args.out), ProgressBar(quiet=args.quiet) as report:
         card = prepare(args.out, sources, folder, config, workers=workers, report=report)
     print(json.dumps(card) if args.json else markdown(card), end="\n" if args.json else "")
     return 0
+
+
+@contextmanager
+def told_when_stopped(out: str) -> "Iterator[None]":
+    """End in order at SIGTERM as at Ctrl-C, and say what stays."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        kept = f"finished chunks are kept in {out}: the same command goes on from there"
+        print(f"openzaya: {kept}", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_inspect(args: argparse.Namespace) -> int:

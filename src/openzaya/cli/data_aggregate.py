@@ -20,7 +20,7 @@ Then: openzaya data prepare out/ OUT --tokenizer DIR --loss last
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("out", metavar="OUT", help="jsonl file to write: conversations")
-    parser.add_argument("pools", metavar="POOLS", nargs="+", help="jsonl files of pools")
+    parser.add_argument("pools", metavar="POOLS", nargs="+", help="jsonl files, also .gz and .zst")
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="a model folder, or nano")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn candidates [0]")
     parser.add_argument(

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from openzaya.core.errors import ConfigError
-from openzaya.text.document import Document, Mask, Segment
+from openzaya.text.document import Document, Mask, Segment, Tokens
 
 Rule = Literal["whole", "cut_last", "drop_prior", "split"]
 
@@ -78,11 +78,9 @@ class Trimmed:
         """Return the tokens that stay."""
         return sum(span.length for span in self.spans)
 
-    def token_index(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        """Return the indices into the original document's tokens."""
-        return np.concatenate(
-            [np.arange(s.start, s.start + s.length, dtype=np.int64) for s in self.spans]
-        )
+    def tokens_of(self, document: Document) -> Tokens:
+        """Return int32[length]: what stays of the original document's tokens."""
+        return np.concatenate([document.tokens[s.start : s.start + s.length] for s in self.spans])
 
     def loss_mask(self) -> Mask:
         """Return bool[length]: True for trained targets."""
@@ -101,7 +99,7 @@ class Trimmed:
                     piece = Segment(segment.kind, segment.role, position, length, span.loss)
                     segments.append(piece)
                     position += length
-        return Document(document.tokens[self.token_index()], tuple(segments), document.source)
+        return Document(self.tokens_of(document), tuple(segments), document.source)
 
 
 def ap_trim(

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openzaya.core.files import write_whole
 from openzaya.data.ap_trim import trim_report
+from openzaya.data.documents import Corpus
 from openzaya.data.loss_mask import count_trained_tokens
 from openzaya.data.shards import PreparedData, load_prepared
 from openzaya.text.document import Document
@@ -23,15 +25,17 @@ RULES = ("whole", "cut_last", "drop_prior", "split", "dropped")
 """What trimming may do to a document."""
 
 
-def shard_counts(documents: Sequence[Document], contexts: Iterable[int]) -> dict[str, Any]:
+def shard_counts(documents: Corpus | None, contexts: Iterable[int]) -> dict[str, Any]:
     """Return what one shard adds to the card, ready for JSON; counts can be added up."""
-    kinds = {key: asdict(count) for key, count in count_trained_tokens(documents).items()}
+    kept: Sequence[Document] = () if documents is None else documents
+    lengths = np.zeros(0, dtype=np.int64) if documents is None else documents.lengths()
+    kinds = {key: asdict(count) for key, count in count_trained_tokens(kept).items()}
     return {
-        "documents": len(documents),
-        "tokens": sum(map(len, documents)),
+        "documents": len(kept),
+        "tokens": int(lengths.sum()),
         "trained_tokens": sum(count["trained"] for count in kinds.values()),
         "kinds": kinds,
-        "trim": {str(context): _trim_counts(documents, context) for context in contexts},
+        "trim": {str(context): _trim_counts(kept, lengths, context) for context in contexts},
     }
 
 
@@ -64,9 +68,16 @@ def markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trim_counts(documents: Sequence[Document], context: int) -> dict[str, int]:
+def _trim_counts(
+    documents: Sequence[Document], lengths: NDArray[np.int64], context: int
+) -> dict[str, int]:
+    """Count what trimming does; of what fits, the lengths say all."""
     counts = dict.fromkeys((*RULES, "tokens", "kept_tokens", "reasoning_cut_tokens"), 0)
-    for report in trim_report(documents, context).values():
+    fitting = lengths[lengths <= context]
+    counts["whole"] = len(fitting)
+    counts["tokens"] = counts["kept_tokens"] = int(fitting.sum())
+    longer = (documents[number] for number in np.flatnonzero(lengths > context).tolist())
+    for report in trim_report(longer, context).values():
         counts = {key: counts[key] + report[key] for key in counts}
     return counts
 

@@ -1,5 +1,7 @@
 """Pools of attempts from files: own rollouts, an expert's, anybody's, as one JSON object a line.
 
+Files may be packed (.gz, .zst) and may be URLs, as those of `prepare`.
+
     {"id": "p1",                         names the problem; else its line does
      "question": "...",                  or "messages": turns that end with the user's
      "attempts": [A, ...],               at the plain question
@@ -13,7 +15,7 @@ later round before others, and is no candidate.
 Paper: VI-B.
 """
 
-import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 from openzaya.data.aggregation import AggregationExample, CandidatePool
+from openzaya.data.sources import Fault, decode, unpacked
 from openzaya.text.think import Thought, split_thinking
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -31,24 +34,26 @@ def read_pools(paths: Iterable[str | Path]) -> Iterator[tuple[str, AggregationEx
 
     Raises DataError for a file that cannot be read.
     """
-    for path in map(Path, paths):
+    for path in map(str, paths):
         try:
-            with path.open(encoding="utf-8") as lines:
+            with unpacked(path) as lines:
                 for number, line in enumerate(lines, 1):
                     place = f"{path}:{number}"
                     if line.strip():
                         yield place, _example_or_reason(line, place)
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}; name a UTF-8 jsonl file") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} cannot be read: {error}; name a jsonl file") from error
 
 
-def _example_or_reason(line: str, place: str) -> AggregationExample | str:
+def _example_or_reason(line: bytes, place: str) -> AggregationExample | str:
+    record = decode(line)
+    if isinstance(record, Fault):
+        return record.reason
+    if not isinstance(record, Mapping):
+        return "it is no object, expected one with question and attempts"
     try:
-        record = json.loads(line)
-        if not isinstance(record, Mapping):
-            raise DataError("it is no object, expected one with question and attempts")
         return to_example(record, place)
-    except (DataError, ValueError, RecursionError) as error:
+    except DataError as error:
         return str(error)
 
 

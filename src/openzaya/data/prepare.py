@@ -8,6 +8,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,6 @@ from openzaya.data.shards import (
 )
 from openzaya.data.sources import Chunk, chunks_of, file_hash, rows_of
 from openzaya.text.chat import ChatTemplate
-from openzaya.text.document import Document
 from openzaya.text.tokenizer import TextTokenizer
 
 Shard = dict[str, Any]
@@ -164,6 +164,7 @@ def _plan(
         "tokenizer": file_hash(str(tokenizer_folder / "tokenizer.json")),
         "template": chat.sha256,
         "bos_token": chat.bos_token,
+        "eos_token": chat.eos_token,
         "chunks": [asdict(chunk) for chunk in chunks],
     }
     if not (root / "plan.json").exists():
@@ -174,7 +175,7 @@ def _plan(
         files = (
             _changed_files(before.get("chunks", []), plan["chunks"]) if "chunks" in changed else []
         )
-        named = f" (other files, sizes or times: {', '.join(files[:3])})" if files else ""
+        named = f" (other files, sizes or versions: {', '.join(files[:3])})" if files else ""
         raise DataError(
             f"{root} was begun with other {', '.join(changed)}{named}; use what it was begun with "
             "(plan.json), choose an empty folder or delete this one"
@@ -183,10 +184,10 @@ def _plan(
 
 
 def _changed_files(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """Return the files that are new, gone, or of another size or time."""
+    """Return the files that are new, gone, or of another size or version."""
 
-    def states(chunks: list[dict[str, Any]]) -> set[tuple[str, int, int]]:
-        return {(chunk["file"], chunk["size_bytes"], chunk["modified_ns"]) for chunk in chunks}
+    def states(chunks: list[dict[str, Any]]) -> set[tuple[str, int, str | None]]:
+        return {(chunk["file"], chunk["size_bytes"], chunk.get("version")) for chunk in chunks}
 
     return sorted({file for file, *_ in states(before) ^ states(now)})
 
@@ -203,28 +204,40 @@ def _run(job: _Job, chunks: Sequence[Chunk], workers: int) -> Iterator[Shard]:
     if workers == 1:
         yield from map(partial(_shard, job), names, chunks)
         return
-    # A spawned process has no threads of ours; it ends by itself when we are killed.
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
+    # A spawned process has no threads of ours; it ends when we close our end of the pipe or die.
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(theirs,))
     try:
-        yield from pool.map(partial(_shard, job), names, chunks)
+        with _interrupts_held():  # Ctrl-C reaches the whole group, but only we answer it
+            shards = [pool.submit(_shard, job, *one) for one in zip(names, chunks, strict=True)]
+        for shard in shards:
+            yield shard.result()
     except BrokenProcessPool as error:
         raise DataError(
             "a worker process was killed, most likely for lack of memory; run the command again, "
             "it continues: with fewer workers or a smaller chunk_bytes in a new folder"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        ours.close()
+        pool.shutdown()
 
 
-def _end_with_parent() -> None:
-    """Let the process end when its parent does, however that ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let SIGINT wait; processes that are started meanwhile never get it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with(pipe: Connection) -> None:
+    """Let the process end, in whatever it does, when nobody holds the other end of the pipe."""
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([pipe])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -254,7 +267,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
     rows = rows_of(chunk, settings.max_line_bytes)
     documents = encoder.documents(rows, chunk.source)
     fingerprint, made = "", list(islice(documents, 1))
-    stored: Sequence[Document] = []
+    stored = None
     if made:  # written as they come and counted from the disk: a compressed file may be large
         dtype = token_dtype(tokenizer.vocab_size)
         fingerprint = save_corpus(part, chain(made, documents), dtype)

@@ -139,9 +139,9 @@ def _message(turn: Record) -> dict[str, Any]:
     if apart is not None and not isinstance(apart, str):
         raise DataError("reasoning is not a string")
     reasoning, answer = _parted(apart or "", content)
-    message: dict[str, Any] = {"role": role, "content": answer}
-    if reasoning.strip():
-        message["reasoning"] = reasoning
+    # Without reasoning it is a reply with thinking switched off: templates write an empty block.
+    thought = reasoning if reasoning.strip() else ""
+    message: dict[str, Any] = {"role": role, "content": answer, "reasoning": thought}
     if found := _objects(calls, "tool_calls"):
         message["tool_calls"] = [_call(call) for call in found]
     return message

@@ -2,8 +2,8 @@
 
 A chunk is what one process reads in one go and what is never done twice: a byte range of a JSON
 lines file, row groups of a parquet file, or a whole compressed, json or arrow file. A json file
-holds an array of records, or lines after all. A place may be a local path or pattern or, with
-fsspec installed, any URL it knows (`s3://...`, `hf://datasets/owner/name`).
+holds an array of records, one record, or lines after all. A place may be a local path or pattern
+or, with fsspec installed, any URL it knows (`s3://...`, `hf://datasets/owner/name`).
 """
 
 import gzip
@@ -11,21 +11,34 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
 
+_ARROW = (".arrow", ".feather")
 _JSON = (".json", ".json.gz", ".json.zst")
 SUFFIXES = (
     *(kind + packed for kind in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst")),
-    *(*_JSON, ".parquet", ".arrow"),
+    *(*_JSON, ".parquet", *_ARROW),
 )
 """What a folder is searched for."""
-_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_NOT_DATA = (
+    *("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json"),
+    "state.json",
+)
+"""Descriptions that lie beside data. Source: `datasets` 5.2, data_files.py; it writes the last."""
+_VERSIONS = ("ETag", "etag", "blob_id", "Last-Modified")
+"""What file systems of fsspec call the version of a file: S3 and HTTP, others, the Hub, HTTP."""
+_SPLIT = r"(?:^|[-._ 0-9/])(?:{})(?=[-._ 0-9/]|$)"
+_TRAIN = re.compile(_SPLIT.format("train|training"))
+_HELD_OUT = re.compile(_SPLIT.format("validation|valid|dev|val|test|testing|eval|evaluation"))
+"""How names of files and folders tell a split. Source: `datasets` 5.2, data_files.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +51,8 @@ class Chunk:
     """Path or URL."""
     size_bytes: int
     """Size of the whole file when the plan was made."""
-    modified_ns: int
-    """When a local file was last written; 0 for a URL."""
+    version: str
+    """Changes with the file's contents: when a local file was last written, a URL's etag."""
     start: int
     """First byte (JSON lines) or first row group (parquet); 0 for whole files."""
     end: int
@@ -75,16 +88,16 @@ def chunks_of(name: str, place: str, chunk_bytes: int) -> list[Chunk]:
     """
     found: list[Chunk] = []
     for file in _files(place):
-        size, modified = _state(file)
+        size, version = _state(file)
         whole: dict[str, Any] = {
             "source": name,
             "file": file,
             "size_bytes": size,
-            "modified_ns": modified,
+            "version": version,
         }
         if file.endswith(".parquet"):
             found.extend(_row_groups(whole, chunk_bytes))
-        elif file.endswith((".gz", ".zst", ".json", ".arrow")):
+        elif file.endswith((".gz", ".zst", ".json", *_ARROW)):
             found.append(Chunk(**whole, start=0, end=size, weight_bytes=size))
         else:
             for start in range(0, size, chunk_bytes):
@@ -98,22 +111,22 @@ def rows_of(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
 
     Raises DataError when the file changed since the plan or is damaged as a whole.
     """
-    if _state(chunk.file) != (chunk.size_bytes, chunk.modified_ns):
+    if _state(chunk.file) != (chunk.size_bytes, chunk.version):
         raise DataError(
             f"{chunk.file} changed since the plan was made (then {chunk.size_bytes} bytes, now "
             f"{_state(chunk.file)[0]}); prepare it into a new folder"
         )
     try:
-        if chunk.file.endswith((".parquet", ".arrow")):
+        if chunk.file.endswith((".parquet", *_ARROW)):
             yield from _table_rows(chunk)
         elif chunk.file.endswith(_JSON):
-            yield from _array(chunk, most_bytes)
+            yield from _whole_or_lines(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
     # pyarrow's errors are ValueErrors and OSErrors; a cut gzip stream is an EOFError.
     except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
         raise DataError(
-            f"{chunk.file} is damaged ({error}); fetch it again, or leave it out"
+            f"{chunk.file} is damaged or cannot be read ({error}); fetch it again, or leave it out"
         ) from error
 
 
@@ -137,13 +150,30 @@ def _files(place: str) -> list[str]:
         root = Path(place).anchor
         files = _data_in(Path(root).glob(str(Path(place).relative_to(root))), Path(place))
     if not files:
+        hub = place if re.fullmatch(r"[\w.-]+/[\w.-]+", place) else "OWNER/NAME"
         raise DataError(
             f"{place} has nothing to read; expected a file, folder or pattern of "
-            f"{', '.join(SUFFIXES)}, or hf://datasets/OWNER/NAME for a data set of the Hub"
+            f"{', '.join(SUFFIXES)}, or hf://datasets/{hub} for a data set of the Hub"
         )
     if wrong := [file for file in files if not file.endswith(SUFFIXES)]:
         raise DataError(f"{wrong[0]} has no known format; expected one of {', '.join(SUFFIXES)}")
+    _check_splits(place, files)
     return sorted(files)
+
+
+def _check_splits(place: str, files: Iterable[str]) -> None:
+    """Refuse to read what is held out along with what is trained."""
+    kinds: dict[bool, str] = {}
+    for file in sorted(files):
+        below = "/".join(_below(Path(file), Path(place)))
+        if _TRAIN.search(below) or _HELD_OUT.search(below):
+            kinds.setdefault(_TRAIN.search(below) is None, file)
+    if len(kinds) == 2:
+        raise DataError(
+            f"{place} holds data to train and data held out from training ({kinds[False]} and "
+            f"{kinds[True]}); name what you mean by a folder or pattern, such as 'DIR/train' or "
+            "'DIR/**/train*', or each as a source of its own"
+        )
 
 
 def _data_in(paths: Iterable[Path], asked: Path) -> list[str]:
@@ -152,27 +182,36 @@ def _data_in(paths: Iterable[Path], asked: Path) -> list[str]:
 
 def _is_data(path: Path, asked: Path) -> bool:
     """Say whether a file that was found is meant to be read; hidden ones must be asked for."""
-    found = [part for part in path.parts if part not in asked.parts]
-    if any(part.startswith(".") for part in found) or path.name in _NOT_DATA:
+    if any(part.startswith((".", "__")) for part in _below(path, asked)) or path.name in _NOT_DATA:
         return False
     # The cache of `datasets` beside the data holds the same rows once more.
     return path.name.endswith(SUFFIXES) and not path.name.startswith("cache-")
 
 
+def _below(path: Path, asked: Path) -> list[str]:
+    return [part for part in path.parts if part not in asked.parts]
+
+
 def _remote_files(place: str) -> list[str]:
     core = _package("fsspec.core")
-    try:
+    with _reaching(place):
         system, path = core.url_to_fs(place)
         if "http" in system.protocol and path.endswith(SUFFIXES):
             return [place]  # to list it would fetch it whole, and take its links for files
         paths = system.find(path) if system.isdir(path) else system.glob(path)
-    except Exception as error:  # every file system has errors of its own
-        raise DataError(
-            f"{place} cannot be listed ({type(error).__name__}: {error}); check the address, the "
-            "network and your rights, or give a local path"
-        ) from error
     named = [str(item) for item in paths if _is_data(Path(str(item)), Path(path))]
     return [str(system.unstrip_protocol(item)) for item in named]
+
+
+@contextmanager
+def _reaching(place: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every file system has errors of its own
+        raise DataError(
+            f"{place} cannot be reached ({type(error).__name__}: {error}); check the address, the "
+            "network and your rights, or give a local path"
+        ) from error
 
 
 def _open(file: str) -> IO[bytes]:
@@ -181,13 +220,19 @@ def _open(file: str) -> IO[bytes]:
     return Path(file).open("rb")
 
 
-def _state(file: str) -> tuple[int, int]:
-    """Return the size of a file and when it was last written."""
-    if "://" in file:
-        system, path = _package("fsspec.core").url_to_fs(file)
-        return int(system.size(path)), 0
-    state = Path(file).stat()
-    return state.st_size, state.st_mtime_ns
+def _state(file: str) -> tuple[int, str]:
+    """Return the size of a file and its version, empty where the file system knows none."""
+    if "://" not in file:
+        state = Path(file).stat()
+        return state.st_size, str(state.st_mtime_ns)
+    system, path = _package("fsspec.core").url_to_fs(file)
+    with _reaching(file):
+        info = system.info(path)
+        version = next((info[name] for name in _VERSIONS if info.get(name)), "")
+        if not version:
+            with suppress(NotImplementedError):
+                version = system.modified(path)
+        return int(info["size"]), str(version)
 
 
 def _row_groups(whole: dict[str, Any], chunk_bytes: int) -> Iterator[Chunk]:
@@ -208,6 +253,13 @@ def _row_groups(whole: dict[str, Any], chunk_bytes: int) -> Iterator[Chunk]:
             start, weight = group + 1, 0
 
 
+@contextmanager
+def unpacked(file: str) -> Iterator[IO[bytes]]:
+    """Open a file or URL and read it unpacked, where its name says that it is packed."""
+    with _open(file) as raw:
+        yield _unpacked(raw, file)
+
+
 def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
     """Go through the lines that begin inside the chunk."""
     with _open(chunk.file) as raw:
@@ -224,7 +276,7 @@ def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
                 place += _skip_line(stream)
                 yield Row(begun, _fault("line too long", line))
             elif line.strip():
-                yield Row(begun, _decode(line))
+                yield Row(begun, decode(line))
 
 
 def _unpacked(raw: IO[bytes], file: str) -> IO[bytes]:
@@ -236,18 +288,29 @@ def _unpacked(raw: IO[bytes], file: str) -> IO[bytes]:
     return raw
 
 
-def _array(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
-    """Go through a JSON file, which is an array of records or has one a line."""
-    with _open(chunk.file) as raw:
-        stream = _unpacked(raw, chunk.file)
-        text = stream.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if text.startswith(b"["):
+def _whole_or_lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
+    """Go through a JSON file, which is an array of records, one record, or has one a line."""
+    text = b""
+    with unpacked(chunk.file) as stream:
+        while not text and (line := stream.readline(most_bytes + 1)):
+            text = line.removeprefix(b"\xef\xbb\xbf").lstrip()
+        is_array = text.startswith(b"[")
+        is_line = len(text) > most_bytes or not isinstance(decode(text), Fault)
+        if is_array or not is_line:
             text += stream.read()
-    if not text.startswith(b"["):
+    values = None
+    if is_array or not is_line:
+        try:
+            found = json.loads(text)
+            values = found if is_array else [found]
+        except ValueError:
+            if is_array:
+                raise
+    if values is None:
         yield from _lines(chunk, most_bytes)
         return
-    for number, value in enumerate(json.loads(text)):
-        yield Row(number, _decode(json.dumps(value).encode()) if b"\\u" in text else value)
+    for number, value in enumerate(values):
+        yield Row(number, decode(json.dumps(value).encode()) if b"\\u" in text else value)
 
 
 def _skip_line(stream: IO[bytes]) -> int:
@@ -260,8 +323,8 @@ def _skip_line(stream: IO[bytes]) -> int:
     return passed
 
 
-def _decode(line: bytes) -> object:
-    """Return what a line holds, or a fault."""
+def decode(line: bytes) -> object:
+    """Return what a line of JSON holds, or a fault."""
     try:
         value = json.loads(line.decode("utf-8-sig"))  # files of Windows begin with a mark
         if b"\\u" in line:  # half of a surrogate pair is legal JSON, but it is no text
@@ -278,11 +341,11 @@ def _fault(reason: str, line: bytes) -> Fault:
 
 
 def _table_rows(chunk: Chunk) -> Iterator[Row]:
-    """Go through the rows of parquet row groups or of an arrow file of `datasets`."""
+    """Go through the rows of parquet row groups or of an arrow file."""
     number = 0
     with _open(chunk.file) as stream:
-        if chunk.file.endswith(".arrow"):
-            batches = _package("pyarrow.ipc").open_stream(stream)
+        if chunk.file.endswith(_ARROW):
+            batches = _arrow_batches(stream)
         else:
             file = _package("pyarrow.parquet").ParquetFile(stream)
             groups = range(chunk.start)
@@ -292,6 +355,21 @@ def _table_rows(chunk: Chunk) -> Iterator[Row]:
             for at, value in enumerate(_values(batch)):
                 yield Row(number + at, value)
             number += batch.num_rows
+
+
+def _arrow_batches(stream: IO[bytes]) -> Iterator[Any]:
+    """Go through a file of Arrow's (as Feather is) or a stream of it (as `datasets` writes it)."""
+    ipc = _package("pyarrow.ipc")
+    is_file = stream.read(6) == b"ARROW1"
+    stream.seek(0)
+    if is_file:
+        file = ipc.open_file(stream)
+        batches = map(file.get_batch, range(file.num_record_batches))
+    else:
+        batches = ipc.open_stream(stream)
+    for batch in batches:  # which may be the whole table
+        for start in range(0, batch.num_rows, 256):
+            yield batch.slice(start, 256)
 
 
 def _values(batch: Any) -> list[object]:

@@ -1,6 +1,6 @@
 """Windows: what a training step eats. Trim, pack, gather; numpy only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ class Window:
     def __len__(self) -> int:
         """Return the tokens in the window."""
         return sum(self.lengths)
+
+    def gathered(self) -> "Window":
+        """Return the window with its tokens in memory; read both arrays from that one."""
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,13 +73,19 @@ class _PackedWindow(Window):
         object.__setattr__(self, "_pieces", pieces)
         object.__setattr__(self, "_chosen", chosen)
 
+    def gathered(self) -> Window:
+        found = [self._pieces.piece(at) for at in self._chosen.tolist()]
+        tokens = np.concatenate([piece.tokens_of(document) for document, piece in found])
+        mask = np.concatenate([piece.loss_mask() for _, piece in found])
+        return Window(tokens, self.lengths, mask, self.sources)
+
     @property
     def tokens(self) -> Tokens:
-        return np.concatenate([document.tokens[p.token_index()] for document, p in self._found()])
+        return self.gathered().tokens
 
     @property
     def loss_mask(self) -> Mask:
-        return np.concatenate([piece.loss_mask() for _, piece in self._found()])
+        return self.gathered().loss_mask
 
     @property
     def lengths(self) -> list[int]:
@@ -88,9 +98,6 @@ class _PackedWindow(Window):
 
     def __len__(self) -> int:
         return int(self._pieces.sizes[self._chosen].sum())
-
-    def _found(self) -> Iterator[tuple[Document, Trimmed]]:
-        return map(self._pieces.piece, self._chosen.tolist())
 
 
 def build_windows(

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -61,6 +62,8 @@ class ChatTemplate:
     """The jinja text."""
     bos_token: str = ""
     """What the template may write first; empty when the tokenizer has none."""
+    eos_token: str = ""
+    """What ends a reply in templates that do not write `<|im_end|>`."""
 
     @classmethod
     def pinned(cls, bos_token: str = "") -> Self:
@@ -73,13 +76,14 @@ class ChatTemplate:
         root = Path(folder)
         config = read_json(root / "tokenizer_config.json")
         bos = "" if config.get("add_bos_token") is False else token_text(config.get("bos_token"))
-        own = root / "chat_template.jinja"
-        if own.is_file():
-            return cls(source=own.read_text(encoding="utf-8"), bos_token=bos)
-        inline = config.get("chat_template")
-        if isinstance(inline, str):
-            return cls(source=inline, bos_token=bos)
-        return cls.pinned(bos)
+        source = config.get("chat_template")
+        if isinstance(source, list):  # one for every purpose, as older folders have it
+            source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        if (root / "chat_template.jinja").is_file():
+            source = (root / "chat_template.jinja").read_text(encoding="utf-8")
+        if not isinstance(source, str):
+            return cls.pinned(bos)
+        return cls(source=source, bos_token=bos, eos_token=token_text(config.get("eos_token")))
 
     def save(self, folder: str | Path) -> None:
         """Write chat_template.jinja into a model folder."""
@@ -132,11 +136,12 @@ class ChatTemplate:
     ) -> Document:
         """Return a conversation as a training document.
 
-        Trained are an assistant's reasoning, its close marker, the answer and the stop token:
-        what the model writes itself. The turn's opening, an empty think block (thinking switched
-        off) and all other turns are not. `loss="last"` trains only the last assistant turn. The
-        newline after the final stop token is left out: the stop token ends a document. Its text
-        is otherwise what `render` returns.
+        Trained are an assistant's reasoning, its markers, the answer and the stop token: what the
+        model writes itself. What a prompt ends with (the turn's opening, and what the template
+        adds to it with thinking on or off) and all other turns are not, nor is a turn whose
+        reasoning the template leaves out, as some do with earlier turns. `loss="last"` trains only
+        the last assistant turn. The newline after the final stop token is left out: the stop token
+        ends a document. Its text is otherwise what `render` returns.
         """
         builder = DocumentBuilder(source)
         for piece, trained in self.document_pieces(messages, loss, tools):
@@ -161,11 +166,19 @@ class ChatTemplate:
                 "the chat template rewrites what messages contain, so reasoning and answers cannot "
                 "be found in its text; train with the pinned template (ChatTemplate.pinned())"
             )
+        openings = _openings(self)
+        pieces = [part for piece in pieces for part in _split_opening(piece, openings)]
         first = 0
         if loss == "last":
             assistants = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
             first = max(assistants, default=0)
-        return [(piece, piece.generated and piece.message >= first) for piece in pieces]
+        shown = {piece.message for piece in pieces if piece.kind == "think"}
+        thought = {i for i, turn in enumerate(turns) if turn.get("reasoning")}
+        rewritten = thought - shown if shown else set()
+        return [
+            (piece, piece.generated and piece.message >= first and piece.message not in rewritten)
+            for piece in pieces
+        ]
 
     def _render(
         self, turns: list[dict[str, Any]], generate: bool, thinking: bool, tools: Tools | None
@@ -176,6 +189,7 @@ class ChatTemplate:
             enable_thinking=thinking,
             tools=clean_strings(list(tools)) if tools else None,
             bos_token=self.bos_token,
+            eos_token=self.eos_token,
         )
 
     def _pieces(
@@ -193,12 +207,15 @@ class ChatTemplate:
         whole = self._render(turns, add_generation_prompt, thinking, tools)
         for found in (parts, without_line_ends(parts)):
             if "".join(part if isinstance(part, str) else part.text for part in found) == whole:
-                return _label(found, [turn["role"] for turn in turns], not add_generation_prompt)
+                roles = [turn["role"] for turn in turns]
+                return _label(found, roles, not add_generation_prompt, self.eos_token)
         return None
 
 
-def _label(parts: list[str | Content], roles: list[SegmentRole], is_document: bool) -> list[Piece]:
-    """Say of every part what it is and who writes it."""
+def _label(
+    parts: list[str | Content], roles: list[SegmentRole], is_document: bool, eos_token: str
+) -> list[Piece]:
+    """Say of every part what it is and who writes it. A document's replies must stop."""
     pieces: list[Piece] = []
     before: Content | None = None
     for index, part in enumerate(parts):
@@ -217,20 +234,35 @@ def _label(parts: list[str | Content], roles: list[SegmentRole], is_document: bo
         if before is None or before.role != "assistant":
             pieces.append(Piece(part, "markup", role, False, owner))
             continue
-        own, rest = _after_assistant(part, before)
+        stop = next((token for token in (IM_END, eos_token) if token and token in part), "")
+        if stop or (after is not None and after.message == before.message):
+            own, rest = _after_assistant(part, before, stop)
+        elif is_document:
+            raise _no_stop(eos_token)
+        else:
+            own, rest = [], part
         pieces.extend(own)
         if rest and not (last and is_document and rest == "\n"):
             pieces.append(Piece(rest, "markup", role, False, owner))
+    if is_document and parts and isinstance(parts[-1], Content) and parts[-1].role == "assistant":
+        raise _no_stop(eos_token)
     return pieces
 
 
-def _after_assistant(text: str, before: Content) -> tuple[list[Piece], str]:
+def _no_stop(eos_token: str) -> DataError:
+    return DataError(
+        f"the chat template ends a reply without {IM_END} and without the tokenizer's eos_token "
+        f"({eos_token or 'none'}), so the model would not learn to stop; name the token that ends "
+        "a turn as eos_token in tokenizer_config.json, or train with another template"
+    )
+
+
+def _after_assistant(text: str, before: Content, stop: str) -> tuple[list[Piece], str]:
     """Take apart what follows an assistant's text: its own close marker, calls and stop token.
 
     Also returns the rest, the next turn's opening, which the model does not write.
     """
-    end = text.find(IM_END)
-    body, stop = (text, "") if end < 0 else (text[:end], IM_END)
+    body = text.partition(stop)[0] if stop else text
     rest = text[len(body) + len(stop) :]
     close = ""
     if before.kind == "think" and THINK_CLOSE in body:
@@ -246,8 +278,39 @@ def _after_assistant(text: str, before: Content) -> tuple[list[Piece], str]:
     return [Piece(t, kind, "assistant", True, before.message) for t, kind in parts if t], rest
 
 
+@lru_cache(maxsize=64)
+def _openings(chat: ChatTemplate) -> tuple[str, ...]:
+    """Return what prompts end with, thinking and not: what the template adds to ask for a reply."""
+    turns = (Message("user", "U"),)
+    try:
+        told = chat.render(turns, add_generation_prompt=False)
+        asked = {chat.render(turns, enable_thinking=thinking) for thinking in (True, False)}
+    except DataError:  # it wants other turns first
+        return ()
+    added = {text.removeprefix(told) for text in asked if text.startswith(told)}
+    return tuple(sorted(added - {""}))
+
+
+def _split_opening(piece: Piece, openings: Sequence[str]) -> list[Piece]:
+    """Take off what stands between a prompt and the reply, such as `<think>`: the model writes it.
+
+    Not where another prompt ends behind it.
+    """
+    if piece.kind != "markup" or piece.role != "assistant" or piece.generated:
+        return [piece]
+    found = [(piece.text.rfind(opening), opening) for opening in openings]
+    end = max((at + len(opening) for at, opening in found if at >= 0), default=len(piece.text))
+    parts = (piece.text[:end], False), (piece.text[end:], True)
+    return [replace(piece, text=text, generated=own) for text, own in parts if text]
+
+
 def encoded_parts(piece: Piece, tokenizer: TextTokenizer) -> list[str]:
     """Return the texts whose ids, joined, are the piece's ids: no part lets a marker in."""
+    if piece.text == IM_END and piece.kind == "markup" and tokenizer.token_id(IM_END) is None:
+        raise DataError(
+            f"the chat template ends a reply with {IM_END}, which the tokenizer has no token for; "
+            "give the model folder its own chat_template.jinja, or the tokenizer that token"
+        )
     if piece.kind == "markup":
         return [piece.text]
     return tokenizer.plain_parts(piece.text, TOOL_MARKERS if piece.role == "assistant" else ())

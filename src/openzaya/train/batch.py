@@ -36,9 +36,10 @@ class Batch:
         """Join windows into one batch on `device`. Raises DataError when there are none."""
         if not windows:
             raise DataError("a batch needs at least one window; raise tokens_per_step")
-        tokens = np.concatenate([window.tokens for window in windows]).astype(np.int64)
-        trained = np.concatenate([window.loss_mask for window in windows])
-        lengths = [length for window in windows for length in window.lengths]
+        gathered = [window.gathered() for window in windows]
+        tokens = np.concatenate([window.tokens for window in gathered]).astype(np.int64)
+        trained = np.concatenate([window.loss_mask for window in gathered])
+        lengths = [length for window in gathered for length in window.lengths]
         weights = np.zeros(len(tokens), dtype=np.float32)
         weights[:-1] = trained[1:]
         # A document's last token must not predict the first one of its neighbor.
@@ -51,7 +52,7 @@ class Batch:
             weights_T=to_device(torch.from_numpy(weights), place),
             kept_M=to_device(torch.from_numpy(weights.nonzero()[0]), place),
             total_weight=float(weights.sum()),
-            sources=tuple(source for window in windows for source in window.sources),
+            sources=tuple(source for window in gathered for source in window.sources),
         )
 
 

@@ -1,0 +1,88 @@
+"""Templates of other models: what is trained is what the model would write where it is served."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from text.tiny_tokenizers import BARE, backend
+
+from openzaya.core.errors import DataError
+from openzaya.core.records import Message
+from openzaya.text.chat import ChatTemplate
+from openzaya.text.tokenizer import TextTokenizer
+
+MARKERS = ("<|begin|>", "<|head|>", "<|/head|>", "<|eot|>")
+HEADS = TextTokenizer(backend(markers=MARKERS), {"eos_token": "<|eot|>"})
+HEADED = ChatTemplate(
+    source="{{ bos_token }}{% for m in messages %}<|head|>{{ m.role }}<|/head|>\n\n{{ m.content }}"
+    "<|eot|>{% endfor %}{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}",
+    bos_token="<|begin|>",
+    eos_token="<|eot|>",
+)
+"""In the manner of Llama 3."""
+THINKS_ITSELF = ChatTemplate(
+    source="{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if loop.last and m.reasoning is defined %}<think>\n{{ m.reasoning }}\n</think>\n\n"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""In the manner of Qwen 3: prompts open no thought, earlier ones are left out."""
+ASKED = [Message("user", "U"), Message("assistant", "A"), Message("user", "V")]
+CHAT = [*ASKED, Message("assistant", "B")]
+
+
+def trained(document, tokenizer):
+    return tokenizer.decode(document.tokens[document.loss_mask()].tolist())
+
+
+def test_a_reply_stops_with_the_template_s_own_token_and_the_next_turn_is_not_trained():
+    for chat in (
+        HEADED,
+        replace(HEADED, source=HEADED.source.replace("<|eot|>", "{{ eos_token }}")),
+    ):
+        document = chat.encode_turns(CHAT, HEADS)
+        assert trained(document, HEADS) == "A<|eot|>B<|eot|>"
+        assert document.tokens.tolist() == HEADS.encode(chat.render(CHAT, False))
+        prompt = chat.encode_prompt(ASKED, HEADS)
+        assert prompt == HEADS.encode(chat.render(ASKED))
+        assert prompt == document.tokens[: len(prompt)].tolist()
+
+
+def test_a_template_whose_replies_do_not_stop_is_refused_and_its_prompts_are_not():
+    for source in (HEADED.source, "{% for m in messages %}{{ m.content }}{% endfor %}"):
+        unknown = replace(HEADED, source=source, eos_token="")
+        with pytest.raises(DataError, match=r"would not learn to stop; name the token"):
+            unknown.encode_turns(CHAT, HEADS)
+        prompt = unknown.encode_prompt(ASKED, HEADS)
+        assert prompt == HEADS.encode(unknown.render(ASKED))
+    with pytest.raises(DataError, match="has no token for"):
+        ChatTemplate.pinned().encode_turns(CHAT, HEADS)
+
+
+def test_a_thought_that_the_model_opens_itself_is_trained_from_its_marker_on():
+    thinking = [*ASKED, Message("assistant", "B", "R")]
+    document = THINKS_ITSELF.encode_turns(thinking, BARE)
+    assert trained(document, BARE) == "A<|im_end|><think>\nR\n</think>\n\nB<|im_end|>"
+    prompt = THINKS_ITSELF.encode_prompt(ASKED, BARE)
+    assert prompt == document.tokens[: len(prompt)].tolist()
+    off = THINKS_ITSELF.encode_turns([*ASKED, Message("assistant", "B", "")], BARE)
+    assert trained(off, BARE) == "A<|im_end|>B<|im_end|>"
+    prompt = THINKS_ITSELF.encode_prompt(ASKED, BARE, enable_thinking=False)
+    assert prompt == off.tokens[: len(prompt)].tolist()
+
+
+def test_a_turn_whose_reasoning_the_template_leaves_out_is_not_trained():
+    thought = [ASKED[0], Message("assistant", "A", "Q"), ASKED[2], Message("assistant", "B", "R")]
+    document = THINKS_ITSELF.encode_turns(thought, BARE)
+    assert trained(document, BARE) == "<think>\nR\n</think>\n\nB<|im_end|>"
+    assert trained(HEADED.encode_turns(thought, HEADS), HEADS) == "A<|eot|>B<|eot|>"
+
+
+def test_the_stop_token_and_one_of_several_templates_are_read_from_the_folder(tmp_path):
+    config = {"bos_token": "<|begin|>", "eos_token": {"content": "<|eot|>"}}
+    several = [{"name": "rag", "template": "x"}, {"name": "default", "template": HEADED.source}]
+    for chat_template in (HEADED.source, several):
+        text = json.dumps({**config, "chat_template": chat_template})
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        assert ChatTemplate.load(tmp_path) == HEADED
