@@ -24,6 +24,8 @@ REFUSED = ("config", "model", "tokenizer", "data", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""
+RL_CODE = (*TRAINING_CODE, "engine", "envs", "rl")
+"""And of an RL stage."""
 SOURCE_SUFFIXES = (".py", ".h", ".cpp")
 SHOWN = 8
 """Most differences named in an error."""

@@ -124,7 +124,7 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
             if stopping:
                 break
         if any(parallel.agree(stop.requested)):
-            raise stopped(config, run.state, run_dir)
+            raise stopped(config.name, run.state.step, config.steps, run_dir)
     return run.summary
 
 
@@ -225,11 +225,11 @@ class Run:
         self.summary.recent = loaded.state["recent"]
 
 
-def stopped(config: StageConfig, state: TrainState, run_dir: Path) -> TrainingStopped:
+def stopped(name: str, step: int, steps: int, run_dir: Path) -> TrainingStopped:
     """Return the end that SIGTERM asked for."""
     return TrainingStopped(
-        f"{config.name} was stopped by SIGTERM after step {state.step} of {config.steps}, which is "
-        f"saved in {run_dir}; run the same command to go on"
+        f"{name} was stopped by SIGTERM after step {step} of {steps}, which is saved in {run_dir}; "
+        "run the same command to go on"
     )
 
 

@@ -157,9 +157,12 @@ class Actor:
         if problem:
             return infra(problem)
         try:
-            return self.score(prompt, text)
+            verdict = self.score(prompt, text)
         except (SandboxError, EnvError, EngineError, UpstreamError) as error:
             return infra(f"{type(error).__name__}: {error}")
+        if self.config.reward == "score" and not 0.0 <= verdict.score <= 1.0:
+            return infra(f"the score is {verdict.score}, expected a number from 0 to 1")
+        return verdict
 
     def _rollout(self, output: Output, text: str, verdict: Verdict) -> Rollout:
         report = repetition_canary(output.token_ids, self.config.canary)
