@@ -40,11 +40,26 @@ def test_a_rollout_keeps_what_training_needs() -> None:
             assert len(r.token_ids) == len(r.logprobs) == len(r.versions) <= 6
             assert r.experts.shape == (len(group.prompt_ids) + len(r.token_ids) - 1, 2)
             assert r.reward == float(tiny_rl.score(group.prompt, r.text).score >= 1.0)
-            ended = r.token_ids[-1] == TOKENIZER.eos_id
-            assert r.is_cut is not ended
-            assert r.text == TOKENIZER.decode(r.token_ids[:-1] if ended else r.token_ids)
+            assert not r.is_cut
+            assert r.text == TOKENIZER.decode(r.token_ids[:-1])
     assert stats.rollouts == 12
     assert stats.tokens == sum(len(r.token_ids) for g in groups for r in g.rollouts)
+
+
+def test_a_rollout_that_is_cut_at_the_budget_is_wrong_whatever_it_says() -> None:
+    asked: list[str] = []
+
+    def score(_prompt: Prompt, text: str) -> Verdict:
+        asked.append(text)
+        return right()
+
+    stage, stats = tiny_rl.stage(scorer=score), ActorStats()
+    scripted(stage, finish_reason="length")
+    (group,) = stage.actor.rollout(tiny_rl.prompts(0, 0, POOL)[:1], 0, 0, stats)
+    assert group.rewards == [1.0, 1.0, 1.0, 0.0]
+    assert [r.is_cut for r in group.rollouts] == [False, False, False, True]
+    assert group.rollouts[3].text == TOKENIZER.decode(group.rollouts[3].token_ids)
+    assert (len(asked), stats.cut) == (3, 1)
 
 
 def test_rollouts_are_a_function_of_step_place_and_member() -> None:

@@ -22,6 +22,7 @@ from openzaya.rl import stages
 from openzaya.rl.config import Prompt, RLConfig
 from openzaya.rl.stages import RLStage, run_rl
 from openzaya.rl.tails import TailEntry, TailPool
+from openzaya.train import ckpt
 from openzaya.train.lock import RunLock
 from openzaya.train.saver import Saving
 
@@ -31,13 +32,18 @@ def weights(stage: RLStage) -> dict[str, torch.Tensor]:
 
 
 def test_a_tiny_model_learns_to_write_what_is_rewarded(tmp_path: Path) -> None:
-    """Rewarded is a reply with a digit; 20 steps lift it from about a fifth to nearly always."""
+    """Rewarded is a reply with a digit; 26 steps lift it from about a fifth to nearly always."""
     settings = tiny_rl.config(
-        steps=20, group_size=8, slots=24, checkpoint_every_steps=20, max_oversampling=1.0
+        steps=26,
+        group_size=8,
+        slots=24,
+        checkpoint_every_steps=26,
+        max_oversampling=1.0,
+        max_response_tokens=7,
     )
     stage, outcomes = tiny_rl.run(tmp_path, settings)
     rewards = stage.state.rewards
-    assert len(rewards) == 20
+    assert len(rewards) == 26
     assert sum(rewards[:3]) / 3 < 0.4
     assert sum(rewards[-3:]) / 3 > 0.75
     assert all(o.metrics["rl/mismatch_kl"] < 1e-6 for o in outcomes if o.metrics["rl/applied"])
@@ -102,6 +108,10 @@ def test_other_code_is_refused_unless_it_is_allowed(
 ) -> None:
     settings = tiny_rl.config(steps=2)
     straight, _ = tiny_rl.run(tmp_path, settings)
+    recorded = ckpt.load_newest(tmp_path)
+    assert recorded is not None
+    files = ("rl/pipeline/trainer.py", "engine/engine.py", "envs/base.py", "model/zaya.py")
+    assert set(files) <= recorded.meta["code"].keys()
     monkeypatch.setattr("openzaya.train.lineage.code_revision", lambda _packages: {"torch": "3.0"})
     with pytest.raises(CheckpointError, match="made with other code"):
         tiny_rl.run(tmp_path, settings)

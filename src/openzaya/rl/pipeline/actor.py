@@ -14,7 +14,7 @@ from openzaya.core.errors import (
     UpstreamError,
 )
 from openzaya.core.log import span
-from openzaya.core.records import Judgement, Verdict, infra
+from openzaya.core.records import Judgement, Verdict, infra, wrong
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
@@ -156,6 +156,9 @@ class Actor:
         problem = route_problem(output.experts, inputs, layers, experts)
         if problem:
             return infra(problem)
+        if output.finish_reason == "length":
+            # Whatever it says so far, it must not be rewarded for going on and on.
+            return wrong("cut at the budget")
         try:
             verdict = self.score(prompt, text)
         except (SandboxError, EnvError, EngineError, UpstreamError) as error:
