@@ -76,7 +76,8 @@ def test_the_same_command_resumes_and_another_one_is_refused(prepared, tmp_path,
     newest = max((cut / "checkpoints").glob("step_*"))
     shutil.rmtree(newest)
     shutil.rmtree(cut / "model")
-    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=4")
+    rare = ["--set", "checkpoint_every_steps=9", "--set", "evaluate_every_steps=9"]
+    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=4", *rare)
     assert code == 0, shown.err
     names = ["model/model.safetensors", "adapter/adapter_model.safetensors"]
     for name in names:

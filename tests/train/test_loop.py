@@ -130,6 +130,16 @@ def test_other_settings_are_refused_and_named(tmp_path):
         run_stage(tiny_model(), stage(z_loss=0.1), windows_of, tmp_path)
 
 
+def test_how_often_a_run_saves_and_evaluates_is_no_other_run(tmp_path):
+    whole, _, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", die_at=5)
+    model, other = tiny_model(), stage(checkpoint_every_steps=1, evaluate_every_steps=2)
+    run_stage(model, other, windows_of, tmp_path / "cut")
+    assert len(ckpt.checkpoints(tmp_path / "cut")) == 2
+    assert all(torch.equal(whole[name], t) for name, t in model.state_dict().items())
+
+
 def test_metrics_of_steps_that_are_done_again_are_written_once(tmp_path):
     writer = MetricWriter(tmp_path / "metrics.jsonl")
 

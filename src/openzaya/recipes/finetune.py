@@ -31,7 +31,7 @@ from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.evaluate import held_out_loss
-from openzaya.train.lineage import content_of
+from openzaya.train.lineage import HARMLESS, content_of
 from openzaya.train.loop import is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
@@ -80,9 +80,9 @@ class FinetuneConfig:
     held_out_share: float = 0.01
     """Share of the windows, at least one of several, that only measures the loss."""
     evaluate_every_steps: int = 50
-    """Steps between those measurements."""
+    """Steps between those measurements. A resume may have others."""
     checkpoint_every_steps: int = 50
-    """Steps between checkpoints."""
+    """Steps between checkpoints. A resume may have others."""
     weights: dict[str, float] = field(default_factory=dict)
     """Token weight of each data folder by its name; empty = as many tokens as each has."""
     lora_rank: int = 0
@@ -288,7 +288,8 @@ def claim(
         if key != "model" and known.get(key) != value
     ]
     found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
-    changed += diff(replace(found, trackers=config.trackers), config)
+    free = {name: getattr(config, name) for name in ("trackers", *HARMLESS)}
+    changed += diff(replace(found, **free), config)
     if changed:
         raise ConfigError(
             f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "

@@ -22,6 +22,8 @@ from openzaya.train.manifest import sha256
 
 REFUSED = ("config", "model", "tokenizer", "data", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
+HARMLESS = ("checkpoint_every_steps", "evaluate_every_steps")
+"""Settings that change no number; a resume may have others."""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""
 RL_CODE = (*TRAINING_CODE, "engine", "envs", "rl")
@@ -107,10 +109,12 @@ def refuse_changes(
     unknown = sorted(set(allowed) - set(REFUSED))
     if unknown:
         raise ConfigError(f"cannot allow changes of {unknown[0]!r}; choose of {', '.join(REFUSED)}")
+    harmless = [f"config.{name}" for name in HARMLESS]
     refused: list[str] = []
     changed_parts: list[str] = []
     for part in REFUSED:
         changed = diff({part: found.get(part)}, {part: wanted[part]}) if part in wanted else []
+        changed = [c for c in changed if c.partition(":")[0] not in harmless]
         if changed and part in allowed:
             log.warning("%s is resumed although it changed: %s", path, listed(changed))
         elif changed:
