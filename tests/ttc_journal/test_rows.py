@@ -317,5 +317,5 @@ def test_a_stored_spec_comes_back_equal_and_one_of_another_version_is_refused():
     stored = json.loads(json.dumps(made.to_json()))
     assert RunSpec.from_json(stored) == made
     stored["config"]["gone"] = 1
-    with pytest.raises(ConfigError, match="another version of openzaya .*no field 'gone'"):
+    with pytest.raises(ConfigError, match=r"another version of openzaya .*no field 'gone'"):
         RunSpec.from_json(stored)
