@@ -9,6 +9,7 @@ import numpy as np
 from tiny_training import tiny_model
 
 from openzaya.core.records import Message, Verdict, right, wrong
+from openzaya.engine.request import Output, SamplingParams
 from openzaya.model.zaya import Zaya
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.recipes.nano.vocabulary import build_tokenizer
@@ -69,8 +70,19 @@ def prompts(step: int, attempt: int, pool: TailPool) -> Sequence[Prompt]:
 
 
 def stage(settings: RLConfig | None = None, scorer: Any = score, seed: int = 0) -> RLStage:
-    """Return a stage with a model of its own."""
-    return RLStage(model(seed), scorer, TOKENIZER, CHAT, settings or config(), tail_tokens=8)
+    """Return a stage with a model of its own.
+
+    What reaches the budget counts as ended: a model that knows nothing hardly ends within six
+    tokens, and what is cut is wrong.
+    """
+    made = RLStage(model(seed), scorer, TOKENIZER, CHAT, settings or config(), tail_tokens=8)
+    sample = made.engine.generate
+
+    def generate(asked: list[list[int]], params: list[SamplingParams]) -> list[Output]:
+        return [replace(output, finish_reason="stop") for output in sample(asked, params)]
+
+    made.engine.generate = generate  # type: ignore[method-assign,assignment]
+    return made
 
 
 def run(

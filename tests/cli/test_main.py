@@ -251,5 +251,5 @@ def test_version_and_empty_command_line():
 
 def test_an_end_that_was_asked_for_is_not_called_an_error(capsys):
     stopped = TrainingStopped("pretrain was stopped by SIGTERM")
-    assert cli.fail(str(stopped), stopped.exit_code, debug=False) == 0
+    assert cli.fail(str(stopped), stopped.exit_code, debug=False) == 75
     assert capsys.readouterr().err == "openzaya: pretrain was stopped by SIGTERM\n"

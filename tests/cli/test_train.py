@@ -1,13 +1,22 @@
 """`openzaya train` on the bundled model: SFT by adapters and whole, resume, refusals."""
 
 import json
+import re
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from tiny_training import tiny_model, window
 
 from openzaya.cli import main as cli
 from openzaya.cli.samplers import model_folder
+from openzaya.core.errors import DataError
 from openzaya.core.log import read_metrics
+from openzaya.model.checkpoint import load
+from openzaya.recipes.finetune import FinetuneConfig, has_target, split_data
+from openzaya.text.document import Document, Segment
+from openzaya.train.evaluate import held_out_loss
 
 QUICK = ["--threads", "1", "--set", "tokens_per_step=600", "--set", "context_tokens=256"]
 
@@ -37,8 +46,7 @@ def train(capsys, *words):
 def test_training_lowers_the_held_out_loss_and_the_result_is_a_model_folder(
     prepared, tmp_path, capsys, kind, lora
 ):
-    from openzaya.model.checkpoint import load
-    from openzaya.model.lora import load_adapter
+    from openzaya.model.adapter_files import load_adapter
 
     words = [kind, "--model", "nano", "--data", prepared, "--out", tmp_path, *lora, *QUICK]
     words += ["--set", "steps=6", "--set", "lr=0.01", "--json"]
@@ -68,7 +76,8 @@ def test_the_same_command_resumes_and_another_one_is_refused(prepared, tmp_path,
     newest = max((cut / "checkpoints").glob("step_*"))
     shutil.rmtree(newest)
     shutil.rmtree(cut / "model")
-    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=4")
+    rare = ["--set", "checkpoint_every_steps=9", "--set", "evaluate_every_steps=9"]
+    code, shown = train(capsys, *words, "--out", cut, "--set", "steps=4", *rare)
     assert code == 0, shown.err
     names = ["model/model.safetensors", "adapter/adapter_model.safetensors"]
     for name in names:
@@ -76,6 +85,29 @@ def test_the_same_command_resumes_and_another_one_is_refused(prepared, tmp_path,
     code, shown = train(capsys, *words, "--out", cut, "--set", "steps=5")
     assert code == 2
     assert "steps: 4 -> 5" in shown.err
+
+
+def test_adapters_are_kept_without_their_model_and_go_on_with_no_other(prepared, tmp_path, capsys):
+    """Wherever the model lies by then."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    shutil.copytree(model_folder("nano"), base)
+    words = ["sft", "--data", prepared, "--lora", "2", "--out", out, *QUICK]
+    words += ["--set", "steps=2", "--set", "checkpoint_every_steps=1", "--json"]
+    assert train(capsys, *words, "--model", base)[0] == 0
+    (newest, *_) = sorted((out / "checkpoints").glob("step_*"), reverse=True)
+    stored = (newest / "tensors.safetensors").stat().st_size
+    assert stored < (base / "model.safetensors").stat().st_size / 3
+    result = (out / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(newest)
+    assert train(capsys, *words, "--model", base.rename(tmp_path / "moved"))[0] == 0
+    assert (out / "model" / "model.safetensors").read_bytes() == result
+    model = load(tmp_path / "moved")
+    with torch.no_grad():
+        model.norm.weight += 0.01
+    model.save(tmp_path / "moved")
+    code, shown = train(capsys, *words, "--model", tmp_path / "moved")
+    assert code == 2
+    assert re.search(r"holds another run \(content: \w{64} -> \w{64}\)", shown.err)
 
 
 def test_a_run_is_resumed_bit_for_bit_however_busy_the_machine_is_by_then(
@@ -117,9 +149,39 @@ def test_a_run_that_cannot_begin_leaves_its_folder_to_the_next(prepared, tmp_pat
     words += ["--set", "steps=1", "--json"]
     code, shown = train(capsys, *words, "--set", "context_tokens=4000")
     assert code == 2
-    assert "too few windows of 4000 tokens: 1" in shown.err
+    assert "too few windows of 4000 tokens with something to train on: 1 of 1" in shown.err
     assert not list(tmp_path.iterdir())
     assert train(capsys, *words)[0] == 0
+
+
+def test_a_window_without_a_trained_token_is_not_held_out():
+    """Its loss would be 0.0, whatever the model."""
+    model = tiny_model()
+    with_target, without = window([9, 12], source="a"), window([9, 12], source="a")
+    without.loss_mask[:] = False
+    without.loss_mask[[0, 9]] = True  # the first token of a document has no prediction
+    assert [has_target(with_target), has_target(without)] == [True, False]
+    assert held_out_loss(model, [without], 64) == {}
+    alone = held_out_loss(model, [with_target], 64)
+    assert held_out_loss(model, [without, with_target], 64) == alone
+
+
+def conversation(trained):
+    """Return 30 tokens of a user, of which the last ten may be an answer."""
+    parts = [Segment("text", "user", 0, 20, loss=False)]
+    parts += [Segment("answer", "assistant", 20, 10, loss=trained)]
+    return Document(np.arange(3, 33, dtype=np.int32) % 24, tuple(parts), "a")
+
+
+def test_only_windows_with_something_to_predict_are_held_out_and_two_are_needed():
+    """The others stay in training, and do not change which ones are held out."""
+    model, config = tiny_model(), FinetuneConfig(context_tokens=32, held_out_share=0.3)
+    documents = [conversation(trained=i % 2 == 0) for i in range(20)]
+    mixture, held_out = split_data("sft", {"a": documents}, model, config)
+    assert [has_target(window) for window in held_out] == [True] * 6
+    assert mixture.num_tokens == 14 * 30
+    with pytest.raises(DataError, match="something to train on: 1 of 20, expected at least 2"):
+        split_data("sft", {"a": [conversation(i == 0) for i in range(20)]}, model, config)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from openzaya.core.errors import EngineError
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import SamplingParams
-from openzaya.engine.weights import fingerprint
+from openzaya.model.shards import fingerprint
 from openzaya.model.zaya import Zaya
 
 PLAIN = SamplingParams(max_tokens=12, seed=3)

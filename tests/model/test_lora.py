@@ -1,19 +1,15 @@
 """Adapters start as nothing, train alone, leave the router, merge exactly and travel alone."""
 
+import json
+
 import pytest
 import torch
 from model.tiny import distance, tiny_model, tokens
+from safetensors.torch import load_file
 
 from openzaya.core.errors import CheckpointError, ConfigError
-from openzaya.model.lora import (
-    CONFIG_FILE,
-    LoraConfig,
-    adapters,
-    add_lora,
-    load_adapter,
-    merge_lora,
-    save_adapter,
-)
+from openzaya.model.adapter_files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
+from openzaya.model.lora import LoraConfig, adapters, add_lora, merge_lora
 from openzaya.optim import OptimConfig, build_optimizer
 
 BOTH = LoraConfig(rank=4, targets=("attention", "experts"))
@@ -75,6 +71,50 @@ def test_a_saved_adapter_makes_the_same_model_of_its_base(tmp_path):
     other = tiny_model(1)
     assert load_adapter(other, tmp_path) == BOTH
     assert torch.equal(logits(other), logits(model))
+
+
+def test_the_folder_is_what_peft_adds_to_the_base(tmp_path):
+    """PEFT's own sums, on the tensors as they are in the file."""
+    save_adapter(trained(), BOTH, tmp_path, "models/base")
+    raw = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert (raw["peft_type"], raw["task_type"]) == ("LORA", "CAUSAL_LM")
+    assert raw["base_model_name_or_path"] == "models/base"
+    assert raw["target_parameters"] == ["experts.gate_up_proj", "experts.down_proj"]
+    scale = raw["lora_alpha"] / raw["r"]
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    model, merged = tiny_model(1), trained()
+    merge_lora(merged)
+    expected = dict(merged.named_parameters())
+    first = "base_model.model.model.layers.0"
+    for name, place in {
+        "self_attn.o_proj.weight": "self_attn.o_proj",
+        "self_attn.qkv_proj.v_proj_delayed.weight": "self_attn.qkv_proj.v_proj_delayed",
+        "mlp.experts.gate_up_proj": "mlp.experts.base_layer",
+        "mlp.experts.down_proj": "mlp.experts",
+    }.items():
+        base = dict(model.named_parameters())[f"layers.0.{name}"]
+        a, b = (tensors[f"{first}.{place}.lora_{part}.weight"] for part in "AB")
+        if base.ndim == 3:
+            a = a.reshape(len(base), -1, a.shape[-1])
+            b = b.reshape(b.shape[0], -1, len(base))
+            delta = torch.einsum("o r e, e r i -> e o i", b, a)
+        else:
+            delta = b @ a
+        got = base + scale * delta
+        torch.testing.assert_close(got, expected[f"layers.0.{name}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_dora": True}, {"peft_type": "IA3"}, {"rank_pattern": {"q_proj": 8}}]
+)
+def test_another_kind_of_adapter_is_refused(tmp_path, change):
+    save_adapter(trained(), BOTH, tmp_path)
+    raw = json.loads((tmp_path / CONFIG_FILE).read_text())
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(raw | change))
+    model = tiny_model(1)
+    with pytest.raises(CheckpointError, match=f"{next(iter(change))}.*expected plain LoRA"):
+        load_adapter(model, tmp_path)
+    assert not list(adapters(model))
 
 
 def test_an_adapter_of_another_shape_is_refused_and_leaves_the_model_whole(tmp_path):

@@ -1,5 +1,6 @@
 """What the actor does with verdicts, failures, loops and prompts that do not fit."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import tiny_rl
 from tiny_rl import TOKENIZER
 
 from openzaya.core.errors import ContextLengthError, SandboxError
-from openzaya.core.records import Message, Verdict, infra, right, wrong
+from openzaya.core.records import Judgement, Message, Verdict, infra, right, wrong
 from openzaya.engine.request import Output, SamplingParams
 from openzaya.rl.config import Prompt
 from openzaya.rl.pipeline.actor import ActorStats, ordinary_ids
@@ -39,11 +40,26 @@ def test_a_rollout_keeps_what_training_needs() -> None:
             assert len(r.token_ids) == len(r.logprobs) == len(r.versions) <= 6
             assert r.experts.shape == (len(group.prompt_ids) + len(r.token_ids) - 1, 2)
             assert r.reward == float(tiny_rl.score(group.prompt, r.text).score >= 1.0)
-            ended = r.token_ids[-1] == TOKENIZER.eos_id
-            assert r.is_cut is not ended
-            assert r.text == TOKENIZER.decode(r.token_ids[:-1] if ended else r.token_ids)
+            assert not r.is_cut
+            assert r.text == TOKENIZER.decode(r.token_ids[:-1])
     assert stats.rollouts == 12
     assert stats.tokens == sum(len(r.token_ids) for g in groups for r in g.rollouts)
+
+
+def test_a_rollout_that_is_cut_at_the_budget_is_wrong_whatever_it_says() -> None:
+    asked: list[str] = []
+
+    def score(_prompt: Prompt, text: str) -> Verdict:
+        asked.append(text)
+        return right()
+
+    stage, stats = tiny_rl.stage(scorer=score), ActorStats()
+    scripted(stage, finish_reason="length")
+    (group,) = stage.actor.rollout(tiny_rl.prompts(0, 0, POOL)[:1], 0, 0, stats)
+    assert group.rewards == [1.0, 1.0, 1.0, 0.0]
+    assert [r.is_cut for r in group.rollouts] == [False, False, False, True]
+    assert group.rollouts[3].text == TOKENIZER.decode(group.rollouts[3].token_ids)
+    assert (len(asked), stats.cut) == (3, 1)
 
 
 def test_rollouts_are_a_function_of_step_place_and_member() -> None:
@@ -113,6 +129,19 @@ def test_a_loop_loses_its_reward_before_any_group_statistic() -> None:
     assert group.rewards == [1.0, 1.0, 1.0, 0.0]
     assert [r.is_flagged for r in group.rollouts] == [False, False, False, True]
     assert stats.flagged == 1
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 7.0])
+def test_a_score_that_is_no_score_is_a_failure_of_ours(score: float) -> None:
+    """It would make a group look uniform, or poison the mean of its source for good."""
+    stage = tiny_rl.stage(
+        tiny_rl.config(reward="score"),
+        lambda _p, text: Verdict(Judgement.RIGHT, score if len(text) > 3 else 0.5),
+    )
+    stats = ActorStats()
+    assert stage.actor.rollout(tiny_rl.prompts(0, 0, POOL), 0, 0, stats) == []
+    assert stats.infra_groups == 3
+    assert f"the score is {score}, expected a number from 0 to 1" in stats.reasons
 
 
 def test_partial_credit_is_a_reward_only_when_asked_for() -> None:

@@ -1,5 +1,7 @@
 """The driver: it learns, it resumes bit for bit, it refills, it stops with a reason."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,22 @@ import pytest
 import tiny_rl
 import torch
 
-from openzaya.core.errors import CheckpointError, ConfigError, DataError, EnvError
+from openzaya.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EnvError,
+    TrainingStopped,
+)
 from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.core.records import Message, Verdict, infra, right, wrong
 from openzaya.rl import stages
 from openzaya.rl.config import Prompt, RLConfig
 from openzaya.rl.stages import RLStage, run_rl
 from openzaya.rl.tails import TailEntry, TailPool
+from openzaya.train import ckpt
+from openzaya.train.lock import RunLock
+from openzaya.train.saver import Saving
 
 
 def weights(stage: RLStage) -> dict[str, torch.Tensor]:
@@ -21,13 +32,18 @@ def weights(stage: RLStage) -> dict[str, torch.Tensor]:
 
 
 def test_a_tiny_model_learns_to_write_what_is_rewarded(tmp_path: Path) -> None:
-    """Rewarded is a reply with a digit; 20 steps lift it from about a fifth to nearly always."""
+    """Rewarded is a reply with a digit; 26 steps lift it from about a fifth to nearly always."""
     settings = tiny_rl.config(
-        steps=20, group_size=8, slots=24, checkpoint_every_steps=20, max_oversampling=1.0
+        steps=26,
+        group_size=8,
+        slots=24,
+        checkpoint_every_steps=26,
+        max_oversampling=1.0,
+        max_response_tokens=7,
     )
     stage, outcomes = tiny_rl.run(tmp_path, settings)
     rewards = stage.state.rewards
-    assert len(rewards) == 20
+    assert len(rewards) == 26
     assert sum(rewards[:3]) / 3 < 0.4
     assert sum(rewards[-3:]) / 3 > 0.75
     assert all(o.metrics["rl/mismatch_kl"] < 1e-6 for o in outcomes if o.metrics["rl/applied"])
@@ -85,6 +101,51 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     tiny_rl.run(tmp_path, tiny_rl.config(steps=2))
     with pytest.raises(CheckpointError, match="steps"):
         tiny_rl.run(tmp_path, tiny_rl.config(steps=3))
+
+
+def test_other_code_is_refused_unless_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_rl.config(steps=2)
+    straight, _ = tiny_rl.run(tmp_path, settings)
+    recorded = ckpt.load_newest(tmp_path)
+    assert recorded is not None
+    files = ("rl/pipeline/trainer.py", "engine/engine.py", "envs/base.py", "model/zaya.py")
+    assert set(files) <= recorded.meta["code"].keys()
+    monkeypatch.setattr("openzaya.train.lineage.code_revision", lambda _packages: {"torch": "3.0"})
+    with pytest.raises(CheckpointError, match="made with other code"):
+        tiny_rl.run(tmp_path, settings)
+    stage = tiny_rl.stage(settings)
+    run_rl(stage, tiny_rl.prompts, tmp_path, saving=Saving(allow_changed=("code",)))
+    assert stage.state == straight.state
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(CheckpointError, match="is in use by pid"):
+        tiny_rl.run(tmp_path, tiny_rl.config())
+
+
+def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_there_had_been_none(
+    tmp_path: Path,
+) -> None:
+    settings = tiny_rl.config(steps=5, checkpoint_every_steps=5)
+    straight, _ = tiny_rl.run(tmp_path / "a", settings)
+
+    def ask(step: int, _outcome: object) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped, match="after step 3 of 5, which is saved"):
+        run_rl(tiny_rl.stage(settings), tiny_rl.prompts, tmp_path / "b", on_step=ask)
+    resumed, found = tiny_rl.run(tmp_path / "b", settings)
+    assert len(found) == 2
+    assert all(torch.equal(t, weights(resumed)[name]) for name, t in weights(straight).items())
+
+
+def test_a_run_without_a_prompt_that_fits_says_so() -> None:
+    stage = tiny_rl.stage(tiny_rl.config(context_tokens=8, max_useless_steps=1))
+    with pytest.raises(DataError, match=r"in the last one 9 prompts were too long and 0 groups"):
+        stage.step(tiny_rl.prompts)
 
 
 def test_useless_groups_are_observed_but_never_trained_on_and_end_the_run(tmp_path: Path) -> None:

@@ -4,12 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_training import stage
+import torch
+from tiny_training import stage, tiny_model
 
 import openzaya
 from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.model.checkpoint import load
 from openzaya.train import lineage
-from openzaya.train.lineage import code_revision, identity, listed, refuse_changes
+from openzaya.train.lineage import (
+    code_revision,
+    content_of,
+    identity,
+    listed,
+    refuse_changes,
+    shape_of,
+)
 
 PATH = Path("step_00000001")
 
@@ -73,12 +82,46 @@ def test_another_number_of_threads_or_other_kernels_are_a_warning_only(caplog, c
 
 
 def test_only_known_parts_can_be_allowed():
-    with pytest.raises(ConfigError, match="'weights'; choose of config, tokenizer, data, code"):
+    with pytest.raises(ConfigError, match="'weights'; choose of config, model, tokenizer, data, "):
         refuse_changes(PATH, {}, {}, ("weights",))
 
 
 def test_long_lists_of_changes_are_cut():
     assert listed([str(i) for i in range(10)]).endswith("7; and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("other", "dtype", "line"),
+    [
+        ({}, torch.bfloat16, "model.dtype: torch.bfloat16 -> torch.float32"),
+        ({"rms_norm_eps": 0.5}, torch.float32, "model.config.rms_norm_eps: 0.5 -> "),
+        ({"precision": "paper"}, torch.float32, "model.config.precision: paper -> hf"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_another_run(other, dtype, line):
+    found, wanted = shape_of(tiny_model(**other), dtype), shape_of(tiny_model(), torch.float32)
+    with pytest.raises(CheckpointError, match="made with other model") as caught:
+        refuse_changes(PATH, {"model": found}, {"model": wanted}, ())
+    assert line in str(caught.value)
+
+
+def test_a_models_content_is_its_weights_and_config_wherever_they_come_from(tmp_path):
+    model = tiny_model(1)
+    model.save(tmp_path)
+    same = load(tmp_path)
+    moved = tiny_model(1)
+    with torch.no_grad():
+        moved.layers[1].mlp.experts.down_proj[3, 2, 1] += 1e-6
+    others = [moved, tiny_model(1, rms_norm_eps=0.5), tiny_model(1).bfloat16()]
+    assert content_of(same) == content_of(model)
+    assert len({content_of(m) for m in (model, *others)}) == 4
+
+
+def test_adapters_without_their_base_are_refused_whatever_is_allowed():
+    for wanted in ({"base": "def"}, {}):
+        with pytest.raises(CheckpointError, match=r"alone, of the model abc, and .* (def|None); "):
+            refuse_changes(PATH, {"base": "abc"}, wanted, lineage.REFUSED)
+    refuse_changes(PATH, {"base": "abc"}, {"base": "abc"}, ())
 
 
 def test_every_setting_of_the_stage_is_part_of_the_identity():

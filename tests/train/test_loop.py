@@ -11,6 +11,7 @@ from tiny_training import IN_FP32, OPTIM, stage, tiny_model, windows_of
 
 from openzaya.core.errors import CheckpointError, DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter, read_metrics
+from openzaya.model.lora import LoraConfig, add_lora
 from openzaya.optim.newton_schulz import kernels_of
 from openzaya.train import ckpt, loop
 from openzaya.train.loop import run_stage
@@ -48,6 +49,37 @@ def test_a_resumed_run_is_bit_identical_to_one_that_was_never_stopped(tmp_path, 
     assert all(losses[step] == loss for step, loss in later.items())
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert again.loss_by_source() == summary.loss_by_source()
+
+
+def adapt(folder, base="base", last=0, seed=0):
+    """Train adapters on the tiny stage; return all weights."""
+
+    def stop(state, _report):
+        if state.step == last:
+            raise Killed
+
+    model = tiny_model(seed)
+    add_lora(model, LoraConfig(rank=2, targets=("attention", "experts")))
+    run_stage(model, stage(), windows_of, folder, on_step=stop, saving=Saving(base=base))
+    return model.state_dict()
+
+
+def test_adapters_are_saved_alone_and_resumed_bit_for_bit_on_their_base_only(tmp_path):
+    whole = adapt(tmp_path / "whole")
+    with pytest.raises(Killed):
+        adapt(tmp_path / "cut", last=5)
+    kept = ckpt.load_newest(tmp_path / "cut").part("model")
+    assert {name.rpartition(".")[2] for name in kept} == {"lora_a", "lora_b", "balancing_biases"}
+    with pytest.raises(CheckpointError, match="give the model that they were trained on"):
+        adapt(tmp_path / "cut", base="other")
+    resumed = adapt(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_base_without_a_name_is_in_the_checkpoint(tmp_path):
+    whole = adapt(tmp_path, base="")
+    resumed = adapt(tmp_path, base="", seed=1)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_checkpoint_names_what_computed_it(tmp_path):
@@ -96,6 +128,16 @@ def test_other_settings_are_refused_and_named(tmp_path):
     train(tmp_path)
     with pytest.raises(CheckpointError, match=r"z_loss: 0\.0 -> 0\.1"):
         run_stage(tiny_model(), stage(z_loss=0.1), windows_of, tmp_path)
+
+
+def test_how_often_a_run_saves_and_evaluates_is_no_other_run(tmp_path):
+    whole, _, _ = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", die_at=5)
+    model, other = tiny_model(), stage(checkpoint_every_steps=1, evaluate_every_steps=2)
+    run_stage(model, other, windows_of, tmp_path / "cut")
+    assert len(ckpt.checkpoints(tmp_path / "cut")) == 2
+    assert all(torch.equal(whole[name], t) for name, t in model.state_dict().items())
 
 
 def test_metrics_of_steps_that_are_done_again_are_written_once(tmp_path):
@@ -220,7 +262,7 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_identical(tmp_path):
 
     with pytest.raises(TrainingStopped, match="after step 4 of 8, which is saved") as caught:
         run_stage(tiny_model(), stage(), windows_of, tmp_path / "stopped", on_step=terminate)
-    assert caught.value.exit_code == 0
+    assert caught.value.exit_code == 75
     assert ckpt.load_newest(tmp_path / "stopped").step == 4
     whole, _, _ = train(tmp_path / "whole")
     resumed, later, _ = train(tmp_path / "stopped")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_training import stage, tiny_model, window, windows_of
+from tiny_training import VOCABULARY, stage, tiny_model, window, windows_of
 
 from openzaya.core.errors import ConfigError
 from openzaya.core.seeding import numpy_stream
@@ -259,3 +259,17 @@ def test_settings_that_cannot_work_are_refused(name):
 def test_a_schedule_that_cannot_work_is_refused_before_the_stage_begins():
     with pytest.raises(ConfigError, match=r"decay_fraction is 1\.5"):
         stage(decay_fraction=1.5)
+
+
+def test_the_z_loss_is_logged_beside_the_loss_and_not_in_it():
+    logged = {}
+    for z_loss in (0.0, 0.5):
+        model, settings = tiny_model(), stage(z_loss=z_loss)
+        parts = build_optimizer(model, settings.optim), RouterBalancer(model, settings.balance)
+        state = TrainState(SpikeGuard(6.0))
+        report = train_step(model, *parts, windows_of(0), settings, state)
+        logged[z_loss] = report.metrics(state)
+    assert logged[0.5]["train/loss"] == pytest.approx(logged[0.0]["train/loss"], abs=1e-6)
+    # The squared log-normalizer of logits near zero.
+    assert logged[0.5]["train/z_loss"] == pytest.approx(0.5 * math.log(VOCABULARY) ** 2, rel=0.1)
+    assert "train/z_loss" not in logged[0.0]

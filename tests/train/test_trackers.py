@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+import openzaya.train.step  # noqa: F401 - declares the metrics that are written here
 from openzaya.core.errors import ConfigError
 from openzaya.core.log import read_metrics
 from openzaya.train import trackers
@@ -52,3 +53,19 @@ def test_tensorboard_is_written_where_it_is_installed(tmp_path, monkeypatch):
     writer.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"sft/train/loss" in events.read_bytes()
+
+
+def test_tensorboard_shows_steps_that_are_done_again_once(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, value in ((1, 1.0), (3, 2.0)):
+        writer = open_writer(tmp_path)
+        writer.truncate_after(first - 1, "sft")
+        for number in range(first, 6):
+            writer.write(number, "sft", {"train/loss": value})
+        writer.close()
+    shown = EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    found = [(e.step, e.value) for e in shown.Scalars("sft/train/loss")]
+    assert found == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]

@@ -118,6 +118,33 @@ def test_other_ranks_go_on_with_the_same_data_in_the_same_order(runs, tmp_path, 
         assert "need not be bit-identical (machine.mesh" in caplog.text
 
 
+def in_dtype(rank, folder, dtype, allowed=()):
+    """Train in a dtype to compute in; return why it is refused."""
+    del rank
+    model = tiny_model()
+    cluster = Cluster(model, Ranks(MeshConfig()), dtype)
+    saving = Saving(allow_changed=allowed)
+    try:
+        run_stage(
+            model,
+            stage(steps=1),
+            lambda _step: windows_of(0),
+            folder,
+            saving=saving,
+            parallel=cluster,
+        )
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def test_another_dtype_to_compute_in_is_another_run(tmp_path):
+    assert spawn(in_dtype, 1, tmp_path, None) == [""]
+    (error,) = spawn(in_dtype, 1, tmp_path, torch.bfloat16)
+    assert "made with other model (model.dtype: torch.float32 -> torch.bfloat16)" in error
+    assert spawn(in_dtype, 1, tmp_path, torch.bfloat16, ("model",)) == [""]
+
+
 def test_one_process_writes_what_two_ranks_read(tmp_path):
     folder = tmp_path / "run"
     train(0, None, folder, 4)

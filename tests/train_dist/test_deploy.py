@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from ranks import prepared
 
+from openzaya.core.errors import TrainingStopped
 from openzaya.core.log import read_metrics
 from openzaya.model.checkpoint import load
 from openzaya.train import ckpt
@@ -75,6 +77,21 @@ def test_a_pod_may_live_longer_than_its_last_checkpoint_takes(path):
     assert grace > int(re.search(r"--shutdown-timeout=(\d+)", text)[1])
 
 
+def test_an_operator_starts_what_ended_with_an_error_again():
+    """A run that a signal stopped ends with one on every node, and with none when it is done."""
+    job, jobset, pytorchjob = (
+        yaml.safe_load((ROOT / "deploy/kubernetes" / f"{name}.yaml").read_text())["spec"]
+        for name in ("job", "jobset", "pytorchjob")
+    )
+    assert job["template"]["spec"]["restartPolicy"] == "OnFailure"
+    assert job["backoffLimit"] > 0
+    assert jobset["failurePolicy"]["maxRestarts"] > 0
+    worker = pytorchjob["pytorchReplicaSpecs"]["Worker"]
+    assert worker["restartPolicy"] == "OnFailure"
+    assert pytorchjob["elasticPolicy"]["maxRestarts"] > 0
+    assert TrainingStopped.exit_code == 75
+
+
 def test_the_sbatch_script_is_bash_and_leaves_time_for_a_checkpoint():
     assert subprocess.run(["bash", "-n", str(SBATCH)], check=False).returncode == 0
     text = SBATCH.read_text()
@@ -116,9 +133,9 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
         assert (tmp_path / "asked").read_text() == "requeue 42\n"
 
 
-def torchrun(folder, processes, *flags):
+def torchrun(folder, processes, *flags, meet=("--standalone",)):
     """Start the command as the templates do."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meet]
     command += [f"--nproc-per-node={processes}", "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1"]
     command += ["--shutdown-timeout=60", "-m", MODULE, "--model", "nano"]
     command += ["--data", f"{folder}/data=1", "--config", f"{folder}/stage.toml"]
@@ -140,6 +157,7 @@ def test_torchrun_hands_a_signal_on_and_the_run_goes_on_on_other_ranks(tmp_path,
         time.sleep(0.05)
     first.send_signal(number)
     said = first.communicate(timeout=90)[1]
+    assert first.returncode != 0
     assert "was stopped by" in said, said
     assert (tmp_path / "run" / "STOPPED").exists()
     stopped = ckpt.load_newest(tmp_path / "run").step
@@ -156,6 +174,29 @@ def test_torchrun_hands_a_signal_on_and_the_run_goes_on_on_other_ranks(tmp_path,
     third.send_signal(signal.SIGTERM)
     third.communicate(timeout=90)
     assert ckpt.load_newest(tmp_path / "run").step >= steps
+
+
+@pytest.mark.slow
+def test_a_node_that_got_no_signal_does_not_end_in_success_either(tmp_path):
+    """Two nodes of one rank; an operator would take the other one's work for done."""
+    prepared(tmp_path)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meet = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    words = ["--set", "steps=400"]
+    nodes = [torchrun(tmp_path, 1, *words, meet=[*meet, "--max-restarts=0"]) for _ in range(2)]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3):
+        assert time.monotonic() < deadline
+        assert all(node.poll() is None for node in nodes), nodes[0].communicate()[1]
+        time.sleep(0.05)
+    nodes[0].send_signal(signal.SIGTERM)
+    said = [node.communicate(timeout=90)[1] for node in nodes]
+    assert all("was stopped by" in text for text in said), said
+    assert all(node.returncode != 0 for node in nodes)
+    assert "exitcode  : 75" in said[1], said[1]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_ranks_that_read_the_same_begin(folder):
     ("other", "message"),
     [
         (["--data", "DATA", "--set", "optim.lr_adamw=0.5"], "stage.optim.lr_adamw: "),
-        (["--data", "DATA=2"], ": 1 of "),
+        (["--data", "DATA=2"], ": 1.0 of "),
         (["--data", "DATA", "--param-dtype", "bfloat16"], "flags"),
     ],
 )
@@ -59,6 +59,13 @@ def test_what_one_rank_cannot_read_ends_all(folder):
 def test_data_that_the_model_has_no_ids_for_are_refused(folder):
     with pytest.raises(DataError, match="but the model has 24"):
         tokenizer_of([folder / "data"], "tiny", tiny_model())
+
+
+def test_documents_longer_than_the_model_is_meant_for_are_refused(folder):
+    flags = ["--data", f"{folder}/data", "--set", "context_tokens=100_000"]
+    (found,) = spawn(reads, 1, folder, [flags])
+    assert found[0] is ConfigError
+    assert "context_tokens is 100000, but the model is meant for" in found[1]
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -16,11 +16,13 @@ from ttc_journal.journalled import finished, in_rows, opened, spec
 from openzaya.core.errors import ConfigError, EngineError
 from openzaya.core.records import Message
 from openzaya.text.tails import aggregation_messages
+from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.journal import (
     IdempotencyConflictError,
     Journal,
     JournalDamagedError,
     JournalError,
+    RunSpec,
     UnknownRunError,
 )
 from openzaya.ttc.journal.prompts import Frame, text_of, texts_of
@@ -307,3 +309,13 @@ def test_a_torn_file_is_called_damaged(tmp_path):
 
     with pytest.raises(JournalError, match="damaged"):
         asyncio.run(main())
+
+
+def test_a_stored_spec_comes_back_equal_and_one_of_another_version_is_refused():
+    config = MarkovianRSAConfig(num_candidates=4, tails_per_prompt=2, rounds=1, widths=(4, 2))
+    made = RunSpec(question=(Message("user", "why?"),), config=config)
+    stored = json.loads(json.dumps(made.to_json()))
+    assert RunSpec.from_json(stored) == made
+    stored["config"]["gone"] = 1
+    with pytest.raises(ConfigError, match=r"another version of openzaya .*no field 'gone'"):
+        RunSpec.from_json(stored)

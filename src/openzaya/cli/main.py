@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from openzaya import __version__
-from openzaya.core.errors import ConfigError, OpenZayaError
+from openzaya.core.errors import ConfigError, OpenZayaError, TrainingStopped
 
 VERBS: dict[str, str] = {
     "demo": "Answer held-out problems on the bundled model: one rollout, vote, Markovian RSA.",
@@ -181,6 +181,6 @@ def fail(message: str, exit_code: int, debug: bool) -> int:
     """Print an error to stderr, with the active traceback when `debug`, and return the code."""
     if debug:
         traceback.print_exc()
-    label = "" if exit_code in (0, EXIT_INTERRUPTED) else "error: "
+    label = "" if exit_code in (TrainingStopped.exit_code, EXIT_INTERRUPTED) else "error: "
     print(f"openzaya: {label}{message}", file=sys.stderr)
     return exit_code

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--allow-changed",
         action="append",
         default=[],
-        choices=("code", "tokenizer"),
+        choices=("code", "model", "tokenizer"),
         help="resume although this changed since the checkpoint was written",
     )
     parser.epilog = EXAMPLES

@@ -18,9 +18,9 @@ examples:
 
 Killed? Run the same command again: it goes on from the newest checkpoint, bit for bit (after an
 upgrade of openzaya or torch with --set allow_changed=code, then not to the last bit). OUT/model is
-the result as a model folder (adapters merged), OUT/adapter the adapters alone, OUT/metrics.jsonl
-the log; TensorBoard files are written where it is installed. --set names are the fields of
-FinetuneConfig in openzaya/recipes/finetune.py, for example recompute=true, lora_targets=experts.
+the result as a model folder (adapters merged), OUT/adapter the adapters alone as PEFT loads them,
+OUT/metrics.jsonl the log; TensorBoard files are written where it is installed. --set names are the
+fields of FinetuneConfig in openzaya/recipes/finetune.py: recompute=true, lora_targets=experts ...
 """
 
 

@@ -9,7 +9,7 @@
     +-- EngineError           exit code 1: generation failed on our side
     +-- RequestError          exit code 2: one request that cannot be served
     |   `-- ContextLengthError            the request is longer than the model's context
-    +-- TrainingStopped       exit code 0: SIGTERM came, and the run can be resumed
+    +-- TrainingStopped       exit code 75: SIGTERM came, and the run can be resumed
     `-- UpstreamError         exit code 4: another server failed or lied
         `-- BusyError                     no place at it came free in time
 
@@ -67,9 +67,12 @@ class ContextLengthError(RequestError):
 
 
 class TrainingStopped(OpenZayaError):
-    """Training ended early because it was asked to; its last step is saved."""
+    """Training ended early because it was asked to; its last step is saved.
 
-    exit_code = 0
+    No success, or a scheduler would take the run for finished: EX_TEMPFAIL of sysexits.h.
+    """
+
+    exit_code = 75
 
 
 class UpstreamError(OpenZayaError):

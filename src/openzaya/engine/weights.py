@@ -4,22 +4,12 @@ Paper: IV-C d.
 """
 
 from collections.abc import Mapping
-from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
 
 from openzaya.core.errors import EngineError
-from openzaya.model.shards import tensor_bytes
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return the sha256 over names, dtypes, shapes and bytes of all tensors, in order of names."""
-    digest = sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor_bytes(tensor.cpu()))
-    return digest.hexdigest()
+from openzaya.model.shards import fingerprint
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Low-rank adapters: train a small addition to some matrices, merge it, or keep it apart.
 
 The router and its balancing biases are never adapted: a choice of expert that moves with every
-batch is what fine-tuning least needs.
+batch is what fine-tuning least needs. `model/adapter_files.py` writes and reads adapters alone.
 
 Letters: O rows, I columns of a matrix, R rank; stacks have the expert in front.
 
@@ -9,26 +9,21 @@ Source: arXiv:2106.09685.
 Deviation: D-043.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.core.errors import ConfigError
 from openzaya.model.zaya import Zaya
 
 Target = Literal["attention", "experts"]
 ATTENTION = ("q_proj", "k_proj", "v_proj_current", "v_proj_delayed", "o_proj")
 EXPERTS = ("gate_up_proj", "down_proj")
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,59 +102,6 @@ def adapters(model: Zaya) -> Iterator[tuple[str, LowRank]]:
     for path, module in model.named_modules():
         if isinstance(module, LowRank):
             yield path.replace(".parametrizations.", ".").rpartition(".")[0], module
-
-
-def save_adapter(model: Zaya, config: LoraConfig, folder: str | Path) -> None:
-    """Write the adapters alone. Raises ConfigError for a model without any."""
-    tensors = {
-        f"{name}.{part}": getattr(module, part).detach().cpu().contiguous()
-        for name, module in adapters(model)
-        for part in ("lora_a", "lora_b")
-    }
-    if not tensors:
-        raise ConfigError("the model has no adapters to save; call add_lora before training")
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, root / WEIGHTS_FILE)
-    (root / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
-
-
-def load_adapter(model: Zaya, folder: str | Path) -> LoraConfig:
-    """Add the adapters of a folder to their base model and return their settings.
-
-    Raises CheckpointError when the folder cannot be read or belongs to a model of another shape.
-    """
-    root = Path(folder)
-    try:
-        raw = json.loads((root / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(root / WEIGHTS_FILE)
-        config = LoraConfig(rank=raw["rank"], alpha=raw["alpha"], targets=tuple(raw["targets"]))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{root} cannot be read as an adapter ({error}); expected the folder that training "
-            "with --lora wrote"
-        ) from error
-    add_lora(model, config)
-    own = {
-        f"{name}.{part}": getattr(module, part)
-        for name, module in adapters(model)
-        for part in ("lora_a", "lora_b")
-    }
-    wrong = [
-        name
-        for name in sorted(own.keys() | tensors.keys())
-        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
-    ]
-    if wrong:
-        merge_lora(model)  # the adapters just added are zero
-        raise CheckpointError(
-            f"the adapter in {root} does not fit the model: {wrong[0]!r} is missing or of another "
-            "shape; load it into the model it was trained on"
-        )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(tensors[name])
-    return config
 
 
 def _places(model: Zaya, targets: Sequence[Target]) -> Iterator[tuple[nn.Module, str]]:

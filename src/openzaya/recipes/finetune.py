@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from openzaya.core.config import diff, dump_toml, from_mapping, load_toml
@@ -20,14 +22,16 @@ from openzaya.data.ap_trim import ApTrimConfig
 from openzaya.data.mixture import Mixture
 from openzaya.data.shards import PreparedData, load_prepared
 from openzaya.data.windows import Window, build_windows
+from openzaya.model.adapter_files import save_adapter
 from openzaya.model.balance import BalanceConfig
 from openzaya.model.checkpoint import load
-from openzaya.model.lora import LoraConfig, Target, add_lora, merge_lora, save_adapter
+from openzaya.model.lora import LoraConfig, Target, add_lora, merge_lora
 from openzaya.model.zaya import Zaya
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.evaluate import held_out_loss
+from openzaya.train.lineage import HARMLESS, content_of
 from openzaya.train.loop import is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
@@ -76,9 +80,9 @@ class FinetuneConfig:
     held_out_share: float = 0.01
     """Share of the windows, at least one of several, that only measures the loss."""
     evaluate_every_steps: int = 50
-    """Steps between those measurements."""
+    """Steps between those measurements. A resume may have others."""
     checkpoint_every_steps: int = 50
-    """Steps between checkpoints."""
+    """Steps between checkpoints. A resume may have others."""
     weights: dict[str, float] = field(default_factory=dict)
     """Token weight of each data folder by its name; empty = as many tokens as each has."""
     lora_rank: int = 0
@@ -103,7 +107,7 @@ class FinetuneConfig:
     """Keep what the backward pass needs in the host's memory."""
     trackers: tuple[str, ...] = ()
     """wandb, trackio; TensorBoard is used wherever it is installed. A resume may have others."""
-    allow_changed: tuple[Literal["code", "tokenizer"], ...] = ()
+    allow_changed: tuple[Literal["code", "model", "tokenizer"], ...] = ()
     """What a resume may have another one of, openzaya's code or torch for one: it need not be
     bit-identical then."""
 
@@ -129,17 +133,14 @@ def finetune(
 ) -> dict[str, Any]:
     """Train or resume in `run_dir`; return the report, which is written there as well.
 
-    `run_dir/model` is the result as a model folder; adapters are merged in it, and stand alone in
-    `run_dir/adapter`. Raises DataError for data of another tokenizer, and ConfigError when
-    `run_dir` holds a run with other settings.
+    `run_dir/model` is the result as a model folder; adapters are merged in it, and stand alone, as
+    PEFT loads them, in `run_dir/adapter`; checkpoints hold adapters without the model. Raises
+    DataError for data of another tokenizer, and ConfigError when `run_dir` holds another run.
     """
-    check_device(config.device)
     tokenizer = TextTokenizer.load(model_folder)
     prepared = {name: open_data(folder, tokenizer) for name, folder in data.items()}
-    model = load(model_folder, config.dtype, config.device, precision="paper")
-    # A large folder is mapped read-only; training writes.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+    model = open_model(model_folder, config)
+    content = content_of(model)
     lora = adapt(model, config)
     mixture, held_out = split_data(kind, prepared, model, config)
     stage = stage_of(kind, model, mixture, config)
@@ -148,8 +149,11 @@ def finetune(
         return mixture.windows_for_step(stage.seed, step, stage.tokens_per_step)
 
     windows_of(0)  # raises DataError where a step could be empty
-    claim(run_dir, kind, model_folder, prepared, config)  # only what can begin takes the folder
+    about = {"kind": kind, "model": str(model_folder.resolve()), "content": content}
+    claim(run_dir, about, prepared, config)  # only what can begin takes the folder
     record_threads(run_dir)
+    base = content if lora is not None else ""
+    saving = Saving(tokenizer_hash=tokenizer.sha256, base=base, allow_changed=config.allow_changed)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
     watch = Watch(model, stage, held_out, echo)
@@ -163,7 +167,7 @@ def finetune(
             run_dir / "checkpoints",
             on_step=watch,
             writer=writer,
-            saving=Saving(tokenizer_hash=tokenizer.sha256, allow_changed=config.allow_changed),
+            saving=saving,
         )
     finally:
         writer.close()
@@ -211,11 +215,21 @@ def save_result(
 ) -> None:
     """Write the model folder, and the adapters before they are merged into it."""
     if lora is not None:
-        save_adapter(model, lora, run_dir / "adapter")
+        save_adapter(model, lora, run_dir / "adapter", str(base.resolve()))
         merge_lora(model)
     model.save(run_dir / "model")
     tokenizer.save(run_dir / "model")
     ChatTemplate.load(base).save(run_dir / "model")
+
+
+def open_model(folder: Path, config: FinetuneConfig) -> Zaya:
+    """Load the model to train. Raises ConfigError for a device that does not work."""
+    check_device(config.device)
+    model = load(folder, config.dtype, config.device, precision="paper")
+    # A large folder is mapped read-only; training writes.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
 
 
 def check_device(name: str) -> None:
@@ -244,15 +258,17 @@ def open_data(folder: Path, tokenizer: TextTokenizer) -> PreparedData:
 
 def claim(
     run_dir: Path,
-    kind: Kind,
-    model_folder: Path,
+    about: Mapping[str, str],
     prepared: Mapping[str, PreparedData],
     config: FinetuneConfig,
 ) -> None:
-    """Record what the run is, or refuse a folder that holds another one."""
+    """Record what the run is, or refuse a folder that holds another one.
+
+    A model is the same wherever it lies: its content counts, not its path.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     prints = {name: found.fingerprint for name, found in prepared.items()}
-    about = {"kind": kind, "model": str(model_folder.resolve()), "data": prints}
+    told: dict[str, Any] = {**about, "data": prints}
     path, settings = run_dir / "run.json", run_dir / "config.toml"
     config = replace(config, allow_changed=())  # a matter of one resume
     if not path.exists():
@@ -263,16 +279,17 @@ def claim(
                 "overwrite; choose another folder with --out"
             )
         write_whole(settings, dump_toml(config))
-        write_whole(path, json.dumps(about, indent=1) + "\n")
+        write_whole(path, json.dumps(told, indent=1) + "\n")
         return
     known = json.loads(path.read_text(encoding="utf-8"))
     changed = [
         f"{key}: {known.get(key)} -> {value}"
-        for key, value in about.items()
-        if known.get(key) != value
+        for key, value in told.items()
+        if key != "model" and known.get(key) != value
     ]
     found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
-    changed += diff(replace(found, trackers=config.trackers), config)
+    free = {name: getattr(config, name) for name in ("trackers", *HARMLESS)}
+    changed += diff(replace(found, **free), config)
     if changed:
         raise ConfigError(
             f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "
@@ -304,16 +321,27 @@ def split_data(
         windows = build_windows(
             documents, context, trim, seed=stream_seed(config.seed, "windows", name)
         )
-        count = min(len(windows) - 1, math.ceil(len(windows) * config.held_out_share))
-        if len(windows) < 2:
+        count = math.ceil(len(windows) * config.held_out_share)
+        # One more than are held out: something has to be left to train on.
+        able = list(islice((i for i, w in enumerate(windows) if has_target(w)), count + 1))
+        if len(able) < 2:
             raise DataError(
-                f"the data {name!r} fill too few windows of {context} tokens: {len(windows)}, "
-                "expected at least 2, one of which is held out; add data or shorten context_tokens"
+                f"the data {name!r} fill too few windows of {context} tokens with something to "
+                f"train on: {len(able)} of {len(windows)}, expected at least 2, one of which is "
+                "held out; add data or shorten context_tokens"
             )
-        held_out += windows[:count]
-        kept[name] = windows[count:]
+        chosen = set(able[:-1])
+        held_out += [windows[i] for i in sorted(chosen)]
+        kept[name] = [window for i, window in enumerate(windows) if i not in chosen]
     sizes = {name: float(sum(map(len, windows))) for name, windows in kept.items()}
     return Mixture(kept, config.weights or sizes), held_out
+
+
+def has_target(window: Window) -> bool:
+    """Tell whether a window has a trained token; a document's first one cannot be predicted."""
+    firsts = np.cumsum([0, *window.lengths[:-1]])
+    mask = window.loss_mask
+    return bool(mask.sum() > mask[firsts].sum())
 
 
 def context_of(model: Zaya, config: FinetuneConfig) -> int:

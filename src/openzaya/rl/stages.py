@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openzaya.core.config import config_hash, to_mapping
 from openzaya.core.errors import DataError, EnvError
 from openzaya.core.log import MetricWriter
 from openzaya.engine.engine import Engine
 from openzaya.model.zaya import Zaya
 from openzaya.optim import build_optimizer
+from openzaya.optim.newton_schulz import kernels_of
 from openzaya.rl.config import Group, Prompt, RLConfig, Score
 from openzaya.rl.metrics import rollout_figures
 from openzaya.rl.pipeline.actor import Actor, ActorStats, check_room
@@ -30,7 +30,10 @@ from openzaya.text.chat import ChatTemplate
 from openzaya.text.tails import tail_of
 from openzaya.text.think import split_thinking
 from openzaya.text.tokenizer import TextTokenizer
-from openzaya.train import ckpt
+from openzaya.train.lineage import RL_CODE, identity, shape_of
+from openzaya.train.lock import StopSignal
+from openzaya.train.loop import stopped
+from openzaya.train.saver import DEFAULT_SAVING, Saver, Saving
 
 NextPrompts = Callable[[int, int, TailPool], Sequence[Prompt]]
 """Prompts of (step, attempt): a pure function of both and of the pool's contents."""
@@ -171,8 +174,10 @@ class RLStage:
         if state.useless >= config.max_useless_steps:
             raise DataError(
                 f"{state.useless} steps in a row made no update: fewer than {config.min_groups} "
-                "groups had contrast, or their gradient was zero; choose prompts that the policy "
-                "solves sometimes, or lower min_groups"
+                "groups had contrast, or their gradient was zero (in the last one "
+                f"{stats.too_long} prompts were too long and {stats.infra_groups} groups could "
+                "not be judged); choose prompts that the policy solves sometimes, or lower "
+                "min_groups"
             )
         dropped = stats.infra_groups * config.group_size
         state.judged.append([stats.rollouts + dropped, stats.infra_rollouts])
@@ -199,8 +204,8 @@ class RLStage:
                 entry = TailEntry(prompt.messages, prompt.payload, prompt.source, kept, rate)
                 self.pool.add(prompt.key, entry)
 
-    def save(self, run_dir: Path) -> None:
-        """Write everything that the next step depends on, as one transaction."""
+    def save(self, saver: Saver, *, is_last: bool) -> None:
+        """Hand over everything that the next step depends on, as one transaction."""
         waiting, buffer = self.buffer.state()
         parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
@@ -224,11 +229,11 @@ class RLStage:
             "buffer": buffer,
             "solve_rates": self.trainer.solve_rates.state_dict(),
         }
-        ckpt.save(run_dir, self.state.step, tensors, state, self._meta())
+        saver.save(self.state.step, tensors, state, is_last=is_last)
 
-    def resume(self, run_dir: Path) -> None:
+    def resume(self, saver: Saver) -> None:
         """Load the newest checkpoint that verifies, if there is one."""
-        loaded = ckpt.load_newest(run_dir, self._meta())
+        loaded = saver.load()
         if loaded is None:
             return
         self.model.load_state_dict(loaded.part("model"))
@@ -246,8 +251,17 @@ class RLStage:
             loaded.step, state["updates"], state["useless"], state["rewards"], state["judged"]
         )
 
-    def _meta(self) -> dict[str, Any]:
-        return {"config_hash": config_hash(self.config), "config": to_mapping(self.config)}
+    def identity(self) -> dict[str, Any]:
+        """Return what a checkpoint records of the run, for a resume to be compared with."""
+        model, muon = self.model, self.config.optim.muon
+        about = identity(
+            self.config,
+            self.tokenizer.sha256,
+            RL_CODE,
+            kernels=model.kernels_of_training(),
+            muon=kernels_of(model.device, muon.arithmetic),
+        )
+        return about | {"model": shape_of(model, model.dtype)}
 
 
 def run_rl(
@@ -257,23 +271,30 @@ def run_rl(
     *,
     on_step: Callable[[int, StepOutcome], None] = lambda _step, _outcome: None,
     writer: MetricWriter | None = None,
+    saving: Saving = DEFAULT_SAVING,
 ) -> RLState:
     """Run `stage` to its last step, from the newest checkpoint in `run_dir` if there is one.
 
     A resumed run is bit-identical to one that was never stopped: every seed is a function of the
     step, and the checkpoint holds all that waits between steps. Raises CheckpointError when
-    `run_dir` holds another stage's settings.
+    `run_dir` holds another stage's settings, model, tokenizer or code, or is in use, and
+    TrainingStopped, with the step saved, after SIGTERM.
     """
-    stage.resume(run_dir)
     config = stage.config
-    if writer is not None:
-        writer.truncate_after(stage.state.step, config.name)
-    while stage.state.step < config.steps:
-        outcome = stage.step(next_prompts)
-        step = stage.state.step
+    with Saver(run_dir, stage.identity(), saving) as saver, StopSignal() as stop:
+        stage.resume(saver)
         if writer is not None:
-            writer.write(step, config.name, outcome.metrics)
-        on_step(step, outcome)
-        if step % config.checkpoint_every_steps == 0 or step == config.steps:
-            stage.save(run_dir)
+            writer.truncate_after(stage.state.step, config.name)
+        while stage.state.step < config.steps and not stop.requested:
+            outcome = stage.step(next_prompts)
+            step = stage.state.step
+            if writer is not None:
+                writer.write(step, config.name, outcome.metrics)
+            on_step(step, outcome)
+            saver.poll()
+            is_last = step == config.steps or stop.requested
+            if is_last or saver.wants_retry or step % config.checkpoint_every_steps == 0:
+                stage.save(saver, is_last=is_last)
+        if stop.requested:
+            raise stopped(config.name, stage.state.step, config.steps, run_dir)
     return stage.state

@@ -8,7 +8,7 @@
 
 A checkpoint is written under a temporary name, synced, and renamed. Loading takes the newest that
 verifies and moves broken ones aside. One process writes to a folder at a time (`train/lock.py`).
-Used by supervised stages, through `train/saver.py`, and by RL.
+Supervised stages and RL use it through `train/saver.py`.
 """
 
 import json

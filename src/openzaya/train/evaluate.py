@@ -1,5 +1,6 @@
 """The loss on held-out windows; no gradients, nothing counted for the balancer."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from openzaya.model.zaya import Zaya
 from openzaya.train.loss import chunked_cross_entropy
 from openzaya.train.parallel import ALONE, Parallel
 
+log = logging.getLogger(__name__)
+
 declare("eval/loss", "nats/token", "sum of held-out token losses / trained tokens")
 
 
@@ -19,7 +22,8 @@ def held_out_loss(
 ) -> dict[str, float]:
     """Return {"eval/loss": mean loss of the trained tokens}; the model's mode is left as it was.
 
-    `windows` are those of all ranks, and every rank has to call it.
+    `windows` are those of all ranks, and every rank has to call it. Where no token is trained there
+    is no loss: the log says so and the result is empty.
     """
     total, weight = 0.0, 0.0
     was_training = model.training
@@ -36,4 +40,9 @@ def held_out_loss(
         weight += batch.total_weight
     parallel.release(model)
     model.train(was_training)
-    return {"eval/loss": parallel.total(total) / max(1.0, parallel.total(weight))}
+    total, weight = parallel.total(total), parallel.total(weight)
+    if not weight:
+        if parallel.is_first:
+            log.warning("no token of the held-out windows is trained, so they have no loss")
+        return {}
+    return {"eval/loss": total / weight}

@@ -1,9 +1,10 @@
-"""Where a checkpoint comes from: run, parent, settings, tokenizer, code; and what a resume refuses.
+"""Where a checkpoint comes from: run, parent, settings, model, code; and what a resume refuses.
 
 `identity` describes the run that is about to start, `refuse_changes` compares it with what a
 checkpoint recorded. The code is compared file by file, so that the refusal can name the files.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -15,12 +16,18 @@ import torch
 import openzaya
 from openzaya.core.config import config_hash, diff, to_mapping
 from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.model.shards import fingerprint
+from openzaya.model.zaya import Zaya
 from openzaya.train.manifest import sha256
 
-REFUSED = ("config", "tokenizer", "data", "code")
+REFUSED = ("config", "model", "tokenizer", "data", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
+HARMLESS = ("checkpoint_every_steps", "evaluate_every_steps")
+"""Settings that change no number; a resume may have others."""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""
+RL_CODE = (*TRAINING_CODE, "engine", "envs", "rl")
+"""And of an RL stage."""
 SOURCE_SUFFIXES = (".py", ".h", ".cpp")
 SHOWN = 8
 """Most differences named in an error."""
@@ -48,6 +55,25 @@ def identity(
     }
 
 
+def shape_of(model: Zaya, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what decides a model's numbers beside its weights; layers compute in `dtype`.
+
+    The weights are in the checkpoint, or named by `Saving.base`.
+    """
+    return {"config": to_mapping(model.config), "dtype": str(dtype)}
+
+
+def content_of(model: Zaya) -> str:
+    """Return a name for a model's config and weights, 64 hex digits; no path, no layout of files.
+
+    All bytes count, as the process holds them: for 17 GB that takes 17 s on one core, and less on
+    more, beside a load that has to read them anyway. A folder's own list of checksums would be
+    cheaper and is not there for most models.
+    """
+    name = f"{config_hash(model.config)} {fingerprint(model.state_dict())}"
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
 @cache
 def code_revision(packages: tuple[str, ...]) -> dict[str, str]:
     """Return {file: first 12 hex digits of its SHA-256} of our packages, and torch's version.
@@ -72,15 +98,23 @@ def refuse_changes(
     """Raise CheckpointError when a checkpoint's run differs from the one that would resume it.
 
     `allowed` names parts that may differ; the log then says how. What `wanted` does not hold is
-    not compared.
+    not compared. The base of adapters may not differ at all: they are nothing without it.
     """
+    if found.get("base") and found["base"] != wanted.get("base"):
+        raise CheckpointError(
+            f"{path} holds adapters alone, of the model {found['base'][:12]}, and the model given "
+            f"is {str(wanted.get('base'))[:12]}; give the model that they were trained on, with "
+            "the same weights in the same dtype, or start in another folder"
+        )
     unknown = sorted(set(allowed) - set(REFUSED))
     if unknown:
         raise ConfigError(f"cannot allow changes of {unknown[0]!r}; choose of {', '.join(REFUSED)}")
+    harmless = [f"config.{name}" for name in HARMLESS]
     refused: list[str] = []
     changed_parts: list[str] = []
     for part in REFUSED:
         changed = diff({part: found.get(part)}, {part: wanted[part]}) if part in wanted else []
+        changed = [c for c in changed if c.partition(":")[0] not in harmless]
         if changed and part in allowed:
             log.warning("%s is resumed although it changed: %s", path, listed(changed))
         elif changed:

@@ -8,13 +8,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from torch import nn
+
 from openzaya.core.errors import DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
 from openzaya.data.windows import Window
 from openzaya.model.balance import RouterBalancer
 from openzaya.model.zaya import Zaya
 from openzaya.optim.newton_schulz import kernels_of
-from openzaya.train.lineage import identity
+from openzaya.train.lineage import identity, shape_of
 from openzaya.train.lock import StopSignal
 from openzaya.train.parallel import ALONE, Parallel
 from openzaya.train.saver import DEFAULT_SAVING, Saver, Saving
@@ -88,22 +90,15 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
     `next_windows` gives the windows of all ranks; `writer` is for the first rank only.
 
     The optimizer starts fresh with the stage. A resumed run is bit-identical to one that was
-    never stopped. Raises CheckpointError when `run_dir` holds another stage's settings, tokenizer
-    or code, or is in use, and TrainingStopped, with the step saved, after SIGTERM.
+    never stopped. Raises CheckpointError when `run_dir` holds another stage's settings, model,
+    tokenizer or code, or is in use, and TrainingStopped, with the step saved, after SIGTERM.
     """
     model.set_rope_theta({"hybrid": config.rope_theta})
     model.train()
     model.recompute, model.offload = config.recompute, config.offload
     run = Run(config, model, parallel)
     clock = CheckpointClock()
-    start = identity(
-        config,
-        saving.tokenizer_hash,
-        kernels=model.kernels_of_training(),
-        muon=kernels_of(model.device, config.optim.muon.arithmetic),
-    )
-    if saving.data is not None:
-        start["data"] = dict(saving.data)
+    start = identity_of(model, config, saving, parallel)
     with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
         if writer is not None:
@@ -129,8 +124,26 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
             if stopping:
                 break
         if any(parallel.agree(stop.requested)):
-            raise stopped(config, run.state, run_dir)
+            raise stopped(config.name, run.state.step, config.steps, run_dir)
     return run.summary
+
+
+def identity_of(
+    model: Zaya, config: StageConfig, saving: Saving, parallel: Parallel
+) -> dict[str, Any]:
+    """Return what a checkpoint records of the run, for a resume to be compared with."""
+    start = identity(
+        config,
+        saving.tokenizer_hash,
+        kernels=model.kernels_of_training(),
+        muon=kernels_of(model.device, config.optim.muon.arithmetic),
+    )
+    start["model"] = shape_of(model, parallel.dtype(model))
+    if saving.base:
+        start["base"] = saving.base
+    if saving.data is not None:
+        start["data"] = dict(saving.data)
+    return start
 
 
 def is_time_to_evaluate(step: int, config: StageConfig) -> bool:
@@ -171,12 +184,13 @@ class Run:
         return report
 
     def save(self, saver: Saver, *, is_last: bool) -> None:
-        """Hand everything to the saver.
+        """Hand everything to the saver, but for the base of adapters where that has a name.
 
         The data's position is the step, and every random stream is named by it: no more to save.
         """
+        left_out = self.frozen() if saver.saving.base else {}
         parts = {
-            "model": self.model.state_dict(),
+            "model": {k: t for k, t in self.model.state_dict().items() if k not in left_out},
             "optim": self.optimizers.state_dict(),
             "balance": self.balancer.state_dict(),
         }
@@ -191,12 +205,17 @@ class Run:
         }
         saver.save(self.state.step, tensors, state, is_last=is_last)
 
+    def frozen(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that are not trained."""
+        return {k: p for k, p in self.model.named_parameters() if not p.requires_grad}
+
     def resume(self, saver: Saver) -> None:
         """Load the newest checkpoint that verifies, if there is one."""
         loaded = saver.load()
         if loaded is None:
             return
-        self.parallel.load_weights(self.model, loaded.part("model"))
+        frozen = {name: parameter.detach() for name, parameter in self.frozen().items()}
+        self.parallel.load_weights(self.model, frozen | loaded.part("model"))
         self.optimizers.load_state_dict(loaded.part("optim"))
         self.balancer.load_state_dict(loaded.part("balance"))
         self.state.step = loaded.step
@@ -206,11 +225,11 @@ class Run:
         self.summary.recent = loaded.state["recent"]
 
 
-def stopped(config: StageConfig, state: TrainState, run_dir: Path) -> TrainingStopped:
+def stopped(name: str, step: int, steps: int, run_dir: Path) -> TrainingStopped:
     """Return the end that SIGTERM asked for."""
     return TrainingStopped(
-        f"{config.name} was stopped by SIGTERM after step {state.step} of {config.steps}, which is "
-        f"saved in {run_dir}; run the same command to go on"
+        f"{name} was stopped by SIGTERM after step {step} of {steps}, which is saved in {run_dir}; "
+        "run the same command to go on"
     )
 
 

@@ -30,6 +30,10 @@ class Parallel(Protocol):
         """Tell whether this rank is the one that writes metrics and reports."""
         ...
 
+    def dtype(self, model: Zaya) -> torch.dtype:
+        """Return what the layers compute in."""
+        ...
+
     def optimizers(self, model: Zaya, config: OptimConfig) -> Optimizers:
         """Return the optimizer of this rank's part of the parameters."""
         ...
@@ -77,6 +81,10 @@ class Alone:
     """One process: nothing to share, nothing to add up."""
 
     is_first = True
+
+    def dtype(self, model: Zaya) -> torch.dtype:
+        """Return the weights' dtype."""
+        return model.dtype
 
     def optimizers(self, model: Zaya, config: OptimConfig) -> Optimizers:
         """Return the optimizer of all parameters."""

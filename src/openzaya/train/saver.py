@@ -41,9 +41,11 @@ class Saving:
     """Names the tokenizer of the data; a resume with another one is refused."""
     data: Mapping[str, str] | None = None
     """Names the data; a resume with others is refused. None where the caller sees to that."""
+    base: str = ""
+    """Names the weights that a resume finds in place (`lineage.content_of`): parameters that are
+    not trained are then left out, and another base is refused. "" = a checkpoint holds them."""
     allow_changed: tuple[str, ...] = ()
-    """What a resume may change: "config", "tokenizer", "data", "code". Such a run is not
-    bit-identical."""
+    """What a resume may change, of `lineage.REFUSED`. Such a run is not bit-identical."""
 
 
 DEFAULT_SAVING = Saving()

@@ -70,6 +70,14 @@ class StageConfig:
             )
         _ = self.schedule  # which checks its part
 
+    def check_model(self, max_position_embeddings: int) -> None:
+        """Raise ConfigError for documents longer than a model is meant for."""
+        if self.context_tokens > max_position_embeddings:
+            raise ConfigError(
+                f"context_tokens is {self.context_tokens}, but the model is meant for "
+                f"{max_position_embeddings}; choose at most that"
+            )
+
     @property
     def schedule(self) -> Schedule:
         """The learning rate over the stage."""

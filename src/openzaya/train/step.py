@@ -27,6 +27,7 @@ from openzaya.train.state import TrainState
 log = logging.getLogger(__name__)
 
 declare("train/loss", "nats/token", "sum of weighted token losses / sum of weights")
+declare("train/z_loss", "nats/token", "z_loss * mean squared log-normalizer, where it is trained")
 declare("train/grad_norm", "1", "2-norm of all gradients before clipping", healthy=(0.0, 10.0))
 declare("train/lr_scale", "1", "learning rate / peak learning rate", healthy=(0.0, 1.0))
 declare("train/tokens", "tokens", "tokens of the step")
@@ -42,6 +43,9 @@ class StepReport:
     """What one step was like."""
 
     loss: float
+    """Mean token loss in nats, without the z-loss."""
+    z_loss: float
+    """What the z-loss adds to what is minimized."""
     grad_norm: float
     tokens: int
     applied: bool
@@ -53,8 +57,10 @@ class StepReport:
 
     def metrics(self, state: TrainState) -> dict[str, float]:
         """Return the declared metrics."""
+        z_loss = {"train/z_loss": self.z_loss} if self.z_loss else {}
         return {
             "train/loss": self.loss,
+            **z_loss,
             "train/grad_norm": self.grad_norm,
             "train/lr_scale": self.lr_scale,
             "train/tokens": self.tokens,
@@ -89,10 +95,13 @@ def train_step(
     weight = parallel.total(sum(batch.total_weight for batch in batches))
     optimizers.zero_grad()
     own = forward_backward(model, balancer, batches, max(1.0, weight), config, parallel)
-    loss, by_source = parallel.reduce(*own, balancer.tally_LN)
+    objective, by_source = parallel.reduce(*own, balancer.tally_LN)
+    loss = objective
+    if config.z_loss:
+        loss = sum(x for x, _ in by_source.values()) / max(1.0, weight)
     with part("train/update"):
         grad_norm = optimizers.grad_norm()
-        applied = not state.guard.is_spike(loss=loss, grad_norm=grad_norm)
+        applied = not state.guard.is_spike(loss=objective, grad_norm=grad_norm)
         scale = lr_scale(state.step, config.schedule)
         if applied:
             optimizers.step(scale, grad_norm)
@@ -106,19 +115,23 @@ def train_step(
     state.tokens += tokens
     state.skipped += not applied
     if not applied:
-        log.warning(
-            "%s: step %d was left out: loss %.4g, gradient norm %.4g; %d of %d so far",
-            config.name,
-            state.step,
-            loss,
-            grad_norm,
-            state.skipped,
-            state.step,
-        )
-    is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        about = f"loss {objective:.4g}, gradient norm {grad_norm:.4g}"
+        place = f"{state.skipped} of {state.step} so far"
+        log.warning("%s: step %d was left out: %s; %s", config.name, state.step, about, place)
+    is_finite = math.isfinite(objective) and math.isfinite(grad_norm)
     state.broken_in_a_row = 0 if is_finite else state.broken_in_a_row + 1
     skip_fraction = sum(skipped) / len(skipped)
-    return StepReport(loss, grad_norm, tokens, applied, scale, entropy, skip_fraction, by_source)
+    return StepReport(
+        loss=loss,
+        z_loss=objective - loss,
+        grad_norm=grad_norm,
+        tokens=tokens,
+        applied=applied,
+        lr_scale=scale,
+        load_entropy=entropy,
+        skip_fraction=skip_fraction,
+        loss_by_source=by_source,
+    )
 
 
 def forward_backward(

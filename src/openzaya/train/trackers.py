@@ -20,6 +20,9 @@ class Tracker(Protocol):
     def log(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Show one step's values."""
 
+    def forget_after(self, step: int) -> None:
+        """Hear that the run begins, or begins again, after a step."""
+
     def close(self) -> None:
         """Write what is still held."""
 
@@ -28,18 +31,27 @@ class TensorBoard:
     """Event files for `tensorboard --logdir`."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the event file."""
-        summary: Any = import_module("torch.utils.tensorboard")
-        self._writer = summary.SummaryWriter(str(folder))
+        """Open the event file when something is logged."""
+        self._summary: Any = import_module("torch.utils.tensorboard")
+        self._folder = str(folder)
+        self._purge_step: int | None = None
+        self._writer: Any = None
 
     def log(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Write scalars under the stage's name."""
+        if self._writer is None:
+            self._writer = self._summary.SummaryWriter(self._folder, purge_step=self._purge_step)
         for name, value in values.items():
             self._writer.add_scalar(f"{stage}/{name}", value, step)
 
+    def forget_after(self, step: int) -> None:
+        """Let TensorBoard hide what earlier event files say of later steps."""
+        self._purge_step = step + 1
+
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class RunTracker:
@@ -60,6 +72,9 @@ class RunTracker:
         finite = {f"{stage}/{k}": v for k, v in values.items() if math.isfinite(v)}
         self._package.log(finite, step=step)
 
+    def forget_after(self, step: int) -> None:
+        """Do nothing: every start is a run of its own."""
+
     def close(self) -> None:
         """End the run."""
         self._package.finish()
@@ -78,6 +93,12 @@ class TrackingWriter(MetricWriter):
         super().write(step, stage, values)
         for tracker in self.trackers:
             tracker.log(step, stage, values)
+
+    def truncate_after(self, step: int, stage: str | None = None) -> int:
+        """Forget the later steps here and in every tracker."""
+        for tracker in self.trackers:
+            tracker.forget_after(step)
+        return super().truncate_after(step, stage)
 
     def close(self) -> None:
         """Close all trackers."""

@@ -15,6 +15,7 @@ import torch
 
 from openzaya.core.config import config_hash, diff, dump_toml, from_mapping, load_toml
 from openzaya.core.errors import ConfigError
+from openzaya.core.files import write_whole
 from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.core.seeding import stream_seed
 from openzaya.data.mixture import Mixture
@@ -98,7 +99,7 @@ def claim(run_dir: Path, config: SpeedrunConfig) -> None:
     """Record the resolved settings, or refuse a folder that holds a run with others."""
     path = run_dir / "config.toml"
     if not path.exists():
-        path.write_text(dump_toml(config), encoding="utf-8")
+        write_whole(path, dump_toml(config))
         return
     found = from_mapping(SpeedrunConfig, load_toml(path), str(path))
     changed = diff(found, config)
@@ -211,6 +212,7 @@ class Speedrun:
             self.run_dir / name / "checkpoints",
             on_step=report,
             writer=self.writer,
+            saving=self.saving,
         )
         return {"steps": settings.train.steps, "reward by step": state.rewards}
 

@@ -14,7 +14,7 @@ from openzaya.core.errors import (
     UpstreamError,
 )
 from openzaya.core.log import span
-from openzaya.core.records import Judgement, Verdict, infra
+from openzaya.core.records import Judgement, Verdict, infra, wrong
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
@@ -156,10 +156,16 @@ class Actor:
         problem = route_problem(output.experts, inputs, layers, experts)
         if problem:
             return infra(problem)
+        if output.finish_reason == "length":
+            # Whatever it says so far, it must not be rewarded for going on and on.
+            return wrong("cut at the budget")
         try:
-            return self.score(prompt, text)
+            verdict = self.score(prompt, text)
         except (SandboxError, EnvError, EngineError, UpstreamError) as error:
             return infra(f"{type(error).__name__}: {error}")
+        if self.config.reward == "score" and not 0.0 <= verdict.score <= 1.0:
+            return infra(f"the score is {verdict.score}, expected a number from 0 to 1")
+        return verdict
 
     def _rollout(self, output: Output, text: str, verdict: Verdict) -> Rollout:
         report = repetition_canary(output.token_ids, self.config.canary)

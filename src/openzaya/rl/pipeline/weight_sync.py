@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openzaya.core.errors import EngineError
 from openzaya.engine.engine import Engine
-from openzaya.engine.weights import fingerprint
+from openzaya.model.shards import fingerprint
 
 Transport = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Carries named tensors to where the sampler stages them."""

@@ -46,7 +46,7 @@ class Cluster:
         """Divide `model`, which must be the same on every rank, in place."""
         self.ranks = ranks
         self.cost = CostModel.of(model.config)
-        self.dtype = param_dtype or torch.float32
+        self.param_dtype = param_dtype or torch.float32
         shard_model(model, ranks, param_dtype)
         self.parts = parts_of(model, ranks)
         self._sources: list[str] = []
@@ -55,6 +55,11 @@ class Cluster:
     def is_first(self) -> bool:
         """Tell whether this is rank 0."""
         return self.ranks.rank == 0
+
+    def dtype(self, model: Zaya) -> torch.dtype:
+        """Return what layers are gathered in, whatever the shards are."""
+        del model
+        return self.param_dtype
 
     def optimizers(self, model: Zaya, config: OptimConfig) -> DividedOptimizers:
         """Return the optimizer of this rank's parts."""
@@ -116,7 +121,7 @@ class Cluster:
         if batch.pieces is None:
             out = model.trunk(batch.ids_T, lengths=batch.lengths)
         else:
-            layout = layout_of_rank(model, batch.pieces, self.ranks.context, self.dtype)
+            layout = layout_of_rank(model, batch.pieces, self.ranks.context, self.param_dtype)
             out = model.trunk(batch.ids_T, layout=layout)
         probs = None if out.probs_TLX is None else out.probs_TLX[batch.is_real_T]
         return Trunk(out.hidden_TD, out.experts_TL[batch.is_real_T], probs)

@@ -92,6 +92,7 @@ def read(args: argparse.Namespace) -> Inputs:
         raise ConfigError(f"a folder is named twice in --data {', '.join(args.data)}; once will do")
     prepared = {folder: load_prepared(folder) for folder in (*entries, *args.held_out)}
     model = model_of(args.model, config.seed)
+    config.check_model(model.config.max_position_embeddings)
     tokenizer = tokenizer_of(list(prepared), args.model, model)
     filled = {
         folder: build_windows(documents, config.context_tokens, seed=config.seed)
@@ -109,7 +110,7 @@ def read(args: argparse.Namespace) -> Inputs:
         tokenizer=next(iter(entries)) / "tokenizer",
         tokenizer_hash=tokenizer.sha256,
         data={
-            str(folder): f"{weight:g} of {prepared[folder].fingerprint[:16]}"
+            str(folder): f"{weight!r} of {prepared[folder].fingerprint[:16]}"
             for folder, weight in entries.items()
         },
         checksums=sha256(checksums) if checksums.is_file() else "",

@@ -5,7 +5,8 @@ torchrun --nproc-per-node=8 -m openzaya.train.distributed \\
     --config stage.toml --mesh cp=2 --param-dtype bfloat16 --out runs/pretrain --export model
 
 Run again, it goes on from the newest checkpoint in OUT, on any number of ranks. SIGTERM or SIGUSR1
-saves the step and ends with exit code 0. OUT/DONE or OUT/STOPPED says how the run ended.
+saves the step and ends every rank with exit code 75, so that who starts it (torchrun, an operator)
+starts it again. OUT/DONE or OUT/STOPPED says how the run ended.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from torch.utils import _pytree
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.block import Block
 from openzaya.model.experts import Experts
+from openzaya.model.lora import adapters
 from openzaya.model.zaya import Trunk, Zaya
 from openzaya.train.distributed.experts import divide_experts
 from openzaya.train.distributed.mesh import Ranks
@@ -47,6 +48,11 @@ def shard_model(model: Zaya, ranks: Ranks, param_dtype: torch.dtype | None = Non
         raise ConfigError(
             f"the model is {model.dtype}; load it as float32 and give the dtype to compute in to "
             "the mesh (param_dtype): shards hold the fp32 weights that the optimizer moves"
+        )
+    if any(adapters(model)):
+        raise ConfigError(
+            "the model has adapters, which many ranks cannot export or divide by expert yet; train "
+            "them in one process (`openzaya train --lora`), or merge them first"
         )
     policy = MixedPrecisionPolicy(
         param_dtype=param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False

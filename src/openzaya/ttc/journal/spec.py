@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from openzaya.core.config import from_mapping
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Message
 from openzaya.ttc.config import MarkovianRSAConfig
@@ -69,13 +70,10 @@ class RunSpec:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Return the spec of a stored run. Raises ConfigError when another version wrote it."""
         try:
-            settings = dict(data["config"])
-            if settings.get("widths"):
-                settings["widths"] = tuple(settings["widths"])  # JSON has lists only
-            config = MarkovianRSAConfig(**settings)
+            config = from_mapping(MarkovianRSAConfig, data["config"], "the stored run")
             question = tuple(Message(**m) for m in data["question"])
             return cls(**{**data, "config": config, "question": question})
-        except TypeError as error:
+        except (ConfigError, TypeError) as error:
             raise ConfigError(
                 f"the run was stored by another version of openzaya ({error}); "
                 "resume it with the version that began it"
