@@ -196,6 +196,12 @@ def test_no_tokenizer_makes_more_prompt_tokens_than_the_cap(
     assert used <= preview(config, asked).prefill_cap
 
 
+def test_a_selection_call_may_show_candidates_of_all_stages_that_vote():
+    config = config_from({"strategy": "adaptive_consistency", "num_candidates": 5})
+    config = replace(config, tails_per_prompt=3, tail_tokens=7, fallback="judge")
+    assert preview(config, 10).tail_prefill_cap == 3 * 7
+
+
 def test_an_estimate_bounds_prompts_without_refusing_what_may_fit():
     """A model as long as its calls need by the estimate is tried; the server knows better."""
     sampler = SlicingSampler(think_then_answer, 4, 4, counts_exactly=False)
