@@ -291,3 +291,23 @@ def test_a_killed_batch_goes_on_where_it_was(tmp_path):
 def asked(mock):
     """The bodies of the calls of runs, without those that probe the server."""
     return [b for b in mock.bodies if "question " in b["messages"][0]["content"]]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    out = tmp_path / "answers.jsonl"
+    code = (
+        "import resource, signal, pathlib; from openzaya.cli.batch_files import AnswersFile;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40));"
+        f"answers = AnswersFile(pathlib.Path({str(out)!r}));"
+        "answers.__enter__().write({'id': 'a'});"
+        'exec(\'with answers:\\n answers.write({"id": "b" * 99})\')'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": SRC},
+        capture_output=True,
+        text=True,
+    )
+    assert f"RequestError: {out} cannot be written: " in done.stderr.splitlines()[-1]
+    assert out.read_text().startswith('{"id": "a"}\n')

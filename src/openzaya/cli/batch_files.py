@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -128,7 +129,8 @@ class AnswersFile:
 
     def __exit__(self, *_error: object) -> None:
         """Close the file; whoever comes next may have it."""
-        self._file.close()
+        with suppress(OSError):  # told by `write`; closing tries once more what did not fit
+            self._file.close()
 
     def _open(self) -> TextIO:
         try:
