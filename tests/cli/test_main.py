@@ -12,6 +12,7 @@ import pytest
 
 from openzaya.cli import main as cli
 from openzaya.core.errors import CheckpointError, ConfigError, TrainingStopped, UpstreamError
+from openzaya.core.native.build import cache_folder
 
 SRC = Path(__file__).parents[2] / "src"
 CLI = SRC / "openzaya" / "cli"
@@ -253,3 +254,67 @@ def test_an_end_that_was_asked_for_is_not_called_an_error(capsys):
     stopped = TrainingStopped("pretrain was stopped by SIGTERM")
     assert cli.fail(str(stopped), stopped.exit_code, debug=False) == 75
     assert capsys.readouterr().err == "openzaya: pretrain was stopped by SIGTERM\n"
+
+
+def piped(words: list[str], redirect: str, **env: str) -> subprocess.CompletedProcess:
+    """Run a command line of ours in a shell that redirects its streams."""
+    command = f"{sys.executable} -m openzaya {' '.join(words)} {redirect}"
+    kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SRC), **env}
+    return subprocess.run(["bash", "-c", command], env=kept, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["runs", "list"]])
+def test_a_closed_stdout_is_no_traceback(words, tmp_path):
+    done = piped(words, ">&-", XDG_STATE_HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_of_a_drawn_table_may_leave(install, capsys):
+    """Rich ends the process by itself then, with the exit code of an error."""
+
+    def run(args):
+        try:
+            raise BrokenPipeError
+        except BrokenPipeError:
+            raise SystemExit(1)  # noqa: B904 - as rich.console does
+
+    install(run)
+    assert cli.main(["fake"]) == cli.EXIT_BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+    install(raising(SystemExit(3)))
+    with pytest.raises(SystemExit):
+        cli.main(["fake"])
+
+
+def test_what_the_encoding_of_stdout_lacks_is_escaped():
+    answer = "from openzaya.cli import main as cli; cli.help_text = lambda: 'caf\\xe9 \\u4e2d'; "
+    answer += "cli.main([])"
+    done = subprocess.run(
+        [sys.executable, "-c", answer],
+        env={**os.environ, "PYTHONPATH": str(SRC), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("caf\\xe9 \\u4e2d\n", "")
+
+
+@pytest.mark.parametrize("action", ["list", "show", "view", "resume", "export", "prune"])
+def test_subcommands_of_runs_have_examples_and_take_whole_flags(action, capsys):
+    assert cli.main(["runs", action, "--help"]) == 0
+    assert "examples:" in capsys.readouterr().out
+    assert cli.main(["runs", action, "--jour", "x"]) == 2
+    assert "did you mean --journal?" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_is_told_where_the_journal_may_be(monkeypatch, capsys):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert cli.main(["runs", "list"]) == 2
+    assert "set HOME or XDG_STATE_HOME, or name a journal" in capsys.readouterr().err
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("OPENZAYA_CACHE", raising=False)
+    with pytest.raises(OSError, match="Not a directory"):
+        cache_folder().mkdir(parents=True)

@@ -4,9 +4,7 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,6 @@ from backends.mock_openai import Mock, status
 from cli.test_solve import SMALL, serving, solve
 
 from openzaya.cli import main as cli
-from openzaya.cli.batch import keep_answers, read_problems
-from openzaya.core.errors import RequestError
-
-SRC = str(Path(__file__).parents[2] / "src")
 
 
 def run(capsys, *words):
@@ -178,115 +172,6 @@ def test_prune_forgets_and_refuses_to_guess(capsys):
 def test_bad_input_exits_2(words, message, capsys):
     assert cli.main(["runs", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def write_problems(path, count=4):
-    lines = [
-        json.dumps({"id": f"p{n}", "question": f"question {n}", "answer": "42" if n else "41"})
-        for n in range(count)
-    ]
-    path.write_text("\n".join([*lines, "no json", json.dumps({"id": "empty"})]) + "\n")
-
-
-def batch(mock, tmp_path, *words):
-    problems, out = tmp_path / "problems.jsonl", tmp_path / "answers.jsonl"
-    files = ["-f", str(problems), "-o", str(out)]
-    return ["solve", *files, "--model", mock.url, "--preset", "light", *SMALL, *words], out
-
-
-def test_a_batch_answers_every_sound_line_and_judges_it(capsys, tmp_path):
-    write_problems(tmp_path / "problems.jsonl")
-    mock = Mock(content=r"\boxed{42}")
-    with serving(mock):
-        words, out = batch(mock, tmp_path, "--set", "jobs=1", "--json")
-        assert cli.main(words) == 1
-        figures = json.loads(capsys.readouterr().out)
-        lines = {line["id"]: line for line in map(json.loads, out.read_text().splitlines())}
-        assert [figures[n] for n in ("answered", "failed", "right", "wrong")] == [4, 2, 3, 1]
-        assert "no JSON" in lines["line 5"]["error"]
-        assert "no text" in lines["empty"]["error"]
-        assert (lines["p0"]["right"], lines["p1"]["right"]) == (False, True)
-        order = [b["messages"][0]["content"].split("question ")[1][0] for b in asked(mock)]
-        assert order == [*"000000111111222222333333"]
-        assert cli.main(words) == 1
-        figures = json.loads(capsys.readouterr().out)
-        assert (figures["kept"], figures["answered"], figures["failed"]) == (4, 0, 2)
-        assert len(asked(mock)) == 24
-
-
-def test_a_batch_goes_on_after_an_error_of_the_server_and_tries_it_again_later(capsys, tmp_path):
-    write_problems(tmp_path / "problems.jsonl", 2)
-    mock = Mock(content=r"\boxed{42}")
-    with serving(mock):
-        words, out = batch(mock, tmp_path, "--set", "jobs=1")
-        mock.faults = [good_fault, *[status(400, "no")] * 3]
-        assert cli.main([*words, "--set", "max_attempts=1"]) == 1
-        first = [json.loads(line) for line in out.read_text().splitlines()]
-        assert ["error" in line for line in first] == [True, False, True, True]
-        cli.main([*words, "--set", "max_attempts=1"])
-        assert keep_answers(out) == {"p0", "p1"}
-
-
-def test_a_torn_line_is_solved_again(tmp_path):
-    out = tmp_path / "answers.jsonl"
-    lines = [
-        '{"id": "a", "answer": "1", "seconds": 1}',
-        '{"id": "b", "answer": null, "seconds": 1}',
-        '{"id": "d", "error": "RequestError: no", "seconds": 1}',
-        '{"id": "c", "ans',
-    ]
-    out.write_text("\n".join(lines))
-    assert keep_answers(out) == {"a", "b"}
-    assert out.read_text().count("\n") == 2
-
-
-@pytest.mark.parametrize("text", ["my notes\n", '{"id": "p0", "question": "x", "answer": "3"}\n'])
-def test_a_file_that_holds_no_answers_is_refused_and_left_alone(text, tmp_path):
-    out = tmp_path / "other.txt"
-    out.write_text(text)
-    with pytest.raises(RequestError, match="no answers of a batch"):
-        keep_answers(out)
-    assert out.read_text() == text
-    with pytest.raises(RequestError, match="cannot be written"):
-        keep_answers(tmp_path / "nowhere" / "answers.jsonl")
-
-
-def test_lines_of_a_batch_end_at_line_feeds_alone_and_bad_ones_are_told_of(tmp_path):
-    file = tmp_path / "problems.jsonl"
-    question = "one\u2028two\x85three"
-    lines = [json.dumps({"question": question}, ensure_ascii=False), "[" * 100_000]
-    file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
-    first, second = read_problems(str(file))
-    assert (first.id, first.question, first.error) == ("line 1", question, "")
-    assert "line 2 is no JSON" in second.error
-
-
-def test_a_killed_batch_goes_on_where_it_was(tmp_path):
-    write_problems(tmp_path / "problems.jsonl", 3)
-    mock = Mock(content=r"\boxed{42}", delay_s=0.05)
-    with serving(mock):
-        words, out = batch(mock, tmp_path, "--set", "jobs=1")
-        command = [sys.executable, "-m", "openzaya", *words]
-        env = {**os.environ, "PYTHONPATH": SRC}
-        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(asked(mock)) < 10 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
-        done = len(out.read_text().splitlines())
-        again = subprocess.run(command, env=env, capture_output=True, text=True)
-        assert again.returncode == 1, again.stderr
-        assert f"({done} were there before)" in again.stderr
-        assert done >= 1
-        # Asked again: three in flight, and at most three that came but were not yet on the disk.
-        assert 18 <= len(asked(mock)) <= 18 + 6
-        assert keep_answers(out) == {"p0", "p1", "p2"}
-
-
-def asked(mock):
-    """The bodies of the calls of runs, without those that probe the server."""
-    return [b for b in mock.bodies if "question " in b["messages"][0]["content"]]
 
 
 def test_a_damaged_row_is_told_of_and_resuming_generates_what_it_held(capsys):

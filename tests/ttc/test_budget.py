@@ -14,7 +14,15 @@ from ttc.fake_sampler import FakeSampler, StreamingSampler, no_sleep, think_then
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Message, SampleRequest
 from openzaya.text.tails import aggregation_messages, selection_messages
-from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig, Result, config_from, preview, strategies
+from openzaya.ttc import (
+    MarkovianRSA,
+    MarkovianRSAConfig,
+    Result,
+    bounds_for,
+    config_from,
+    preview,
+    strategies,
+)
 from openzaya.ttc.allowance import AnswerAllowance
 from openzaya.ttc.lengths import LengthLaw
 
@@ -138,6 +146,71 @@ def test_a_cap_too_small_for_every_candidate_is_said():
     assert any("max_total_tokens left nothing" in note for note in result.notes)
 
 
+# Prompts
+
+
+class SlicingSampler(FakeSampler):
+    """Its tokens are `width` characters each, and its template adds `frame` of them to a turn."""
+
+    def __init__(self, script, width: int, frame: int, counts_exactly: bool):
+        super().__init__(script)
+        self.width, self.frame, self.counts_exactly = width, frame, counts_exactly
+
+    async def sample(self, request):
+        made = await super().sample(replace(request, max_tokens=1 << 20))
+        text = made.text[: request.max_tokens * self.width]
+        prompt = sum(self.true_count(m.content) + self.frame for m in request.messages)
+        return replace(made, text=text, num_tokens=self.true_count(text), num_prompt_tokens=prompt)
+
+    def true_count(self, text: str) -> int:
+        return -(-len(text) // self.width)
+
+    def count_prompt_tokens(self, messages):
+        if self.counts_exactly:
+            return sum(self.true_count(m.content) + self.frame for m in messages)
+        return sum(int(len(m.content) / 3.6) + self.frame for m in messages)
+
+    def last_tokens(self, text: str, count: int) -> str:
+        return text[-count * self.width :]
+
+
+@given(
+    config=configs,
+    width=st.integers(1, 6),
+    frame=st.integers(0, 20),
+    words=st.integers(1, 200),
+    counts_exactly=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_tokenizer_makes_more_prompt_tokens_than_the_cap(
+    config, width, frame, words, counts_exactly
+):
+    """Neither by what the sampler counts or estimates, nor by a preview without it."""
+    told = []
+    sampler = SlicingSampler(lambda r, c: "word " * 300, width, frame, counts_exactly)
+    question = (Message("user", "what " * words),)
+    rsa = MarkovianRSA(config, sleep=no_sleep)
+    used = asyncio.run(rsa.run(question, sampler, on_event=told.append)).usage.prefill
+    assert used <= told[0].preview.prefill_cap
+    asked = sampler.true_count(question[0].content) + frame
+    assert used <= preview(config, asked).prefill_cap
+
+
+def test_a_selection_call_may_show_candidates_of_all_stages_that_vote():
+    config = config_from({"strategy": "adaptive_consistency", "num_candidates": 5})
+    config = replace(config, tails_per_prompt=3, tail_tokens=7, fallback="judge")
+    assert preview(config, 10).tail_prefill_cap == 3 * 7
+
+
+def test_an_estimate_bounds_prompts_without_refusing_what_may_fit():
+    """A model as long as its calls need by the estimate is tried; the server knows better."""
+    sampler = SlicingSampler(think_then_answer, 4, 4, counts_exactly=False)
+    bounds, _ = bounds_for(SMALL, QUESTION, sampler)
+    exact, _ = bounds_for(SMALL, QUESTION, SlicingSampler(think_then_answer, 4, 4, True))
+    assert bounds.context_bound == pytest.approx(exact.context_bound, rel=0.1)
+    assert bounds.prefill_cap > 2 * exact.prefill_cap
+
+
 # Previews
 
 LAWS = {
@@ -209,6 +282,13 @@ def test_a_preview_says_what_may_make_a_run_cheaper_and_counts_the_selection_cal
     assert told.prefill_cap == plain.prefill_cap + 10 + 7 + 3 * 8
     assert told.context_bound == 10 + 7 + 3 * 8 + 50
     assert preview(replace(SMALL, max_total_tokens=99), 10).decode_cap == 99
+
+
+def test_a_preview_without_a_count_expects_a_quarter_of_its_bound_of_the_words_around_tails():
+    bound = preview(SMALL, 10, mean_tokens=20)
+    of_words = (bound.prefill_cap - preview(SMALL, 10, overhead_tokens=0).prefill_cap) // 10
+    near = preview(SMALL, 10, mean_tokens=20, overhead_tokens=of_words // 4)
+    assert bound.expected_prefill == near.expected_prefill
 
 
 # Answers before the last stage

@@ -258,8 +258,8 @@ def test_a_model_too_small_for_the_tails_is_refused_before_any_work():
 
 
 def test_the_context_check_lets_exactly_fitting_runs_pass():
-    empty = aggregation_messages((Message("user", QUESTION),), [""] * 3)
-    need = FakeSampler().count_prompt_tokens(empty) + 3 * 5 + 20
+    letters = aggregation_messages((Message("user", QUESTION),), ["x"] * 3)
+    need = FakeSampler().count_prompt_tokens(letters) + 3 * 5 + 20
     run(SMALL, FakeSampler(context_tokens=need))
     with pytest.raises(ConfigError):
         run(SMALL, FakeSampler(context_tokens=need - 1))

@@ -50,6 +50,8 @@ class LocalSampler:
     the engine belongs to this sampler: nobody else may step it. Usable as a context manager.
     """
 
+    counts_exactly = True
+
     def __init__(
         self,
         engine: Engine,

@@ -1,7 +1,7 @@
 """`openzaya solve -f problems.jsonl -o answers.jsonl`: many problems, and a restart after any end.
 
-Answers are appended as they come. A second start keeps the lines that hold an answer, and goes on
-with the recorded runs of the problems in between.
+Answers are appended as they come. A second start keeps the answers to the same questions, made with
+the same settings, and goes on with the recorded runs of the problems in between.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from openzaya.cli.batch_files import AnswersFile, Problem, is_right, made_with, read_problems
 from openzaya.core.errors import OpenZayaError, RequestError
-from openzaya.core.files import write_whole
 
 if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 EXIT_SOME_FAILED = 1
-_QUESTIONS = ("question", "problem", "prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One line of the input."""
-
-    id: str
-    question: str
-    answer: str | None
-    error: str = ""
-    """Why the line is no problem; empty for a sound one."""
 
 
 @dataclass(slots=True)
@@ -47,7 +35,8 @@ class Batch:
     config: "MarkovianRSAConfig"
     journal: "Journal | None"
     sampler: "Sampler"
-    out: TextIO
+    answers: AnswersFile
+    made_with: dict[str, Any]
     stop: asyncio.Event
     begun: float = field(default_factory=time.monotonic)
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -66,12 +55,13 @@ class Batch:
         if line is None:
             return
         seconds = round(time.monotonic() - begun, 3)
-        line = {"id": problem.id, **line, "seconds": seconds}
-        if "answer" in line and problem.answer is not None:
-            line["right"] = is_right(line["answer"], problem.answer)
+        line = {"id": problem.id, "question": problem.question, **line, "seconds": seconds}
+        if "answer" in line:
+            line["made_with"] = self.made_with
+            if problem.answer is not None:
+                line["right"] = is_right(line["answer"], problem.answer)
         self.lines.append(line)
-        self.out.write(json.dumps(line) + "\n")
-        self.out.flush()
+        self.answers.write(line)
 
     async def _answer(self, place: int, problem: Problem) -> dict[str, Any] | None:
         """Return the answer's part of a line; older problems get the model first."""
@@ -109,15 +99,16 @@ class Batch:
         tokens = run["usage"]["generated"]
         return _line(run["id"], run["answer"], run["why"], tokens, run["degraded"])
 
-    def summary(self, num_kept: int, num_left: int) -> dict[str, Any]:
-        """Return the figures of this start."""
+    def summary(self, num_left: int) -> dict[str, Any]:
+        """Return the figures of this start; `right` and `wrong` count the answers kept as well."""
+        judged = [line["right"] for line in [*self.answers.kept, *self.lines] if "right" in line]
         return {
             "answered": sum("answer" in line for line in self.lines),
             "failed": sum("error" in line for line in self.lines),
-            "kept": num_kept,
+            "kept": len(self.answers.kept),
             "left": num_left,
-            "right": sum(line.get("right") is True for line in self.lines),
-            "wrong": sum(line.get("right") is False for line in self.lines),
+            "right": judged.count(True),
+            "wrong": judged.count(False),
             "tokens": sum(line.get("tokens", 0) for line in self.lines),
             "seconds": round(time.monotonic() - self.begun, 3),
         }
@@ -129,27 +120,30 @@ def _line(
     return {"answer": answer, "why": why, "tokens": tokens, "degraded": degraded, "run": run_id}
 
 
-def is_right(answer: str | None, expected: str) -> bool:
-    """Say whether two answers are the same after the normalization that the vote uses."""
-    from openzaya.ttc.answers import canonical
-
-    return answer is not None and canonical(answer) == canonical(expected)
-
-
 def run_batch(args: argparse.Namespace, config: "MarkovianRSAConfig") -> int:
     """Solve every problem of a file; return 0, 1 when some failed, or 130 when stopped."""
     if not args.file or args.question:
         raise RequestError("--out is for a batch; name its problems with -f FILE")
     problems = read_problems(args.file)
-    kept = keep_answers(Path(args.out))
-    return asyncio.run(_run(args, config, [p for p in problems if p.id not in kept], len(kept)))
+    with AnswersFile(Path(args.out)) as answers:
+        todo = answers.match(problems)
+        if answers.others:
+            print(
+                f"openzaya: {args.out} holds {len(answers.others)} answers to questions that "
+                f"{args.file} does not ask; they stay",
+                file=sys.stderr,
+            )
+        return asyncio.run(_run(args, config, todo, answers))
 
 
 async def _run(
-    args: argparse.Namespace, config: "MarkovianRSAConfig", todo: list[Problem], num_kept: int
+    args: argparse.Namespace,
+    config: "MarkovianRSAConfig",
+    todo: list[Problem],
+    answers: AnswersFile,
 ) -> int:
     from openzaya.cli.journals import open_journal
-    from openzaya.cli.samplers import open_sampler
+    from openzaya.cli.samplers import model_of, open_sampler
 
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
@@ -158,26 +152,25 @@ async def _run(
             open_journal(args.journal) as journal,
             open_sampler(args.model, args.upstream_model, config) as sampler,
         ):
-            with Path(args.out).open("a", encoding="utf-8") as out:
-                batch = Batch(args, config, journal, sampler, out, stop)
-                await _work(batch, todo, num_kept)
-    except OSError as error:  # of the answers: sampler and journal have errors of their own
-        raise _unwritable(Path(args.out), error) from error
+            settings = made_with(config, model_of(sampler, args), args.seed)
+            answers.begin(settings)
+            batch = Batch(args, config, journal, sampler, answers, settings, stop)
+            await _work(batch, todo)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-    figures = batch.summary(num_kept, len(todo) - len(batch.lines))
+    figures = batch.summary(len(todo) - len(batch.lines))
     print(json.dumps(figures) if args.json else _sentence(figures), file=_stream(args))
     if stop.is_set():
         return EXIT_INTERRUPTED
     return EXIT_SOME_FAILED if figures["failed"] else 0
 
 
-async def _work(batch: Batch, todo: list[Problem], num_kept: int) -> None:
+async def _work(batch: Batch, todo: list[Problem]) -> None:
     """Keep some problems in work at a time, in the order of the file."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    waiting = iter(enumerate(todo))
+    waiting, num_kept = iter(enumerate(todo)), len(batch.answers.kept)
     console = Console(stderr=True, quiet=batch.args.json)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
@@ -204,76 +197,3 @@ def _sentence(figures: dict[str, Any]) -> str:
         f"{figures['answered']} answered{kept}{shown}, {figures['failed']} failed{left}; "
         f"{figures['tokens']} tokens, {figures['seconds']:.1f} s"
     )
-
-
-def read_problems(name: str) -> list[Problem]:
-    """Return the problems of a file; a line that holds none is kept with the reason."""
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{name} cannot be read: {error}; give a file of JSON lines") from error
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other line breaks
-        if line.strip():
-            problem = _problem(number, line)
-            if problem.id in seen:
-                raise RequestError(f"line {number} of {name}: the id {problem.id!r} came before")
-            seen.add(problem.id)
-            problems.append(problem)
-    if not problems:
-        raise RequestError(f"{name} holds no problems; give one JSON object a line")
-    return problems
-
-
-def _problem(number: int, line: str) -> Problem:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Problem(f"line {number}", "", None, f"line {number} is no JSON: {error}")
-    if not isinstance(data, dict):
-        return Problem(f"line {number}", "", None, f"line {number} is no JSON object")
-    name = str(data.get("id", f"line {number}"))
-    question = next((data[q] for q in _QUESTIONS if isinstance(data.get(q), str)), "")
-    if not question.strip():
-        return Problem(name, "", None, f"line {number} has no text in {', '.join(_QUESTIONS)}")
-    answer = data.get("answer")
-    return Problem(name, question, None if answer is None else str(answer))
-
-
-def keep_answers(path: Path) -> set[str]:
-    """Return the ids that have an answer; failures and a torn last line leave the file.
-
-    Raises RequestError for a file that is no file of answers, and leaves it as it is.
-    """
-    try:
-        path.touch()
-        *whole, torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        lines = [_told(text) for text in [*whole, torn] if text.strip()]
-        if torn and lines[-1] is None:
-            lines.pop()
-        good = [line for line in lines if line is not None and "answer" in line]
-        if None not in lines:
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in good))
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    if None in lines:
-        raise RequestError(
-            f"{path} holds lines that are no answers of a batch, and would lose them; name "
-            "another file for the answers"
-        )
-    return {line["id"] for line in good}
-
-
-def _told(text: str) -> dict[str, Any] | None:
-    """Return a line of answers, None for anything else."""
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    is_ours = isinstance(line, dict) and isinstance(line.get("id"), str) and "seconds" in line
-    return line if is_ours else None
-
-
-def _unwritable(path: Path, error: OSError) -> RequestError:
-    return RequestError(f"{path} cannot be written: {error}; name another file")

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openzaya.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from openzaya.ttc.journal import Journal
 
@@ -14,9 +16,16 @@ OFF = "none"
 
 
 def default_journal() -> str:
-    """Return the path of the user's own journal."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return str(Path(state) / "openzaya" / "runs.sqlite")
+    """Return the path of the user's own journal. Raises ConfigError for a user without a home."""
+    state = os.environ.get("XDG_STATE_HOME")
+    try:
+        folder = Path(state) if state else Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home folder to keep a journal in; set HOME or XDG_STATE_HOME, or "
+            "name a journal (`--journal` of runs, `--set journal=` of solve and serve)"
+        ) from error
+    return str(folder / "openzaya" / "runs.sqlite")
 
 
 @asynccontextmanager
@@ -32,7 +41,7 @@ async def open_journal(where: str | None) -> "AsyncIterator[Journal | None]":
         return
     try:
         journal = Journal.open(where or default_journal())
-    except JournalError as error:
+    except (ConfigError, JournalError) as error:
         if where is not None:
             raise
         print(f"openzaya: this run is not recorded: {error}", file=sys.stderr)

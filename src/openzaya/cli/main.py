@@ -18,6 +18,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
 from types import ModuleType
 
 from openzaya import __version__
@@ -151,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 success, 2 bad input, 3 checkpoint, 4 upstream, 1 other errors of ours, 130 Ctrl-C, 141 the
     reader of our output went away.
     """
+    open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -168,6 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"this needs the package {error.name!r}; {cure}", 1, debug)
     except KeyboardInterrupt:
         return fail("stopped by Ctrl-C", EXIT_INTERRUPTED, debug)
+    except SystemExit as stop:  # rich ends so when the reader of its output went away
+        if isinstance(stop.__context__, BrokenPipeError):
+            return EXIT_BROKEN_PIPE
+        raise
     except BrokenPipeError:
         # Python flushes stdout once more at exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -175,6 +182,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a path of the user's, unless it has none: a full disk, a lost device
         cure = "check the path, who may use it, and the space on its disk"
         return fail(f"{error}; {cure}", EXIT_USAGE if error.filename else 1, debug)
+
+
+def open_streams() -> None:
+    """Let everything be printed: to nowhere where a stream is closed, escaped where it must be."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def fail(message: str, exit_code: int, debug: bool) -> int:

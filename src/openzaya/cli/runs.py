@@ -86,7 +86,14 @@ def _add_state(parser: argparse.ArgumentParser) -> None:
 
 def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
     sentence = f"{summary[0].upper()}{summary[1:]}."
-    made: argparse.ArgumentParser = actions.add_parser(name, help=summary, description=sentence)
+    made: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=summary,
+        description=sentence,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     made.add_argument(
         "--journal", metavar="PATH|URL", help="where the runs are recorded [the user's own journal]"
     )

@@ -21,9 +21,7 @@ def spec_of(
     """Return what the journal keeps of a run, so that it can go on later."""
     from openzaya.ttc.journal import RunSpec
 
-    is_remote = args.model.startswith(("http://", "https://"))
-    is_folder = not is_remote and args.model != "nano"
-    model = str(Path(args.model).absolute()) if is_folder else args.model
+    model = address_of(args.model)
     return RunSpec(
         question=(Message("user", question),),
         config=config,
@@ -34,6 +32,21 @@ def spec_of(
         sampler={"model": model, "upstream_model": args.upstream_model},
         key=key,
     )
+
+
+def address_of(model: str) -> str:
+    """Return what finds a model again from anywhere: a URL, `nano`, or a folder's whole path."""
+    is_folder = not model.startswith(("http://", "https://")) and model != "nano"
+    return str(Path(model).absolute()) if is_folder else model
+
+
+def model_of(sampler: "Sampler", args: argparse.Namespace) -> str:
+    """Return the name of the model that a server has, or the address of one here."""
+    from openzaya.backends.openai_http import OpenAISampler
+
+    if isinstance(sampler, OpenAISampler):
+        return sampler.upstream.server.model
+    return address_of(args.model)
 
 
 def preset_name(args: argparse.Namespace) -> str:

@@ -33,7 +33,8 @@ examples:
   openzaya solve -f problems.jsonl -o answers.jsonl          a batch; killed? run it again
 
 A batch reads lines such as {"question": "...", "answer": "...", "id": "..."}; the last two may be
-left out. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
+left out. A restart keeps what answers the same questions with the same settings, and refuses a file
+of others. --set jobs=4 works on four at once [2]. Every run is recorded, see `openzaya runs list`:
 --set journal=PATH or postgresql://... says where, --set journal=none nowhere.
 --set strategy=hybrid takes another strategy (adaptive_consistency, pacore, delethink, ...), --set
 reproduce=true turns off every switch that the paper does not have.

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openzaya.core.errors import ConfigError, ContextLengthError
+from openzaya.core.records import Message
+from openzaya.text.tails import aggregation_messages, selection_messages
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.lengths import LengthLaw
 
-PROMPT_TOKENS = 96
-"""Allowance for the aggregation instruction, in tokens of a general tokenizer."""
-PROMPT_TOKENS_PER_TAIL = 12
-"""Allowance for one candidate heading and its line breaks."""
+BYTES_PER_TOKEN = 4
+"""Of English words with a general tokenizer: what a prompt is expected to take of its bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Preview:
     decode_cap: int
     """Most newly generated tokens of the whole run."""
     prefill_cap: int
-    """Most prompt tokens of the whole run, tails included."""
+    """Most prompt tokens of the whole run, tails included, as far as tails are cut exactly."""
     tail_prefill_cap: int
     """The part of prefill_cap that is copied tails."""
     context_bound: int
@@ -75,19 +75,21 @@ def preview(
 
     The expected figures need the length of one trace without a cut: a sample of `lengths`, or
     `mean_tokens` with the coefficient of `variation` (deviation divided by mean; 0 = all traces
-    are equally long). They are for all stages: what may end a run earlier is in `notes`.
-    `overhead_tokens` is what an aggregation prompt adds beside question and tails; by default a
-    generous allowance.
+    are equally long). They are for all stages; `notes` says what may end a run earlier.
+    `overhead_tokens` is what a prompt adds beside question and tails; by default its bytes.
     """
-    if overhead_tokens is None:
-        overhead_tokens = PROMPT_TOKENS + PROMPT_TOKENS_PER_TAIL * config.tails_per_prompt
+    spare = 0
+    if overhead_tokens is None:  # no tokenizer makes more tokens of it than bytes
+        overhead_tokens = max(map(num_bytes, quotations(config, (Message("user", ""),))))
+        spare = overhead_tokens - overhead_tokens // BYTES_PER_TOKEN
     if config.chain == "continuation":
         overhead_tokens = max(overhead_tokens, config.keep_head_tokens)
     stages = range(config.num_stages)
     counts = [config.candidates_at(stage) for stage in stages]
     budgets = [config.budget_at(stage) for stage in stages]
     shown = [config.tails_at(stage) for stage in stages]
-    judged = min(config.tails_per_prompt, counts[-1]) if may_judge(config) else 0
+    votes = counts[-1] if config.aggregate else sum(counts)
+    judged = min(config.tails_per_prompt, votes) if may_judge(config) else 0
     num_tails = sum(n * tails for n, tails in zip(counts, shown, strict=True))
     tail_prefill = config.max_tail_tokens * num_tails + judged * config.tail_tokens
     quoting = sum(n for n, tails in zip(counts, shown, strict=True) if tails) + bool(judged)
@@ -102,14 +104,13 @@ def preview(
     if judged:
         longest.append(overhead_tokens + judged * config.tail_tokens + config.judge_tokens)
     decode_cap = sum(n * budget for n, budget in zip(counts, budgets, strict=True))
-    decode_cap += config.judge_tokens if judged else 0
+    decode_cap += config.judge_tokens * bool(judged)
     decode_cap = min(decode_cap, config.max_total_tokens or decode_cap)
     expected_decode = expected_prefill = None
-    law = _law(mean_tokens, variation, lengths)
-    if law is not None:
+    if (law := _law(mean_tokens, variation, lengths)) is not None:
         expected_decode = min(decode_cap, round(_expected_decode(config, law)))
-        tail = law.mean_within(min(config.tail_tokens, budgets[0]))
-        expected_prefill = round(questions + num_tails * tail)
+        tails = num_tails * law.mean_within(min(config.tail_tokens, budgets[0]))
+        expected_prefill = round(questions - quoting * spare + tails)
     return Preview(
         stages=config.num_stages,
         calls=calls,
@@ -121,6 +122,22 @@ def preview(
         expected_prefill=expected_prefill,
         notes=_may_cost_less(config),
     )
+
+
+def quotations(
+    config: MarkovianRSAConfig, question: tuple[Message, ...], hint: str = "", tail: str = ""
+) -> list[tuple[Message, ...]]:
+    """Return a prompt of every form that shows candidates, with `tail` as each of them."""
+    counts = {1, *map(config.tails_at, range(1, config.num_stages))} - {0}
+    prompts = [aggregation_messages(question, [tail] * count, hint) for count in sorted(counts)]
+    if may_judge(config):
+        prompts.append(selection_messages(question, [tail] * config.tails_per_prompt))
+    return prompts
+
+
+def num_bytes(messages: tuple[Message, ...]) -> int:
+    """Return how long messages are in UTF-8: their most tokens, as a token covers a byte."""
+    return sum(len(message.content.encode()) for message in messages)
 
 
 def _read_again(

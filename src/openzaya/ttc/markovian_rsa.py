@@ -9,20 +9,23 @@ Source: arXiv:2509.26626 (recursive self-aggregation), arXiv:2510.06557 (Markovi
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openzaya.core.errors import RequestError, UpstreamError
 from openzaya.core.protocols import Sampler, WatchedSampler
 from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
-from openzaya.text.tails import (
-    AGGREGATION_TEMPLATE_SHA256,
-    aggregation_messages,
-    selection_messages,
-)
+from openzaya.text.tails import AGGREGATION_TEMPLATE_SHA256
 from openzaya.ttc.answers import canonical
 from openzaya.ttc.behaviour import Runs
-from openzaya.ttc.budget import Preview, Usage, check_context, may_judge, preview
+from openzaya.ttc.budget import (
+    Preview,
+    Usage,
+    check_context,
+    num_bytes,
+    preview,
+    quotations,
+)
 from openzaya.ttc.choosing import Chosen, Selection, Verifier
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.continuing import continuing
@@ -39,9 +42,10 @@ class MarkovianRSA:
     """One loop for every strategy: T = 0, C = 1, tau = beta are parameter sets of it.
 
     `extract` reads an answer from the text after the think block. A sampler may have an attribute
-    `context_tokens` (int or None), checked before any work, `retries_itself` (true: failed
-    calls are not tried again here) and `tail_method` (a name, reported in the result); one that is
-    a `WatchedSampler` can be cut.
+    `context_tokens` (int or None), checked before any work, `counts_exactly` (true: what it says
+    of a prompt's length is no estimate), `retries_itself` (true: failed calls are not tried again
+    here) and `tail_method` (a name, reported in the result); one that is a `WatchedSampler` can be
+    cut.
     """
 
     def __init__(
@@ -243,17 +247,23 @@ class _Run:
 def bounds_for(
     config: MarkovianRSAConfig, question: tuple[Message, ...], sampler: Sampler, hint: str = ""
 ) -> tuple[Preview, int]:
-    """Return the bounds of a run with this sampler's counts, and the length of the question."""
+    """Return the bounds of a run with this sampler's counts, and the length of the question.
+
+    A sampler that only estimates gets the bound of prompts that every tokenizer keeps: their bytes.
+    What a call may need stays an estimate then, as the server has the last word.
+    """
     question_tokens = sampler.count_prompt_tokens(question)
-    overhead = max(
-        sampler.count_prompt_tokens(aggregation_messages(question, [""] * count, hint))
-        for count in {1, *map(config.tails_at, range(1, config.num_stages))} - {0}
-    )
-    if may_judge(config):
-        shown = [""] * config.tails_per_prompt
-        overhead = max(overhead, sampler.count_prompt_tokens(selection_messages(question, shown)))
-    bounds = preview(config, question_tokens, overhead_tokens=max(0, overhead - question_tokens))
-    return bounds, question_tokens
+    # A letter for each tail: line breaks around an empty one would make fewer tokens.
+    quoting = quotations(config, question, hint, tail="x")
+    overhead = max(map(sampler.count_prompt_tokens, quoting)) - question_tokens
+    bounds = preview(config, question_tokens, overhead_tokens=max(0, overhead))
+    if getattr(sampler, "counts_exactly", False):
+        return bounds, question_tokens
+    frame = sampler.count_prompt_tokens(tuple(Message(m.role, "") for m in question))
+    overhead = max(overhead, max(map(num_bytes, quoting)) - num_bytes(question))
+    most = max(question_tokens, frame + num_bytes(question))
+    prefill = preview(config, most, overhead_tokens=overhead)
+    return replace(bounds, prefill_cap=prefill.prefill_cap), question_tokens
 
 
 def done_event(result: Result, at: float) -> RunDone:

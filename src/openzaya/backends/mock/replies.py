@@ -16,8 +16,9 @@ from openzaya.backends.mock.lengths import LengthLaw
 from openzaya.backends.mock.vocabulary import CORPUS_TOKENS, Filler, Loop, segment
 from openzaya.core.errors import RequestError
 
-CHARS_PER_TOKEN = 4
-"""Prompts are not tokenized, that would cost more than all the rest: this is their estimate."""
+CHARS_PER_TOKEN = 5
+"""Prompts are not tokenized, that would cost more than all the rest: this is their estimate. A
+made-up word is so long, so that a tail has as many tokens in a prompt as where it was generated."""
 TOKENS_PER_MESSAGE = 4
 _KEY = re.compile(r"\[key: ([^\]\n]+)\]")
 

@@ -38,7 +38,10 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "openzaya"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "openzaya"
+    except RuntimeError:  # a user without a home: nothing can be kept, as in a read-only one
+        return Path(os.devnull) / "openzaya"
 
 
 def load_library(folder: Path, sources: Sequence[str]) -> ctypes.CDLL:
