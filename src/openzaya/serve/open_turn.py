@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from openzaya.serve.chat import ChatCodec, text_of
-from openzaya.serve.schema import AssistantMessage, ChatRequest, Tool
+from openzaya.serve.form_schema import Tool
+from openzaya.serve.schema import AssistantMessage, ChatRequest
 from openzaya.text.markers import THINK_CLOSE, THINK_OPEN
 
 CLOSING = re.compile(rf"\n?{re.escape(THINK_CLOSE)}(?:\n\n)?")
