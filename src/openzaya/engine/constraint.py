@@ -11,7 +11,7 @@ Bits = npt.NDArray[np.uint8]
 
 
 class Constraint(Protocol):
-    """What the tokens of one request must obey; it is told every one of them, forced ones too."""
+    """What the tokens of one request must obey; it is told all but the last, forced ones too."""
 
     def accept(self, token: int) -> None:
         """Take note of a token, allowed or forced."""

@@ -387,7 +387,7 @@ class Engine:
         tokens = draw.tokens_B.cpu().numpy()
         finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
         if not self._steering.is_idle:
-            self._steering.count(rows, tokens)
+            self._steering.count(rows[~finished], tokens[~finished])
         self._listeners.tell(rows, draw, self._ledger, finished, self._version)
         return finished
 

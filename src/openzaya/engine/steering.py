@@ -144,7 +144,7 @@ class Steering:
         return ids if (ids != FREE).any() else None
 
     def count(self, rows: npt.NDArray[np.intp], tokens: npt.NDArray[np.int64]) -> None:
-        """Take note of the token that each row got."""
+        """Take note of the token that each row got; there is a next one."""
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             for watcher in (self._penalties.get(row), self._budgets.get(row)):
                 if watcher is not None:

@@ -43,6 +43,13 @@ def open_turn(turn: AssistantMessage) -> OpenTurn:
     return OpenTurn(thought[: found.start()], found[0], thought[found.end() :])
 
 
+def begun_answer(ask: ChatRequest) -> str:
+    """Return the part of the answer that a turn to continue holds."""
+    last = ask.messages[-1]
+    is_open = ask.continue_final_message and isinstance(last, AssistantMessage)
+    return open_turn(last).answer if is_open else ""  # type: ignore[arg-type]
+
+
 def encode_chat(
     codec: ChatCodec, ask: ChatRequest, tools: list[Tool] | None
 ) -> tuple[list[int], bool]:

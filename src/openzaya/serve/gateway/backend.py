@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 
 from openzaya.core.protocols import WatchedSampler
 from openzaya.serve.errors import bad_request
+from openzaya.serve.form import Form
 from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.keys import Key
-from openzaya.serve.tool_calls import Schemas
+from openzaya.serve.tool_calls import Schemas, Writing
 from openzaya.ttc import MarkovianRSAConfig
 
 
@@ -49,6 +50,8 @@ class Wish:
     """The tools that the last stage may call."""
     wants_json: bool = False
     """Whether the answer must be JSON."""
+    form: Form | None = None
+    """What the calls of the last stage keep on our own engine."""
     priority: int = 0
     question_tokens: int = 0
     """Length of the prompt that the client sent, an estimate in front of some servers."""
@@ -58,6 +61,11 @@ class Wish:
     """What the calls of the last stage carry on top."""
     body: Any = None
     """The request as the backend's schema read it."""
+
+    @property
+    def writing(self) -> Writing:
+        """How the calls in an answer are written."""
+        return self.form.writing if self.form is not None else "freely"
 
     def is_final(self, stage: int) -> bool:
         """Say whether answers of a stage may be given to the client."""
