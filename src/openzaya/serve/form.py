@@ -30,7 +30,7 @@ ANNOTATIONS = frozenset({"title", "description", "default", "examples", "depreca
 """Keywords that allow and forbid nothing."""
 ROOT = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "definitions"})
 """Keywords of a function's parameters that a grammar of parameter blocks keeps."""
-BARE = frozenset({"type", "enum", "const"})
+BARE = frozenset({"type", "enum", "const", "minLength", "maxLength"})
 """Keywords of a parameter of type string that a grammar of bare text keeps."""
 ANY_TEXT = r"(?s:.*)"
 NAME = re.compile(r"[^\s>]([^>\r\n]*[^\s>])?")
@@ -139,6 +139,8 @@ class _Rules:
             if strict and is_bare(details):
                 _refuse_others(details, BARE, f"{where}, parameter {name}")
             rule = f"p{at}_{index}"
+            if is_bare(details):
+                _check_lengths(details, f"{where}, parameter {name}")
             value = self._value(f"bare{at}_{index}", details, shared, strict)
             self._lines.append(f"{rule}: {_text(f'<parameter={name}>{chr(10)}')} {value}")
             parts.append(rule if name in required else f"{rule}?")
@@ -155,11 +157,24 @@ class _Rules:
         if isinstance(allowed, list):
             texts = [_text(f"{text}{END}") for text in allowed if isinstance(text, str)]
             return f"({' | '.join(texts)})"
-        # Lazy: it ends with the first end of a block.
-        end, close = (text.replace("\n", r"\n").replace("/", r"\/") for text in (END, f"\n{CLOSE}"))
-        bare = f"/{ANY_TEXT}{end}/ & ~/{ANY_TEXT}{close}{ANY_TEXT}/"
-        self._lines.append(f"{rule}[lazy]: {bare}")
+        self._lines.append(f"{rule}[lazy]: {_bare_text(details)}")
         return rule
+
+
+def _check_lengths(details: Mapping[str, Any], where: str) -> None:
+    """Refuse lengths that are none. Raises ApiError 400."""
+    for name in ("minLength", "maxLength"):
+        length = details.get(name, 0)
+        if type(length) is not int or length < 0:
+            raise bad_request(f"{where}: {name} must be a whole number, 0 or more", "tools")
+
+
+def _bare_text(details: Mapping[str, Any]) -> str:
+    """Return any text, as long as it may be, up to the first end of a block."""
+    end, close = (text.replace("\n", r"\n").replace("/", r"\/") for text in (END, f"\n{CLOSE}"))
+    least, most = details.get("minLength", 0), details.get("maxLength", "")
+    text = f"(?s:.{{{least},{most}}})" if least or most != "" else ANY_TEXT
+    return f"/{text}{end}/ & ~/{ANY_TEXT}{end}(?s:.+)/ & ~/{ANY_TEXT}{close}{ANY_TEXT}/"
 
 
 def _parameters(

@@ -81,7 +81,7 @@ class Grammars:
             if OPEN in begun or form.param == "tool_choice":
                 raise bad_request("a turn to continue may hold no tool call", "messages")
             matcher = matcher.deep_copy()
-            if not matcher.consume_tokens(self.shared.tokens_of(begun.encode())):
+            if not matcher.consume_tokens(self.shared.tokens_of(begun)):
                 raise bad_request(
                     "the turn to continue is no beginning of what the request asks for; leave the "
                     f"turn or {form.param} out",
@@ -100,24 +100,21 @@ class Grammars:
 
         limits = LLParserLimits(verbose_errors=False)
         matcher = LLMatcher(self.shared.tokenizer, grammar, log_level=0, limits=limits)
-        bits_NW = self.shared.no_bits(1)
-        if not matcher.is_error():
-            probe = matcher.deep_copy()
-            self.shared.fill([probe], bits_NW)  # what nothing can satisfy fails only here
-            if not probe.is_error():
-                return matcher
-            raise ValueError(f"nothing can satisfy it ({_reason(probe)}); change the schema")
-        raise ValueError(f"{_reason(matcher)}; change the schema")
+        if matcher.is_error():
+            raise ValueError(f"{_reason(matcher)}; change the schema")
+        # What nothing can satisfy fails with its first mask, behind the line ends that may lead.
+        probe = matcher.deep_copy()
+        probe.try_consume_tokens(self.shared.tokens_of("\n\n"))
+        self.shared.fill([probe], self.shared.no_bits(1))
+        if probe.is_error():
+            raise ValueError(f"nothing satisfies it ({_reason(probe)}); change the schema")
+        return matcher
 
 
 def _reason(matcher: LLMatcher) -> str:
     """Return why a matcher failed, without the grammar, which the client does not know."""
-    lines = matcher.get_error().split("\n   1 | ")[0].split("<state>")[0].split()
-    text = " ".join(lines)
-    return (
-        text.partition("failed to compile JSON schema: ")[2][:MAX_REASON_CHARS]
-        or text[:MAX_REASON_CHARS]
-    )
+    text = " ".join(matcher.get_error().split("\n   1 | ")[0].split("<")[0].split())
+    return text.split("failed to compile JSON schema: ")[-1][:MAX_REASON_CHARS]
 
 
 class Shared:
@@ -151,9 +148,9 @@ class Shared:
             numbered, bits_NW.ctypes.data, bits_NW.shape[1], len(bits_NW)
         )
 
-    def tokens_of(self, text: bytes) -> list[int]:
-        """Return ids that spell a text, not as a model would write it."""
-        return self.tokenizer.greedy_tokenize(text.decode())
+    def tokens_of(self, text: str) -> list[int]:
+        """Return ids that spell a text, not always as a model would write it."""
+        return self.tokenizer.greedy_tokenize(text)
 
 
 @dataclass(slots=True, eq=False)
@@ -197,7 +194,7 @@ class GrammarConstraint:
             self.thinks = False
             answer = rest.lstrip(b"\n")
             if answer:  # one token that ends the thought and begins the answer
-                self._take(self.shared.tokenizer.greedy_tokenize(answer.decode("utf-8", "replace")))
+                self._take(self.shared.tokens_of(answer.decode("utf-8", "replace")))
 
     def _take(self, tokens: list[int]) -> None:
         if not self.matcher.consume_tokens(tokens):
