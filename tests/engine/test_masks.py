@@ -20,7 +20,7 @@ PLAIN = SamplingParams(max_tokens=14, seed=8)
 
 @dataclass
 class Residues:
-    """Token i of a reply is i modulo 3; the stop token comes after `length` tokens and only then."""
+    """Token i of a reply is i modulo 3; behind `length` tokens comes the stop token."""
 
     length: int = 10**6
     pause_s: float = 0.0

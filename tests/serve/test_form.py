@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from threading import Thread
 from typing import Any, Literal
 
 import openai
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
-from serve.conftest import QUESTION, Running
+from serve.conftest import QUESTION, Running, serving
 
 from openzaya.serve import grammar
 
@@ -58,9 +59,24 @@ PAINT = TOOLS[0]["function"]["parameters"]
 NO_THOUGHT = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with serving(context=4096) as running:
+        yield running
+
+
 def by(schema: Mapping[str, Any], strict: bool = True) -> dict[str, Any]:
     named = {"name": "it", "schema": schema, "strict": strict}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+NUMBERS = ("minimum", "maximum")
+BOUNDS = {
+    "integer": NUMBERS,
+    "number": NUMBERS,
+    "string": ("minLength", "maxLength"),
+    "array": ("minItems", "maxItems"),
+}
 
 
 def complaint(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str | None:
@@ -79,16 +95,12 @@ def complaint(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) ->
     kind = schema.get("type")
     if kind and not isinstance(value, kinds[kind]):
         return f"{value!r} is no {kind}"
-    if kind in ("integer", "number"):
-        low, high = schema.get("minimum", value), schema.get("maximum", value)
-        return None if low <= value <= high else f"{value} is out of range"
-    if kind == "string":
-        low, high = schema.get("minLength", 0), schema.get("maxLength", len(value))
-        return None if low <= len(value) <= high else f"{value!r} is too long or short"
+    if bounds := BOUNDS.get(kind):
+        size = value if "minimum" in bounds else len(value)
+        low, high = schema.get(bounds[0], size), schema.get(bounds[1], size)
+        if not low <= size <= high:
+            return f"{value!r} is too small or large"
     if kind == "array":
-        low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
-        if not low <= len(value) <= high:
-            return f"{len(value)} items"
         return next((c for v in value if (c := complaint(v, schema.get("items", {}), root))), None)
     if kind == "object":
         known = schema.get("properties", {})
@@ -186,7 +198,7 @@ def test_tools_and_a_schema_give_one_or_the_other(server: Running):
 
 
 def test_what_ends_a_block_may_stand_in_a_value(server: Running, script):
-    note = "</parameter>\n</zyphra_tool_call></function>"
+    note = "</parameter>\n.</zyphra_tool_call></function>"
     value = '{"a": "</parameter></zyphra_tool_call>"}'
     script(
         "</think>\n\n<zyphra_tool_call>\n<function=f>\n"
@@ -206,13 +218,13 @@ def test_what_ends_a_block_may_stand_in_a_value(server: Running, script):
     }  # fmt: skip
 
 
-def test_markers_in_an_answer_are_text(server: Running, script):
-    content = '{"a": "<think></think> <zyphra_tool_call> </zyphra_tool_call>"}'
-    script(f"thought</think>\n\n{content}")
-    for tools in ({}, {"tools": TOOLS}):
-        message = server.chat(response_format={"type": "json_object"}, **tools)["choices"][0]
-        assert message["message"]["content"] == content
-        assert message["message"]["reasoning_content"] == "thought"
+@pytest.mark.parametrize("extra", [{}, {"tools": TOOLS}], ids=["plain", "tools"])
+def test_markers_in_an_answer_are_text(server: Running, extra: dict):
+    quoted = "</think><think>a</think>\n<zyphra_tool_call></zyphra_tool_call><|im_end|>"
+    fields = {**extra, **by({"enum": [quoted]}), "logit_bias": {"60": -100}}  # not "<"
+    message = finished(server.chat(**fields))[0]
+    assert json.loads(message["content"]) == quoted
+    assert "a</think>" not in message["reasoning_content"]
 
 
 def test_a_cut_reply_is_a_beginning_that_the_grammar_accepts(server: Running):
@@ -275,15 +287,11 @@ def test_a_stream_says_what_a_whole_answer_says(server: Running):
 
 def test_the_neighbours_of_a_formed_reply_are_as_ever(server: Running):
     alone = server.chat(seed=7, max_tokens=60, logprobs=True)["choices"][0]
-    with pytest.MonkeyPatch.context():
-        import threading
-
-        thread = threading.Thread(
-            target=server.chat, kwargs={"n": 6, "max_tokens": 400, **by(SCHEMA)}
-        )
-        thread.start()
-        beside = server.chat(seed=7, max_tokens=60, logprobs=True)["choices"][0]
-        thread.join()
+    fields = {"n": 6, "max_tokens": 400, **by(SCHEMA)}
+    thread = Thread(target=server.chat, kwargs=fields)
+    thread.start()
+    beside = server.chat(seed=7, max_tokens=60, logprobs=True)["choices"][0]
+    thread.join()
     assert alone == beside
 
 

@@ -156,6 +156,8 @@ class _Rules:
         allowed = [details["const"]] if "const" in details else details.get("enum")
         if isinstance(allowed, list):
             texts = [_text(f"{text}{END}") for text in allowed if isinstance(text, str)]
+            if not texts:
+                raise bad_request("tools: an enum of type string holds no string", "tools")
             return f"({' | '.join(texts)})"
         self._lines.append(f"{rule}[lazy]: {_bare_text(details)}")
         return rule
