@@ -489,3 +489,46 @@ def test_without_the_library_a_form_is_refused_by_name(server: Running, monkeypa
         assert status == 400
         assert "openzaya[grammar]" in answer["error"]["message"]
     assert server.chat(max_tokens=2, tools=TOOLS)
+
+
+TTC = {"num_candidates": 3, "rounds": 1, "budget_tokens": 500, "tail_tokens": 20}
+
+
+@pytest.mark.parametrize(
+    "ttc",
+    [
+        TTC,
+        {**TTC, "rounds": 0},
+        {**TTC, "budget_tokens": 400, "answer_reserve_tokens": 394},
+    ],
+    ids=["aggregated", "sampled", "reserve"],
+)
+def test_the_answer_of_a_run_has_the_form(server: Running, ttc: dict):
+    answer = server.chat(ttc=ttc, n=2, seed=1, **by(SCHEMA))
+    for message in finished(answer):
+        assert complaint(json.loads(message["content"]), SCHEMA, SCHEMA) is None
+    stages = answer["ttc"]["answers"]
+    votes = [vote for vote in stages[-1] if complaint(json.loads(vote), SCHEMA, SCHEMA) is None]
+    assert len(stages) == 1 + ttc["rounds"]
+    assert votes
+    fields = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    for message in finished(server.chat(ttc=ttc, n=2, seed=2, **fields)):
+        (call,) = message["tool_calls"]
+        check_call(call)
+
+
+def test_the_stages_before_the_last_are_free(server: Running):
+    answer = server.chat(ttc=TTC, seed=1, **by(SCHEMA))
+    run = answer["ttc"]["run_id"]
+    texts = {
+        stage: server.ask(f"/v1/ttc/runs/{run}/candidates/{stage}/0")[1]["answer_text"]
+        for stage in (0, 1)
+    }
+    assert not texts[0].startswith("{")
+    assert texts[1].startswith("{")
+
+
+def test_a_run_with_a_form_that_cannot_be_kept_is_refused_before_any_work(server: Running):
+    body = {"model": "nano", "messages": QUESTION, "ttc": TTC, **by({"not": {}})}
+    status, answer, _ = server.ask("/v1/chat/completions", body)
+    assert (status, answer["error"]["param"]) == (400, "response_format")
