@@ -265,7 +265,7 @@ CHAT_FIELDS = [
         None,
         "tools",
     ),
-    ({"tools": [FUNCTION], "tool_choice": "always"}, None, "tool_choice"),
+    ({"tools": [FUNCTION], "tool_choice": "always"}, None, None),
     ({"tools": [FUNCTION], "tool_choice": OTHER_FUNCTION}, None, None),
     ({"tools": [], "tool_choice": "required"}, None, None),
     ({"tool_choice": "auto"}, None, None),

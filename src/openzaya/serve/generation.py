@@ -1,5 +1,6 @@
 """A request for completions, from its body to its answer or its stream."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 from typing import Literal
@@ -40,8 +41,8 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
     constrained = None
     if form is not None:
         begun = begun_answer(ask)
-        constrained = await service.encode(
-            lambda: service.grammars.constrained(form, thinks=thinks, begun=begun)
+        constrained = await asyncio.to_thread(
+            service.grammars.constrained, form, thinks=thinks, begun=begun
         )
     rules = ReplyRules(
         stop_ids=service.codec.stop_ids,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openzaya.engine.constraint import Bits
+from openzaya.sandbox.pool import Ended, shared_pool
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.form import Form
 from openzaya.serve.tool_calls import OPEN
@@ -96,25 +97,30 @@ class Grammars:
 
     def _compile(self, grammar: str) -> LLMatcher:
         """Return the matcher of a grammar at its beginning. Raises ValueError with the reason."""
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
-        limits = LLParserLimits(verbose_errors=False)
-        matcher = LLMatcher(self.shared.tokenizer, grammar, log_level=0, limits=limits)
+        from openzaya.serve.grammar_check import limits, reason_of
+
+        against = try_out(grammar)
+        if against:
+            raise ValueError(f"{against}; change the schema")
+        matcher = LLMatcher(self.shared.tokenizer, grammar, log_level=0, limits=limits())
         if matcher.is_error():
-            raise ValueError(f"{_reason(matcher)}; change the schema")
-        # What nothing can satisfy fails with its first mask, behind the line ends that may lead.
-        probe = matcher.deep_copy()
-        probe.try_consume_tokens(self.shared.tokens_of("\n\n"))
-        self.shared.fill([probe], self.shared.no_bits(1))
-        if probe.is_error():
-            raise ValueError(f"nothing satisfies it ({_reason(probe)}); change the schema")
+            raise ValueError(f"{reason_of(matcher)}; change the schema")
         return matcher
 
 
-def _reason(matcher: LLMatcher) -> str:
-    """Return why a matcher failed, without the grammar, which the client does not know."""
-    text = " ".join(matcher.get_error().split("\n   1 | ")[0].split("<")[0].split())
-    return text.split("failed to compile JSON schema: ")[-1][:MAX_REASON_CHARS]
+def try_out(grammar: str) -> str:
+    """Return why a grammar is refused, by compiling it where that can be stopped; empty if not.
+
+    Raises ApiError 500 when it could not be tried.
+    """
+    outcome = shared_pool().call("openzaya.serve.grammar_check:reason_against", grammar)
+    if outcome.ended is Ended.VALUE:
+        return str(outcome.value)
+    if outcome.ended in (Ended.TIMEOUT, Ended.MEMORY):
+        return f"it is too complex to compile ({outcome.message})"
+    raise ApiError(500, f"the schema could not be compiled ({outcome.message}); ask again")
 
 
 class Shared:
@@ -198,7 +204,7 @@ class GrammarConstraint:
 
     def _take(self, tokens: list[int]) -> None:
         if not self.matcher.consume_tokens(tokens):
-            self.owner.failure = _reason(self.matcher)
+            self.owner.failure = self.matcher.get_error()[:MAX_REASON_CHARS]
 
     @classmethod
     def fill(cls, constraints: Sequence[GrammarConstraint], bits_NW: Bits) -> None:
@@ -213,7 +219,8 @@ class GrammarConstraint:
         for index, bits_W in zip(at, bits_MW, strict=True):
             one = constraints[index]
             if one.matcher.is_error() or not bits_W.any():
-                one.owner.failure = one.owner.failure or _reason(one.matcher)
+                error = one.matcher.get_error()[:MAX_REASON_CHARS]
+                one.owner.failure = one.owner.failure or error or "nothing may follow"
                 bits_W = shared.only_stops
             bits_NW[index] = bits_W
 

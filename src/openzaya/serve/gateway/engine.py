@@ -59,7 +59,7 @@ class EngineBackend:
         tools = tools_of(ask)
         form = form_of(ask, self.service.codec.tokenizer)
         if form is not None:  # what cannot be kept is refused before any work
-            await self.service.encode(lambda: self.service.grammars.constrained(form, thinks=False))
+            await asyncio.to_thread(self.service.grammars.constrained, form, thinks=False)
         wants_json = ask.response_format is not None and ask.response_format.type != "text"
         question = await self.service.encode(
             lambda: self.service.codec.encode(ask.messages, tools, ask.thinks)
