@@ -16,6 +16,7 @@ from torch import Tensor
 from openzaya.engine.constraint import Bits, Constraint
 from openzaya.engine.request import Request
 
+Allowed = npt.NDArray[np.bool_]
 EVERYTHING = 0xFF
 
 
@@ -25,7 +26,7 @@ class Masks:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._by_row: dict[int, Constraint] = {}
-        self._coming: dict[int, tuple[Future[Bits], int]] = {}
+        self._coming: dict[int, tuple[Future[Allowed], int]] = {}
         self._worker: ThreadPoolExecutor | None = None
 
     def __bool__(self) -> bool:
@@ -57,10 +58,9 @@ class Masks:
             at = [i for i in at if forced[i] < 0]
         if not at:
             return logits_BV
-        bits_NW = torch.from_numpy(np.stack([self._mask(int(rows[i])) for i in at]))
+        allowed_NV = torch.from_numpy(np.stack([self._mask(int(rows[i])) for i in at]))
         at_N = torch.tensor(at, device=logits_BV.device)
-        allowed_NV = unpack(bits_NW.to(logits_BV.device), self._vocab_size)
-        masked_NV = logits_BV[at_N].masked_fill(~allowed_NV, -torch.inf)
+        masked_NV = torch.where(allowed_NV.to(logits_BV.device), logits_BV[at_N], -torch.inf)
         return logits_BV.index_copy(0, at_N, masked_NV)
 
     def count(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
@@ -69,10 +69,10 @@ class Masks:
         if pairs:
             self._begin([row for row, _ in pairs], [token for _, token in pairs])
 
-    def _mask(self, row: int) -> npt.NDArray[np.uint8]:
-        """Return the mask [W] of a row; wait for it where it is not there yet."""
+    def _mask(self, row: int) -> Allowed:
+        """Return the mask [V] of a row; wait for it where it is not there yet."""
         future, index = self._coming[row]
-        mask: npt.NDArray[np.uint8] = future.result()[index]
+        mask: Allowed = future.result()[index]
         return mask
 
     def _begin(self, rows: Sequence[int], tokens: Sequence[int] | None) -> None:
@@ -87,7 +87,7 @@ class Masks:
 
 def _next_masks(
     constraints: Sequence[Constraint], tokens: Sequence[int] | None, vocab_size: int
-) -> Bits:
+) -> Allowed:
     """Tell every constraint its token, if there is one, and return what may come behind it."""
     for constraint, token in zip(constraints, tokens or (), strict=tokens is not None):
         constraint.accept(token)
@@ -97,10 +97,10 @@ def _next_masks(
         several = list(same)
         several[0].fill(several, bits_NW[start : start + len(several)])
         start += len(several)
-    return bits_NW
+    return allowed_by(bits_NW, vocab_size)
 
 
-def unpack(bits_NW: Tensor, vocab_size: int) -> Tensor:
-    """Return masks of bytes as booleans [N, V]."""
-    shifts_8 = torch.arange(8, dtype=torch.uint8, device=bits_NW.device)
-    return ((bits_NW.unsqueeze(-1) >> shifts_8) & 1).bool().flatten(1)[:, :vocab_size]
+def allowed_by(bits_NW: Bits, vocab_size: int) -> Allowed:
+    """Return masks of bits as booleans [N, V]."""
+    allowed_NV = np.unpackbits(bits_NW, axis=1, count=vocab_size, bitorder="little")
+    return allowed_NV.view(np.bool_)

@@ -20,7 +20,7 @@ from openzaya.serve.form_schema import (
     Tool,
 )
 from openzaya.serve.schema import ChatRequest
-from openzaya.serve.tool_calls import CLOSE, END, OPEN, Writing, is_bare
+from openzaya.serve.tool_calls import CLOSE, END, OPEN, is_bare
 from openzaya.text.tokenizer import TextTokenizer
 
 SPACES = r"( |\n[ \t]{0,40})?"
@@ -38,12 +38,10 @@ NAME = re.compile(r"[^\s>]([^>\r\n]*[^\s>])?")
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What an answer must look like, and how its calls are read."""
+    """What an answer must look like."""
 
     grammar: str
     """In Lark."""
-    writing: Writing
-    """Whether calls stand alone or may follow text."""
     param: str
     """The field that asks for it."""
 
@@ -65,11 +63,11 @@ def form_of(ask: ChatRequest, tokenizer: TextTokenizer) -> Form | None:
         rules.add_calls([functions[named]] if named else list(functions.values()))
         more = "" if is_single else r'("\n" call)*'
         if must_call:
-            return Form(rules.reply(f"GAP? call {more}"), "alone", "tool_choice")
+            return Form(rules.reply(f"GAP? call {more}"), "tool_choice")
         if value:
-            return Form(rules.reply(f"GAP? (call {more} | {value})"), "alone", "response_format")
-        return Form(rules.reply(f"{rules.text_before('call')} {more} | TEXT"), "exactly", "tools")
-    return Form(rules.reply(f"GAP? {value}"), "alone", "response_format") if value else None
+            return Form(rules.reply(f"GAP? (call {more} | {value})"), "response_format")
+        return Form(rules.reply(f"{rules.text_before('call')} {more} | TEXT"), "tools")
+    return Form(rules.reply(f"GAP? {value}"), "response_format") if value else None
 
 
 def tools_of(ask: ChatRequest) -> list[Tool] | None:

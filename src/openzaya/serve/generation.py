@@ -49,7 +49,7 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
         stops=ask.stops,
         thinks=thinks,
         schemas=schemas_of(tools),
-        writing=form.writing if form is not None else "freely",
+        has_form=form is not None,
     )
     return await respond(service, request, ask, [ids], rules, constrained)
 

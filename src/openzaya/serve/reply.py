@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from openzaya.engine.request import TokenEvent
 from openzaya.serve.scanners import StopScanner, ThinkScanner
 from openzaya.serve.stream import Detokenizer
-from openzaya.serve.tool_calls import Call, Schemas, ToolScanner, Writing
+from openzaya.serve.tool_calls import Call, Schemas, ToolScanner
 from openzaya.text.tokenizer import TextTokenizer
 
 
@@ -24,8 +24,8 @@ class ReplyRules:
     """Whether the prompt opened a thought."""
     schemas: Schemas | None = None
     """The tools that may be called."""
-    writing: Writing = "freely"
-    """Anything else than "freely" for a reply that keeps a form: no markers in its answer."""
+    has_form: bool = False
+    """Whether a grammar wrote the answer: it may quote markers, and its calls are exact."""
 
 
 @dataclass(slots=True)
@@ -52,10 +52,9 @@ class Reply:
     def __init__(self, tokenizer: TextTokenizer, rules: ReplyRules) -> None:
         self._rules = rules
         self._detokenizer = Detokenizer(tokenizer)
-        has_form = rules.writing != "freely"
-        self._think = ThinkScanner(rules.thinks, once=has_form) if rules.splits else None
+        self._think = ThinkScanner(rules.thinks, once=rules.has_form) if rules.splits else None
         self._stop = StopScanner(rules.stops)
-        self._tools = ToolScanner(rules.schemas, rules.writing)
+        self._tools = ToolScanner(rules.schemas, rules.has_form)
         self._reason: str | None = None
         self.events: list[TokenEvent] = []
         """Every token that counts."""

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from openzaya.serve.json_body import is_torn
@@ -20,9 +20,6 @@ END = "\n</parameter>\n"
 """What ends a value that a grammar wrote; what comes before it is the value, byte for byte."""
 Schemas = Mapping[str, Mapping[str, Any]]
 """The properties of each function's parameters."""
-Writing = Literal["freely", "exactly", "alone"]
-"""How calls are written: in any layout; as the grammar of serve/form.py has them; so, and either at
-the beginning of the answer or nowhere in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,15 @@ class Call:
 class ToolScanner:
     """Takes tool calls out of an answer that comes in pieces."""
 
-    def __init__(self, schemas: Schemas | None, writing: Writing = "freely") -> None:
-        """Without schemas nothing is looked for: the text passes."""
+    def __init__(self, schemas: Schemas | None, is_exact: bool = False) -> None:
+        """Without schemas nothing is looked for: the text passes.
+
+        `is_exact` is for calls that the grammar of serve/form.py wrote.
+        """
         self._schemas = schemas
-        self._is_exact = writing != "freely"
-        # In JSON a line end never stands inside of a string.
+        self._is_exact = is_exact
+        # A line end never stands inside of a JSON string: what an answer quotes is no call.
         self._close = f"\n{CLOSE}" if self._is_exact else CLOSE
-        self._may_be_other = writing == "alone"
         self._pieces: list[str] = []
         self._inside = False
         self._tail = ""
@@ -59,11 +58,6 @@ class ToolScanner:
         outside = ""
         calls: list[Call] = []
         text = self._tail + text
-        if self._may_be_other and (head := text.lstrip("\n")[: len(OPEN)]):
-            if not OPEN.startswith(head):
-                self._schemas, self._tail = None, ""
-                return text, []
-            self._may_be_other = head != OPEN
         while text:
             marker = self._close if self._inside else OPEN
             at = text.find(marker)

@@ -15,7 +15,7 @@ from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.keys import Key
-from openzaya.serve.tool_calls import Schemas, Writing
+from openzaya.serve.tool_calls import Schemas
 from openzaya.ttc import MarkovianRSAConfig
 
 
@@ -61,11 +61,6 @@ class Wish:
     """What the calls of the last stage carry on top."""
     body: Any = None
     """The request as the backend's schema read it."""
-
-    @property
-    def writing(self) -> Writing:
-        """How the calls in an answer are written."""
-        return self.form.writing if self.form is not None else "freely"
 
     def is_final(self, stage: int) -> bool:
         """Say whether answers of a stage may be given to the client."""

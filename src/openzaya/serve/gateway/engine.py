@@ -259,7 +259,7 @@ class EngineSampler:
             stop_ids=stop_ids,
             stops=self.wish.stops if is_final else (),
             thinks=thinks,
-            writing=self.wish.writing if is_final else "freely",
+            has_form=is_final and self.wish.form is not None,
         )
         reply = Reply(service.codec.tokenizer, rules)
         cut = asyncio.create_task(watch.cut.wait())
