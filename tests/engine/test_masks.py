@@ -12,6 +12,7 @@ import torch
 from openzaya.engine.engine import Engine
 from openzaya.engine.masks import allowed_by
 from openzaya.engine.request import SamplingParams
+from openzaya.engine.sampling import SamplingTable
 
 PROMPT = [4, 9, 4, 17, 30]
 STOP = 39
@@ -138,6 +139,20 @@ def test_forced_tokens_come_whatever_the_mask_says_and_are_told_to_it(model):
         i % 3 for i in range(14) if not 4 <= i < 7
     ]
     assert made[0].seen == output.token_ids[:-1]
+
+
+def test_masked_rows_are_never_left_to_a_kernel():
+    """A block of logits that are all -infinity is nothing that kernels are made for."""
+    table, rows, cpu = SamplingTable(3), np.arange(3), torch.device("cpu")
+    for row, params in enumerate((PLAIN, BOUND, PLAIN)):
+        table.open(row, params)
+    parts = table.parts(rows, table.batch(rows, cpu), None, cpu)
+    assert [(part.rows.tolist(), part.by_kernel) for part in parts] == [
+        ([0, 2], True),
+        ([1], False),
+    ]
+    (alone,) = table.parts(rows[1:2], table.batch(rows[1:2], cpu), None, cpu)
+    assert not alone.by_kernel
 
 
 def test_equal_prompts_share_no_constraint(model):

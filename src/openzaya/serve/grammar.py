@@ -90,6 +90,11 @@ class Grammars:
                 )
         return Constrained(matcher, self.shared, thinks)
 
+    def prepare(self) -> None:
+        """Read the vocabulary, which stops all threads for a second where it is large."""
+        if find_spec("llguidance") is not None:
+            _ = self.shared
+
     @cached_property
     def shared(self) -> Shared:
         """What all constraints of the model share; made with the first of them."""
