@@ -101,6 +101,13 @@ def test_any_schema_is_kept(server: Running, schema: dict, seed: int, temperatur
         assert complaint(arguments, tool["parameters"], tool["parameters"]) is None
 
 
+CHAIN = {
+    **{str(n): {"type": "array", "items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(1000)},
+    "1000": {"type": "string"},
+}
+"""It would overrun the stack of whatever compiles it."""
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -114,6 +121,7 @@ def test_any_schema_is_kept(server: Running, schema: dict, seed: int, temperatur
         (by({"properties": [1]}), "object"),
         (by({"type": "string", "maxLength": -1}), ""),
         (by({"enum": ["x" * 70_000]}), "64 KiB"),
+        (by({"$ref": "#/$defs/0", "$defs": CHAIN}), "too complex"),
         (by({"type": "integer", "multipleOf": 10**7 + 19}), "too complex"),
         (by({"allOf": [{"type": "string", "pattern": f"[ab]{{{n},}}"} for n in range(40)]}), "too"),
     ],

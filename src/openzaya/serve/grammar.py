@@ -123,7 +123,8 @@ def try_out(grammar: str) -> str:
     outcome = shared_pool().call("openzaya.serve.grammar_check:reason_against", grammar)
     if outcome.ended is Ended.VALUE:
         return str(outcome.value)
-    if outcome.ended in (Ended.TIMEOUT, Ended.MEMORY):
+    # What ran and was killed, or overran its stack, would do the same here.
+    if outcome.ended in (Ended.TIMEOUT, Ended.MEMORY) or outcome.wall_s > 0:
         return f"it is too complex to compile ({outcome.message})"
     raise ApiError(500, f"the schema could not be compiled ({outcome.message}); ask again")
 

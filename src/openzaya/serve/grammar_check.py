@@ -5,12 +5,14 @@ large number), and nothing stops a compilation inside of the server.
 """
 
 import re
+import threading
 from functools import cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 STATES = 50_000
 """Of a grammar's lexer at most; one takes some 2 kB."""
+STACK_BYTES = 1 << 20
 TOKEN = re.compile(r"<\[[0-9]+\]>")
 
 
@@ -39,7 +41,20 @@ def limits() -> LLParserLimits:
 
 
 def reason_against(grammar: str) -> str:
-    """Return why no reply can keep a grammar; empty when it compiles and allows a first byte."""
+    """Return why no reply can keep a grammar; empty when it compiles and allows a first byte.
+
+    It runs on a smaller stack than the threads of a server have: a schema that nests deeper than
+    that ends this process.
+    """
+    threading.stack_size(STACK_BYTES)
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(_try(grammar)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _try(grammar: str) -> str:
     spelled = TOKEN.sub("<[0]>", grammar)  # tokens that are named by their ids are none of these
     matcher = LLMatcher(byte_tokenizer(), spelled, log_level=0, limits=limits())
     if not matcher.is_error():
