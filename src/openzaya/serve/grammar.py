@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_KEPT = 64
 """Compiled grammars that are kept."""
-MAX_REASON_CHARS = 300
 CLOSE = THINK_CLOSE.encode()
 
 
@@ -165,6 +164,13 @@ class Shared:
         return self.tokenizer.greedy_tokenize(text)
 
 
+def _why(matcher: LLMatcher) -> str:
+    """Return why a reply cannot go on."""
+    from openzaya.serve.grammar_check import reason_of
+
+    return reason_of(matcher) or "nothing may follow"
+
+
 @dataclass(slots=True, eq=False)
 class Constrained:
     """Makes the constraint of one choice when the engine begins it, and knows how it went."""
@@ -210,7 +216,7 @@ class GrammarConstraint:
 
     def _take(self, tokens: list[int]) -> None:
         if not self.matcher.consume_tokens(tokens):
-            self.owner.failure = self.matcher.get_error()[:MAX_REASON_CHARS]
+            self.owner.failure = _why(self.matcher)
 
     @classmethod
     def fill(cls, constraints: Sequence[GrammarConstraint], bits_NW: Bits) -> None:
@@ -225,8 +231,7 @@ class GrammarConstraint:
         for index, bits_W in zip(at, bits_MW, strict=True):
             one = constraints[index]
             if one.matcher.is_error() or not bits_W.any():
-                error = one.matcher.get_error()[:MAX_REASON_CHARS]
-                one.owner.failure = one.owner.failure or error or "nothing may follow"
+                one.owner.failure = one.owner.failure or _why(one.matcher)
                 bits_W = shared.only_stops
             bits_NW[index] = bits_W
 
