@@ -97,11 +97,15 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
 
 @contextmanager
 def serving(
-    config: GatewayConfig | None = None, keys: Keys | None = None, *, slots: int = 8
+    config: GatewayConfig | None = None,
+    keys: Keys | None = None,
+    *,
+    slots: int = 8,
+    context: int = 1024,
 ) -> Iterator[Running]:
     """Run a server while the block runs."""
     config = replace(config or GatewayConfig(), port=0, model_name="nano")
-    args = argparse.Namespace(model="nano", max_slots=slots, context=1024)
+    args = argparse.Namespace(model="nano", max_slots=slots, context=context)
     service = verb.load_service(args, config, keys or Keys(), threads=1)
     with TemporaryDirectory() as folder:
         journal = Journal.open(f"{folder}/runs.sqlite")

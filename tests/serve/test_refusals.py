@@ -14,6 +14,7 @@ from openzaya.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequ
 
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "sort ba"}], "max_tokens": 2}
 TEXT = {"model": "nano", "prompt": "sort ba", "max_tokens": 2}
+OTHER_FUNCTION = {"type": "function", "function": {"name": "other"}}
 FUNCTION = {"type": "function", "function": {"name": "f"}}
 
 
@@ -234,7 +235,6 @@ CHAT_FIELDS = [
     ({"tools": [FUNCTION] * 129}, None, "tools"),
     ({"tools": [{"type": "retrieval"}]}, None, None),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, None, None),
-    ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, None, None),
     (
         {
             "tools": [
@@ -265,11 +265,12 @@ CHAT_FIELDS = [
         None,
         "tools",
     ),
-    ({"tools": [FUNCTION], "tool_choice": "required"}, None, "tool_choice"),
-    ({"tools": [FUNCTION], "tool_choice": FUNCTION}, None, "tool_choice"),
+    ({"tools": [FUNCTION], "tool_choice": "always"}, None, None),
+    ({"tools": [FUNCTION], "tool_choice": OTHER_FUNCTION}, None, None),
+    ({"tools": [], "tool_choice": "required"}, None, None),
     ({"tool_choice": "auto"}, None, None),
-    ({"parallel_tool_calls": False, "tools": [FUNCTION]}, None, "parallel_tool_calls"),
-    ({"response_format": {"type": "json_object"}}, None, None),
+    ({"parallel_tool_calls": 0, "tools": [FUNCTION]}, None, "parallel_tool_calls"),
+    ({"response_format": {"type": "grammar"}}, None, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {}}}, None, None),
     ({"chat_template_kwargs": {"tools": []}}, "unknown_parameter", None),
     ({"chat_template_kwargs": {"enable_thinking": 1}}, None, None),

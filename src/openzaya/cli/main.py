@@ -42,6 +42,7 @@ VERBS: dict[str, str] = {
 
 EXTRAS = {
     **dict.fromkeys(("uvicorn", "starlette", "pydantic", "prometheus_client", "h11"), "serve"),
+    "llguidance": "grammar",
     "transformers": "hf",
     "math_verify": "rl",
     "pyarrow": "data",

@@ -238,6 +238,7 @@ def load_service(
     from openzaya.cli.samplers import model_folder
     from openzaya.serve.chat import ChatCodec
     from openzaya.serve.driver import Driver
+    from openzaya.serve.grammar import Grammars
     from openzaya.serve.keys import Keys
     from openzaya.serve.metrics import Metrics
     from openzaya.serve.service import Service
@@ -272,6 +273,7 @@ def load_service(
         metrics=Metrics(driver),
         context_tokens=engine.max_tokens,
         vocab_size=engine.vocab_size,
+        grammars=Grammars(codec.tokenizer, engine.vocab_size, codec.stop_ids),
     )
 
 

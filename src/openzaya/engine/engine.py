@@ -365,14 +365,13 @@ class Engine:
         """Sample one token for each slot, record it, and end the requests it finishes."""
         rows = self._scheduler.row_of_slot[slots]
         uniforms = self._sampling.uniforms(rows, self._ledger.counts[rows])
-        forced = None
-        if not self._steering.is_idle:
-            logits_BV = self._steering.adjust(rows, logits_BV)
-            forced = self._steering.forced(rows)
+        logits_BV = self._steering.adjust(rows, logits_BV)
+        forced = self._steering.forced(rows)
         finished = np.zeros(len(slots), dtype=np.bool_)
         for part in self._sampling.parts(rows, batch, forced, self._runner.device):
             at = part.rows
-            draw = self._runner.draw(logits_BV[at], uniforms[at], part.batch, part.forced)
+            logits = self._steering.masks.apply(rows[at], part.forced, logits_BV[at])
+            draw = self._runner.draw(logits, uniforms[at], part)
             finished[at] = self._record(rows[at], draw)
         self.stats.tokens_generated += len(slots)
         outputs = []
@@ -388,7 +387,7 @@ class Engine:
         tokens = draw.tokens_B.cpu().numpy()
         finished = self._ledger.record(rows, tokens, draw.logprobs_B.cpu().numpy(), self._version)
         if not self._steering.is_idle:
-            self._steering.count(rows, tokens)
+            self._steering.count(rows[~finished], tokens[~finished])
         self._listeners.tell(rows, draw, self._ledger, finished, self._version)
         return finished
 

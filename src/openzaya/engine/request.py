@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from openzaya.core.errors import ContextLengthError, RequestError
 from openzaya.core.seeding import stream_seed
+from openzaya.engine.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "abort"]
 MAX_TOP_LOGPROBS = 20
@@ -24,8 +25,9 @@ MAX_SHIFT = 1e4
 class SamplingParams:
     """How one request is sampled; the defaults are plain sampling from the model.
 
-    The order is repetition penalty, frequency and presence penalty, logit bias, temperature, top-k,
-    top-p on what top-k left, min-p; the rest is renormalized. Forced tokens replace drawn ones.
+    The order is repetition penalty, frequency and presence penalty, logit bias, constraint,
+    temperature, top-k, top-p on what top-k left, min-p; the rest is renormalized. Forced tokens
+    replace drawn ones.
     Raises `RequestError` for values outside their ranges.
     """
 
@@ -64,6 +66,8 @@ class SamplingParams:
     """The sequence that ends a thought."""
     think_close_ids: tuple[int, ...] = ()
     """Ids any one of which ends the thought as well."""
+    constraint: Callable[[], Constraint] | None = None
+    """Makes what allows tokens, once for each request that is admitted. None allows all."""
 
     def __post_init__(self) -> None:
         """Refuse values that no sampler could honor."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openzaya.engine.passes import Experts, Kernels, make_pass
 from openzaya.engine.prefill import Chunk
-from openzaya.engine.sampling import Draw, SamplingBatch, sample
+from openzaya.engine.sampling import Draw, Part, sample
 from openzaya.model.quantized import QuantizedZaya
 from openzaya.model.zaya import Zaya
 
@@ -71,15 +71,10 @@ class Runner:
             want_experts=want_experts,
         )
 
-    def draw(
-        self,
-        logits_BV: Tensor,
-        uniforms: npt.NDArray[np.float32],
-        batch: SamplingBatch,
-        forced: npt.NDArray[np.int64] | None,
-    ) -> Draw:
+    def draw(self, logits_BV: Tensor, uniforms: npt.NDArray[np.float32], part: Part) -> Draw:
         """Draw the token of every row, by the pass's own kernel if that can; see `sample`."""
-        fast = self._pass.draw(logits_BV, uniforms, batch) if forced is None else None
+        batch, forced = part.batch, part.forced
+        fast = self._pass.draw(logits_BV, uniforms, batch) if part.by_kernel else None
         if fast is not None:
             return Draw(*fast, logits_BV, batch.temperature_B1)
         uniforms_B = torch.from_numpy(uniforms).to(logits_BV.device)

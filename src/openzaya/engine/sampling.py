@@ -63,6 +63,8 @@ class Part(NamedTuple):
     """Their parameters."""
     forced: npt.NDArray[np.int64] | None
     """The token that each must take, negative where it is drawn; None if all are."""
+    by_kernel: bool
+    """Whether the kernel of a pass may draw them."""
 
 
 class SamplingTable:
@@ -76,6 +78,7 @@ class SamplingTable:
         self._top_p = np.ones(num_rows, dtype=np.float32)
         self._top_k = np.zeros(num_rows, dtype=np.int64)
         self._min_p = np.zeros(num_rows, dtype=np.float32)
+        self._is_masked = np.zeros(num_rows, dtype=np.bool_)
         self._uniforms = np.zeros((num_rows, BLOCK_TOKENS), dtype=np.float32)
         self._streams: list[np.random.Generator | None] = [None] * num_rows
 
@@ -85,6 +88,7 @@ class SamplingTable:
         self._top_p[row] = params.top_p
         self._top_k[row] = params.top_k
         self._min_p[row] = params.min_p
+        self._is_masked[row] = params.constraint is not None
         is_random = params.temperature > 0
         self._streams[row] = numpy_stream(params.seed, "engine", "token") if is_random else None
 
@@ -137,21 +141,22 @@ class SamplingTable:
     ) -> list[Part]:
         """Return the rows of `batch` that a pass's own kernel may draw, and the others.
 
-        The kernels know neither truncation nor forced tokens, and round differently from `sample`.
+        The kernels know no truncation, masks or forced tokens, and round differently from `sample`.
         Which of the two draws a row is decided by its request alone, never by its neighbours.
         """
-        by_sample = self._is_cut(rows)
+        by_sample = self._is_cut(rows) | self._is_masked[rows]
         if forced is not None:
             by_sample |= forced >= 0
         if by_sample.all() or not by_sample.any():
-            return [Part(slice(None), batch, forced)]
+            return [Part(slice(None), batch, forced, by_kernel=not by_sample.any())]
         plain, special = np.flatnonzero(~by_sample), np.flatnonzero(by_sample)
         return [
-            Part(plain, self.batch(rows[plain], device), None),
+            Part(plain, self.batch(rows[plain], device), None, by_kernel=True),
             Part(
                 special,
                 self.batch(rows[special], device),
                 None if forced is None else forced[special],
+                by_kernel=False,
             ),
         ]
 

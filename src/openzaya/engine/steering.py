@@ -1,4 +1,4 @@
-"""What single requests do to their own next token: penalties, biases, a budget for thinking.
+"""What single requests do to their own next token: penalties, a budget for thinking, masks.
 
 Rows that ask for none of it are not touched, and an idle `Steering` costs one test a step. Every
 row is computed on its own, so a request's tokens do not depend on what else is in the batch.
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from openzaya.engine.masks import Masks
 from openzaya.engine.request import Request, SamplingParams
 
 FREE = -1
@@ -105,11 +106,13 @@ class Steering:
         self._device = device
         self._penalties: dict[int, Penalty] = {}
         self._budgets: dict[int, ThinkBudget] = {}
+        self.masks = Masks(vocab_size)
+        """What the next token of some may be."""
 
     @property
     def is_idle(self) -> bool:
         """True when no running request asks for anything."""
-        return not (self._penalties or self._budgets)
+        return not (self._penalties or self._budgets or self.masks)
 
     def open(self, request: Request) -> None:
         """Start the row of an admitted request."""
@@ -122,11 +125,13 @@ class Steering:
                 end_ids=params.think_end_ids,
                 close_ids=frozenset(params.think_close_ids),
             )
+        self.masks.open(request)
 
     def close(self, row: int) -> None:
         """Forget the row of a request that ended."""
         self._penalties.pop(row, None)
         self._budgets.pop(row, None)
+        self.masks.close(row)
 
     def adjust(self, rows: npt.NDArray[np.intp], logits_BV: Tensor) -> Tensor:
         """Return the logits with the penalties and biases of their requests."""
@@ -147,11 +152,12 @@ class Steering:
         return ids if (ids != FREE).any() else None
 
     def count(self, rows: npt.NDArray[np.intp], tokens: npt.NDArray[np.int64]) -> None:
-        """Take note of the token that each row got."""
+        """Take note of the token that each row got; there is a next one."""
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             for watcher in (self._penalties.get(row), self._budgets.get(row)):
                 if watcher is not None:
                     watcher.count(token)
+        self.masks.count(rows.tolist(), tokens.tolist())
 
 
 def _penalizes(params: SamplingParams) -> bool:

@@ -6,11 +6,11 @@ from typing import Any
 from openzaya.core.errors import DataError
 from openzaya.serve import json_body
 from openzaya.serve.errors import ApiError, bad_request
+from openzaya.serve.form_schema import Tool
 from openzaya.serve.schema import (
     AssistantMessage,
     Message,
     TextPart,
-    Tool,
     ToolMessage,
 )
 from openzaya.serve.tool_calls import Schemas

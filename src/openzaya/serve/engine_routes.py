@@ -31,6 +31,7 @@ def engine_routes(service: Service) -> list[Route]:
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[None]:
     """Run the engine's thread while the block runs."""
+    service.grammars.prepare()  # before anybody waits
     service.driver.start()
     try:
         yield

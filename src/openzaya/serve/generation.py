@@ -1,5 +1,6 @@
 """A request for completions, from its body to its answer or its stream."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
 from typing import Literal
@@ -11,8 +12,10 @@ from starlette.types import ASGIApp
 from openzaya.serve.answers import Shape
 from openzaya.serve.chat import schemas_of
 from openzaya.serve.errors import ApiError
+from openzaya.serve.form import form_of, tools_of
+from openzaya.serve.grammar import Constrained, check_kept
 from openzaya.serve.jobs import Job
-from openzaya.serve.open_turn import encode_chat
+from openzaya.serve.open_turn import begun_answer, encode_chat
 from openzaya.serve.reply import Delta, Reply, ReplyRules
 from openzaya.serve.schema import ChatRequest, CompletionRequest
 from openzaya.serve.service import Service
@@ -32,15 +35,23 @@ CLIENT_GONE = 499
 async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> ASGIApp:
     """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
-    tools = ask.tools if ask.tool_choice != "none" else None
+    tools = tools_of(ask)
     ids, thinks = await service.encode(lambda: encode_chat(service.codec, ask, tools))
+    form = form_of(ask, service.codec.tokenizer)
+    constrained = None
+    if form is not None:
+        begun = begun_answer(ask)
+        constrained = await asyncio.to_thread(
+            service.grammars.constrained, form, thinks=thinks, begun=begun
+        )
     rules = ReplyRules(
         stop_ids=service.codec.stop_ids,
         stops=ask.stops,
         thinks=thinks,
         schemas=schemas_of(tools),
+        has_form=form is not None,
     )
-    return await respond(service, request, ask, [ids], rules)
+    return await respond(service, request, ask, [ids], rules, constrained)
 
 
 async def answer_completion(service: Service, request: Request, ask: CompletionRequest) -> ASGIApp:
@@ -66,9 +77,10 @@ async def respond(
     ask: ChatRequest | CompletionRequest,
     prompts: Sequence[list[int]],
     rules: ReplyRules,
+    constrained: Constrained | None = None,
 ) -> ASGIApp:
     """Generate, and answer at once or as a stream; a client that leaves ends the generation."""
-    asks = service.asks(ask, prompts)
+    asks = service.asks(ask, prompts, constrained)
     kind: Literal["chat", "text"] = "chat" if isinstance(ask, ChatRequest) else "text"
     name, created = Shape.new_id(kind)
     shape = Shape(
@@ -125,6 +137,7 @@ async def additions(
             if delta.is_last:
                 left -= 1
                 service.driver.stop(job, index)
+                check_kept(job.asks[index].params.constraint)
         if added and is_first:
             is_first = False
             service.metrics.first_token_s.observe(monotonic() - job.began)

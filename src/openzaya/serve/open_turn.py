@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from openzaya.serve.chat import ChatCodec, text_of
-from openzaya.serve.schema import AssistantMessage, ChatRequest, Tool
+from openzaya.serve.form_schema import Tool
+from openzaya.serve.schema import AssistantMessage, ChatRequest
 from openzaya.text.markers import THINK_CLOSE, THINK_OPEN
 
 CLOSING = re.compile(rf"\n?{re.escape(THINK_CLOSE)}(?:\n\n)?")
@@ -40,6 +41,13 @@ def open_turn(turn: AssistantMessage) -> OpenTurn:
     if found is None:
         return OpenTurn(thought, "", "")
     return OpenTurn(thought[: found.start()], found[0], thought[found.end() :])
+
+
+def begun_answer(ask: ChatRequest) -> str:
+    """Return the part of the answer that a turn to continue holds."""
+    last = ask.messages[-1]
+    is_open = ask.continue_final_message and isinstance(last, AssistantMessage)
+    return open_turn(last).answer if is_open else ""  # type: ignore[arg-type]
 
 
 def encode_chat(

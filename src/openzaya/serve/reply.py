@@ -24,6 +24,8 @@ class ReplyRules:
     """Whether the prompt opened a thought."""
     schemas: Schemas | None = None
     """The tools that may be called."""
+    has_form: bool = False
+    """Whether a grammar wrote the answer: it may quote markers, and its calls are exact."""
 
 
 @dataclass(slots=True)
@@ -50,9 +52,9 @@ class Reply:
     def __init__(self, tokenizer: TextTokenizer, rules: ReplyRules) -> None:
         self._rules = rules
         self._detokenizer = Detokenizer(tokenizer)
-        self._think = ThinkScanner(rules.thinks) if rules.splits else None
+        self._think = ThinkScanner(rules.thinks, once=rules.has_form) if rules.splits else None
         self._stop = StopScanner(rules.stops)
-        self._tools = ToolScanner(rules.schemas)
+        self._tools = ToolScanner(rules.schemas, rules.has_form)
         self._reason: str | None = None
         self.events: list[TokenEvent] = []
         """Every token that counts."""

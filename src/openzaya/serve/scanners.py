@@ -81,8 +81,10 @@ class ThinkScanner:
     opened again stays an answer; a closing marker outside a block is dropped.
     """
 
-    def __init__(self, started_in_think: bool) -> None:
+    def __init__(self, started_in_think: bool, *, once: bool = False) -> None:
+        """`once`: after the thought there are no markers, whatever the answer quotes."""
         self._inside = started_in_think
+        self._once = once
         self._held = ""
         self._trimmer = EdgeTrimmer()
         self._began = {True: False, False: False}
@@ -98,12 +100,15 @@ class ThinkScanner:
         out = {True: "", False: ""}
         start = 0
         for match in _THINK.finditer(text):
+            if self._once and not self._inside:
+                break
             out[self._inside] += self._add(text[start : match.start()])
             self._inside = match.group() == THINK_OPEN
             self._trimmer = EdgeTrimmer()
             start = match.end()
         rest = text[start:]
-        cut = len(rest) - held_length(rest, (THINK_OPEN, THINK_CLOSE))
+        looks = self._inside or not self._once
+        cut = len(rest) - (held_length(rest, (THINK_OPEN, THINK_CLOSE)) if looks else 0)
         self._held = rest[cut:]
         out[self._inside] += self._add(rest[:cut])
         return out[True], out[False]

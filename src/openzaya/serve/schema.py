@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     ValidationError,
@@ -20,22 +19,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from openzaya.serve.errors import ApiError, bad_request
+from openzaya.serve.form_schema import MAX_TOOLS, NamedTool, ResponseFormat, ToolChoice, Tools
+from openzaya.serve.strict import FunctionName, Strict
 
 NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
 MAX_MESSAGES = 1024
-MAX_TOOLS = 128
-MAX_TOOLS_CHARS = 64 << 10
 MAX_PROMPTS = 16
 MAX_TOKENS = 1 << 31
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORBIDDEN_NAME = ("..", "\\", "//")
-
-
-class Strict(BaseModel):
-    """A table without unknown fields, read without conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _check_name(name: str) -> str:
@@ -63,7 +56,6 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class TextPart(Strict):
@@ -144,31 +136,6 @@ Message = Annotated[
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-class Function(Strict):
-    """A function that the model may call."""
-
-    name: FunctionName
-    description: Annotated[str, Field(max_length=16_384)] | None = None
-    parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
-
-
-class Tool(Strict):
-    """One tool."""
-
-    type: Literal["function"]
-    function: Function
-
-
-def _check_tools(tools: list[Tool]) -> list[Tool]:
-    if sum(len(str(tool.function.parameters)) for tool in tools) > MAX_TOOLS_CHARS:
-        raise PydanticCustomError("invalid_value", "the schemas of all tools exceed 64 KiB")
-    return tools
-
-
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_check_tools)]
-
-
 class StreamOptions(Strict):
     """What a stream tells beside its text."""
 
@@ -179,12 +146,6 @@ class TemplateOptions(Strict):
     """What a request may tell the chat template."""
 
     enable_thinking: bool = True
-
-
-class PlainFormat(Strict):
-    """The only response format: text."""
-
-    type: Literal["text"]
 
 
 class Sampling(Strict):
@@ -250,9 +211,9 @@ class ChatRequest(Sampling):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: Literal[True] | None = None
-    response_format: PlainFormat | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateOptions | None = None
     thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     continue_final_message: bool | None = None
@@ -266,7 +227,12 @@ class ChatRequest(Sampling):
         rules = (
             (len(limits) > 1, "max_tokens and max_completion_tokens differ; give one of them"),
             (self.top_logprobs is not None and not self.logprobs, "top_logprobs needs logprobs"),
-            (self.tool_choice == "auto" and not self.tools, "tool_choice needs tools"),
+            (self.tool_choice not in (None, "none") and not self.tools, "tool_choice needs tools"),
+            (
+                isinstance(self.tool_choice, NamedTool)
+                and self.tool_choice.function.name not in self.function_names,
+                "tool_choice names none of the tools",
+            ),
             (
                 self.thinking_token_budget is not None and not self.thinks,
                 "thinking_token_budget needs enable_thinking",
@@ -285,6 +251,11 @@ class ChatRequest(Sampling):
             if broken:
                 raise PydanticCustomError("invalid_value", "{rule}", {"rule": message})
         return self
+
+    @property
+    def function_names(self) -> set[str]:
+        """Names of the tools."""
+        return {tool.function.name for tool in self.tools or ()}
 
     @property
     def _is_open(self) -> bool:

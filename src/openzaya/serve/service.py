@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from openzaya.serve.chat import ChatCodec
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.driver import Driver
 from openzaya.serve.errors import ApiError, bad_request, too_long
+from openzaya.serve.grammar import Constrained, Grammars
 from openzaya.serve.jobs import Ask
 from openzaya.serve.json_body import read_json
 from openzaya.serve.keys import Keys
@@ -54,6 +55,8 @@ class Service:
     """Longest prompt plus reply."""
     vocab_size: int
     """Ids that the model knows."""
+    grammars: Grammars
+    """What the forms of answers are compiled by."""
     created: int = field(default_factory=lambda: int(time.time()))
     """Unix time of the start."""
     encoders: ThreadPoolExecutor = field(
@@ -72,9 +75,14 @@ class Service:
             )
 
     def asks(
-        self, request: ChatRequest | CompletionRequest, prompts: Sequence[list[int]]
+        self,
+        request: ChatRequest | CompletionRequest,
+        prompts: Sequence[list[int]],
+        constrained: Constrained | None = None,
     ) -> list[Ask]:
         """Return every choice that is wanted, the choices of a prompt side by side.
+
+        Each is `constrained` on its own.
 
         The first choice draws with the request's seed, the others with seeds derived from it.
         Raises ApiError 400 for prompts that do not fit the context or the vocabulary.
@@ -86,7 +94,10 @@ class Service:
             limit = self.room(prompt, request.limit, name)
             for _ in range(request.n or 1):
                 own = sibling_seed(seed, len(asks))
-                asks.append(Ask(prompt, self._params(request, limit, own)))
+                params = self._params(request, limit, own)
+                if constrained is not None:
+                    params = replace(params, constraint=replace(constrained))
+                asks.append(Ask(prompt, params))
         return asks
 
     def room(self, prompt: list[int], limit: int | None, name: str) -> int:

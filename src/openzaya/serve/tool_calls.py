@@ -16,6 +16,8 @@ from openzaya.serve.scanners import EdgeTrimmer, held_length
 from openzaya.text.markers import TOOL_MARKERS
 
 OPEN, CLOSE = TOOL_MARKERS[:2]
+END = "\n</parameter>\n"
+"""What ends a value that a grammar wrote; what comes before it is the value, byte for byte."""
 Schemas = Mapping[str, Mapping[str, Any]]
 """The properties of each function's parameters."""
 
@@ -35,9 +37,15 @@ class Call:
 class ToolScanner:
     """Takes tool calls out of an answer that comes in pieces."""
 
-    def __init__(self, schemas: Schemas | None) -> None:
-        """Without schemas nothing is looked for: the text passes."""
+    def __init__(self, schemas: Schemas | None, is_exact: bool = False) -> None:
+        """Without schemas nothing is looked for: the text passes.
+
+        `is_exact` is for calls that the grammar of serve/form.py wrote.
+        """
         self._schemas = schemas
+        self._is_exact = is_exact
+        # A line end never stands inside of a JSON string: what an answer quotes is no call.
+        self._close = f"\n{CLOSE}" if self._is_exact else CLOSE
         self._pieces: list[str] = []
         self._inside = False
         self._tail = ""
@@ -51,7 +59,7 @@ class ToolScanner:
         calls: list[Call] = []
         text = self._tail + text
         while text:
-            marker = CLOSE if self._inside else OPEN
+            marker = self._close if self._inside else OPEN
             at = text.find(marker)
             cut = len(text) - held_length(text, (marker,)) if at < 0 else at
             if self._inside:
@@ -79,15 +87,19 @@ class ToolScanner:
         """Read the call that is complete; return it as text when it is none."""
         body = "".join(self._pieces)
         self._pieces = []
-        call = read_call(body, self._schemas or {})
+        call = read_call(body, self._schemas or {}, self._is_exact)
         if call is None:
-            return f"{OPEN}{body}{CLOSE}"
+            return f"{OPEN}{body}{self._close}"
         calls.append(call)
         return ""
 
 
-def read_call(body: str, schemas: Schemas) -> Call | None:
-    """Return the call between its markers, None for what is none."""
+def read_call(body: str, schemas: Schemas, is_exact: bool = False) -> Call | None:
+    """Return the call between its markers, None for what is none.
+
+    Of a call that a grammar wrote (`is_exact`) a value may hold what ends others.
+    """
+    closing = END if is_exact else "</parameter>"
     body = body.strip()
     end = body.rfind("</function>")
     name, at = _between(body, 0, "<function=", ">")
@@ -98,28 +110,35 @@ def read_call(body: str, schemas: Schemas) -> Call | None:
     at = _skip_space(body, at)
     while at < end:
         parameter, at = _between(body, at, "<parameter=", ">")
-        stop = body.find("</parameter>", at, end)
+        at += is_exact  # the line end before a value
+        stop = body.find(closing, at, end)
         if not parameter or stop < 0:
             return None
-        value = body[at:stop].removeprefix("\n").removesuffix("\n")
-        arguments[parameter] = read_value(value, properties.get(parameter))
-        at = _skip_space(body, stop + len("</parameter>"))
+        value = body[at:stop] if is_exact else body[at:stop].removeprefix("\n").removesuffix("\n")
+        arguments[parameter] = read_value(value, properties.get(parameter), is_exact)
+        at = _skip_space(body, stop + len(closing))
     return Call(f"call_{uuid4().hex[:24]}", name, _to_json(arguments))
 
 
-def read_value(text: str, schema: object) -> Any:
+def is_bare(schema: object) -> bool:
+    """Say whether values of a schema are written as bare text: strings and nothing else."""
+    return isinstance(schema, Mapping) and schema.get("type") == "string"
+
+
+def read_value(text: str, schema: object, is_exact: bool = False) -> Any:
     """Return an argument by the type that its schema gives; what is no JSON stays text.
 
-    Without a type only objects and lists are read as JSON.
+    Without a type only objects and lists are read as JSON, unless a grammar wrote it.
     """
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    if kind == "string":
+    if is_bare(schema):
         return text
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
     try:
         value = json.loads(text, parse_constant=str, parse_float=_finite)
     except (ValueError, RecursionError):
         return text
-    return value if kind is not None or isinstance(value, dict | list) else text
+    is_json = is_exact or kind is not None or isinstance(value, dict | list)
+    return value if is_json else text
 
 
 def _between(text: str, at: int, left: str, right: str) -> tuple[str, int]:

@@ -46,7 +46,7 @@ def extractor(wish: Wish) -> Extract:
 
     def extract(answer_text: str) -> str | None:
         if wish.tools is not None:
-            _, calls = take_calls(answer_text, wish.tools)
+            _, calls = take_calls(answer_text, wish.tools, wish.form is not None)
             if calls:
                 return canonical(calls)
         if wish.wants_json:
@@ -60,9 +60,9 @@ def extractor(wish: Wish) -> Extract:
     return extract
 
 
-def take_calls(answer_text: str, schemas: Schemas) -> tuple[str, list[Call]]:
+def take_calls(answer_text: str, schemas: Schemas, is_exact: bool) -> tuple[str, list[Call]]:
     """Return the text outside of tool calls, and the calls."""
-    scanner = ToolScanner(schemas)
+    scanner = ToolScanner(schemas, is_exact)
     text, calls = scanner.feed(answer_text)
     return text + scanner.finish()[0], calls
 
@@ -191,7 +191,7 @@ class Body:
         text = final.answer_text
         calls: list[Call] = []
         if self.wish.tools is not None:
-            text, calls = take_calls(final.answer_text, self.wish.tools)
+            text, calls = take_calls(final.answer_text, self.wish.tools, self.wish.form is not None)
         told: dict[str, Any] = {"content": text}
         if final.thinking:
             told["reasoning_content"] = final.thinking

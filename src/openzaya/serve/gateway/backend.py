@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from openzaya.core.protocols import WatchedSampler
 from openzaya.serve.errors import bad_request
+from openzaya.serve.form import Form
 from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
@@ -49,6 +50,8 @@ class Wish:
     """The tools that the last stage may call."""
     wants_json: bool = False
     """Whether the answer must be JSON."""
+    form: Form | None = None
+    """What the calls of the last stage keep on our own engine."""
     priority: int = 0
     question_tokens: int = 0
     """Length of the prompt that the client sent, an estimate in front of some servers."""

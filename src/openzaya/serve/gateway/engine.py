@@ -14,11 +14,13 @@ from openzaya.serve import generation
 from openzaya.serve.chat import schemas_of
 from openzaya.serve.engine_routes import card
 from openzaya.serve.errors import ApiError
+from openzaya.serve.form import form_of, tools_of
 from openzaya.serve.gateway.backend import Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
 from openzaya.serve.gateway.conversation import Conversation
 from openzaya.serve.gateway.live_text import LiveText
 from openzaya.serve.gateway.turns import Turns
+from openzaya.serve.grammar import check_kept
 from openzaya.serve.jobs import Ask, Job
 from openzaya.serve.openapi import POSTS
 from openzaya.serve.reply import Reply, ReplyRules
@@ -54,7 +56,11 @@ class EngineBackend:
         ask = reader(ChatRequest)({**plain, "model": choice.model})
         check_alone(ask)
         conversation = Conversation.of(ask.messages)
-        tools = ask.tools if ask.tool_choice != "none" else None
+        tools = tools_of(ask)
+        form = form_of(ask, self.service.codec.tokenizer)
+        if form is not None:  # what cannot be kept is refused before any work
+            await asyncio.to_thread(self.service.grammars.constrained, form, thinks=False)
+        wants_json = ask.response_format is not None and ask.response_format.type != "text"
         question = await self.service.encode(
             lambda: self.service.codec.encode(ask.messages, tools, ask.thinks)
         )
@@ -67,7 +73,7 @@ class EngineBackend:
                 top_p=ask.top_p,
                 limit=ask.limit,
                 n=ask.n or 1,
-                has_form=tools is not None,
+                has_form=tools is not None or wants_json,
             ),
             n=ask.n or 1,
             stream=bool(ask.stream),
@@ -75,6 +81,8 @@ class EngineBackend:
             seed=ask.seed,
             stops=ask.stops,
             tools=schemas_of(tools),
+            wants_json=wants_json,
+            form=form,
             priority=ask.priority or 0,
             question_tokens=len(question),
             body=ask,
@@ -190,31 +198,32 @@ class EngineSampler:
         """Complete a turn that begins with `opening`; the completion is what comes after it."""
         service = self.backend.service
         is_final = self.wish.is_final(request.stage)
+        thinks = self.wish.body.thinks and THINK_CLOSE not in opening
         try:
-            prompt = await service.encode(
-                lambda: (
-                    self._encode(request.messages[-1].content, is_final)
-                    + (service.codec.encode_text(opening, parse_special=True) if opening else [])
-                )
-            )
-            ask = self._ask(prompt, request, is_final)
+            ask = await service.encode(lambda: self._ask(request, opening, is_final, thinks))
         except ApiError as error:
             kind = ContextLengthError if error.code == "context_length_exceeded" else RequestError
             raise kind(error.message) from None
         async with self.backend.turns.place(self.run, self.wish.priority):
             job = await self._submit(ask)
             try:
-                thinks = self.wish.body.thinks and THINK_CLOSE not in opening
-                return await self._collect(job, watch, prompt, is_final, thinks)
+                return await self._collect(job, watch, is_final, thinks)
             except ApiError as error:
                 raise EngineError(error.message) from None
             finally:
                 service.driver.abort(job)
-                service.metrics.prompt_tokens.inc(len(prompt))
+                service.metrics.prompt_tokens.inc(len(ask.prompt))
 
-    def _ask(self, prompt: list[int], request: SampleRequest, is_final: bool) -> Ask:
+    def _ask(self, request: SampleRequest, opening: str, is_final: bool, thinks: bool) -> Ask:
         """Return the call: the client's sampling fields with the run's length, heat and seed."""
         service = self.backend.service
+        prompt = self._encode(request.messages[-1].content, is_final)
+        if opening:
+            prompt += service.codec.encode_text(opening, parse_special=True)
+        constrained = None
+        if is_final and self.wish.form is not None:
+            begun = opening.partition(THINK_CLOSE)[2].lstrip("\n")
+            constrained = service.grammars.constrained(self.wish.form, thinks=thinks, begun=begun)
         body: ChatRequest = self.wish.body
         own = body.model_copy(
             update={
@@ -227,7 +236,7 @@ class EngineSampler:
                 "seed": request.seed % (1 << 63),
             }
         )
-        return service.asks(own, [prompt])[0]
+        return service.asks(own, [prompt], constrained)[0]
 
     async def _submit(self, ask: Ask) -> Job:
         """Queue the call, when plain requests leave room."""
@@ -239,17 +248,18 @@ class EngineSampler:
                     raise EngineError(error.message) from None
             await asyncio.sleep(BUSY_S)
 
-    async def _collect(
-        self, job: Job, watch: Watch, prompt: list[int], is_final: bool, thinks: bool
-    ) -> Completion:
-        """Follow a call to its end."""
+    async def _collect(self, job: Job, watch: Watch, is_final: bool, thinks: bool) -> Completion:
+        """Follow a call to its end. Raises ApiError for a form that could not be kept."""
         service = self.backend.service
         stop_ids = service.codec.stop_ids
         if is_final and self.live is not None:
             self.live.restart(before_of(watch))
         detokenizer = Detokenizer(service.codec.tokenizer)
         rules = ReplyRules(
-            stop_ids=stop_ids, stops=self.wish.stops if is_final else (), thinks=thinks
+            stop_ids=stop_ids,
+            stops=self.wish.stops if is_final else (),
+            thinks=thinks,
+            has_form=is_final and self.wish.form is not None,
         )
         reply = Reply(service.codec.tokenizer, rules)
         cut = asyncio.create_task(watch.cut.wait())
@@ -269,11 +279,12 @@ class EngineSampler:
         finally:
             cut.cancel()
         service.metrics.generated_tokens.inc(len(reply.events))
+        check_kept(job.asks[0].params.constraint)
         return Completion(
             text=_text_of(reply) if reply.hit_stop_string else "".join(watch.pieces),
             num_tokens=len(reply.events),
             finish_reason=_reason_of(reply),
-            num_prompt_tokens=len(prompt),
+            num_prompt_tokens=len(job.asks[0].prompt),
             token_ids=tuple(event.token_id for event in reply.events),
             started_in_think=thinks,
             logprobs=tuple(event.logprob for event in reply.events),

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from openzaya.serve.form_schema import MAX_SCHEMA_CHARS, MAX_TOOLS, MAX_TOOLS_CHARS
 from openzaya.serve.schema import (
     MAX_MESSAGES,
     MAX_TOKENS,
-    MAX_TOOLS,
-    MAX_TOOLS_CHARS,
     NULL_CONTENT,
     Count,
     Sampling,
@@ -21,7 +20,6 @@ from openzaya.serve.schema import (
 
 REFUSED = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "lora_path", "best_of")
 """Fields that reach into an upstream: templates, tensors and files of a client."""
-MAX_SCHEMA_CHARS = 64 << 10
 
 Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
 
