@@ -1,6 +1,6 @@
 """A request for completions, from its body to its answer or its stream."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from typing import Literal
 
@@ -27,9 +27,13 @@ from openzaya.serve.stream import (
 
 CLIENT_GONE = 499
 """Nobody reads this status; it names the case in the metrics."""
+Charge = Callable[[int, str], None]
+"""Takes what a request generated, in tokens, and how that is known."""
 
 
-async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> ASGIApp:
+async def answer_chat(
+    service: Service, request: Request, ask: ChatRequest, charge: Charge
+) -> ASGIApp:
     """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
     tools = ask.tools if ask.tool_choice != "none" else None
@@ -40,15 +44,17 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
         thinks=thinks,
         schemas=schemas_of(tools),
     )
-    return await respond(service, request, ask, [ids], rules)
+    return await respond(service, request, ask, [ids], rules, charge)
 
 
-async def answer_completion(service: Service, request: Request, ask: CompletionRequest) -> ASGIApp:
+async def answer_completion(
+    service: Service, request: Request, ask: CompletionRequest, charge: Charge
+) -> ASGIApp:
     """Answer a plain completion whose body was read."""
     service.driver.check_room(ask.n or 1)
     prompts = await service.encode(lambda: prompt_ids(service, ask))
     rules = ReplyRules(stop_ids=service.codec.stop_ids, stops=ask.stops, splits=False)
-    return await respond(service, request, ask, prompts, rules)
+    return await respond(service, request, ask, prompts, rules, charge)
 
 
 def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
@@ -66,8 +72,12 @@ async def respond(
     ask: ChatRequest | CompletionRequest,
     prompts: Sequence[list[int]],
     rules: ReplyRules,
+    charge: Charge,
 ) -> ASGIApp:
-    """Generate, and answer at once or as a stream; a client that leaves ends the generation."""
+    """Generate, and answer at once or as a stream; a client that leaves ends the generation.
+
+    `charge` is told what was generated, however it ended.
+    """
     asks = service.asks(ask, prompts)
     kind: Literal["chat", "text"] = "chat" if isinstance(ask, ChatRequest) else "text"
     name, created = Shape.new_id(kind)
@@ -90,9 +100,12 @@ async def respond(
     service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
 
     def end(is_whole: bool) -> None:
+        unread = sum(not replies[index].is_done for index, _ in job.unread)
+        made = unread + sum(len(reply.events) for reply in replies)
         service.driver.abort(job)
         service.metrics.disconnects.inc(not is_whole and job.failure is None)
-        service.metrics.generated_tokens.inc(sum(len(reply.events) for reply in replies))
+        service.metrics.generated_tokens.inc(made)
+        charge(made, "engine")
 
     # A stream begins when it has a slot: a request that gets none is told so by its status.
     work = job.placed() if ask.stream else collect(service, job, replies)

@@ -1,6 +1,5 @@
 """What the gateway refuses, whom it lets see what, and what becomes of clients that leave."""
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -15,8 +14,6 @@ from openzaya.backends.mock import MockConfig
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.limits import Need, Purse
-from openzaya.serve.gateway.metered import Metered
-from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.keys import Allowance, Keys, read_key
 
 ABORT_S = 0.2
@@ -246,21 +243,6 @@ def test_a_purse_gives_back_what_was_reserved_and_not_generated():
     with pytest.raises(ApiError) as never:
         purse.take(Need(output_tokens=601))
     assert never.value.status == 400
-
-
-def test_an_answer_that_talks_of_events_costs_as_many_tokens_as_it_has():
-    async def answer(_scope, _receive, send):
-        for text in ("data: data: data: ", "x"):
-            told = json.dumps({"choices": [{"delta": {"content": text}}]})
-            await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode()})
-
-    async def ignore(_message):
-        pass
-
-    purse = Purse(Allowance(output_tokens_per_minute=60), clock=lambda: 0.0)
-    asked = Metered(answer, purse.take(Need()), GatewayMetrics())
-    asyncio.run(asked({}, ignore, ignore))
-    purse.take(Need(output_tokens=58))
 
 
 def test_runs_beyond_the_limit_wait_outside(slow_mock, tmp_path):
