@@ -360,6 +360,7 @@ def test_what_is_refused_never_reaches_the_engine(server):
         ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         ({"Content-Type": ""}, 415, "unsupported_media_type"),
         ({"Content-Type": "application/json; charset=utf-16"}, 415, "unsupported_media_type"),
+        ({"Content-Type": 'application/json; charset="utf-16"'}, 415, "unsupported_media_type"),
         ({"Content-Encoding": "gzip"}, 415, "unsupported_encoding"),
         ({"Content-Encoding": "br"}, 415, "unsupported_encoding"),
         ({"Origin": "https://evil.example"}, 403, "origin"),
@@ -376,6 +377,8 @@ def test_headers_that_are_refused(server, headers, status, code):
 def test_headers_that_are_fine(server):
     for headers in (
         {"Content-Type": "application/json; charset=UTF-8"},
+        {"Content-Type": 'application/json; charset="utf-8"'},
+        {"Content-Type": "application/json;charset=utf8; v=1"},
         {"Origin": server.url},
         {"Host": f"localhost:{server.port}"},
         {"Content-Encoding": "identity"},

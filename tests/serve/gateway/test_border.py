@@ -337,3 +337,12 @@ def test_a_reader_that_takes_nothing_is_dropped_and_its_call_ends(mock, tmp_path
         wait_for(lambda: flood.records.in_flight == 0)
         assert flood.records.ended["aborted"] == 1
         sock.close()
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("name", ["schl\u00fcssel", "voil\u00e0", "\u00e9", "plain"])
+def test_a_key_outside_of_ascii_is_known_in_either_coding(served, name, coding, monkeypatch):
+    monkeypatch.setattr(served.gateway, "keys", Keys((key_of(name),)))
+    for secret, status in ((name, 200), (name[:-1], 401)):
+        header = b"Bearer " + secret.encode(coding)
+        assert served.ask("/v1/models", headers={"Authorization": header})[0] == status
