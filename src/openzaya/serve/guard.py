@@ -8,6 +8,7 @@ import logging
 import re
 import traceback
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openzaya.core import request_id
 from openzaya.serve.config import ServeConfig, is_loopback
 from openzaya.serve.errors import ApiError
 from openzaya.serve.keys import Keys
@@ -75,15 +77,21 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 0
+        began = monotonic()
+        request = Request(scope)
+        name = request_id.request_id_of(request.headers.get(request_id.HEADER, ""))
+        token = request_id.current.set(name)
+        told = (request_id.HEADER.lower().encode(), name.encode())
 
         async def counted_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), told]}
             await send(message)
 
         try:
-            self.check(Request(scope))
+            self.check(request)
             await self._app(scope, receive, counted_send)
         except ApiError as error:
             await error_response(error)(scope, receive, counted_send)
@@ -95,6 +103,11 @@ class Guard:
         finally:
             route = scope.get(ROUTE, "none")
             self._service.metrics.requests.labels(route, str(status)).inc()
+            if request.method not in ("GET", "HEAD"):
+                seconds = round(monotonic() - began, 3)
+                facts = {"route": route, "status": status, "seconds": seconds}
+                log.info("request ended", extra=facts)
+            request_id.current.reset(token)
 
     def check(self, request: Request) -> None:
         """Raise ApiError for a request that must not go on."""

@@ -11,6 +11,8 @@ import time
 from types import TracebackType
 from typing import Literal
 
+from openzaya.core import request_id
+
 LogFormat = Literal["text", "json"]
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; everything else was given as `extra`."""
@@ -28,6 +30,9 @@ def start_log(form: LogFormat, level: int = logging.INFO) -> None:
 def facts_of(record: logging.LogRecord) -> dict[str, object]:
     """Return what a record tells, as plain values, the message first."""
     facts: dict[str, object] = {"message": message_of(record)}
+    served = request_id.current.get()
+    if served:
+        facts["request"] = served
     facts |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
     if record.exc_info and record.exc_info[0] is not None:
         facts["error"] = record.exc_info[0].__name__

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openzaya.core.errors import ConfigError
+from openzaya.core.request_id import HEADER, request_id_of
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.errors import ApiError
 from openzaya.serve.guard import MAX_HEADER_BYTES, MAX_URL_BYTES
@@ -101,6 +102,7 @@ class DeadlineProtocol(H11Protocol):
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
+                (HEADER.lower().encode(), request_id_of("").encode()),
             ]
             for event in (
                 h11.Response(status_code=error.status, headers=headers),
