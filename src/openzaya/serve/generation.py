@@ -62,8 +62,8 @@ def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
     prompts = [ask.prompt] if isinstance(ask.prompt, str) else ask.prompt
     if isinstance(prompts[0], int):
         return [prompts]
-    encode = service.codec.encode_text
-    return [encode(p, ask.parse_special) if isinstance(p, str) else p for p in prompts]
+    encode, special = service.codec.encode_text, ask.parse_special is not False
+    return [encode(p, special) if isinstance(p, str) else p for p in prompts]
 
 
 async def respond(
@@ -89,7 +89,7 @@ async def respond(
         choices_per_prompt=ask.n or 1,
         logprobs=bool(ask.logprobs) if kind == "chat" else ask.logprobs is not None,
         token_ids=bool(ask.return_token_ids),
-        include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+        include_usage=ask.stream_options is not None and bool(ask.stream_options.include_usage),
         id=name,
         created=created,
     )

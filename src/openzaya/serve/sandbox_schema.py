@@ -16,7 +16,7 @@ from openzaya.core.errors import RequestError
 from openzaya.sandbox.executor import MIB, Limits, Request, Result, Status
 from openzaya.sandbox.languages import LANGUAGES
 from openzaya.serve.errors import bad_request
-from openzaya.serve.schema import Strict
+from openzaya.serve.strict import Strict
 
 MOST_SECONDS = 300.0
 MOST_MEMORY_MIB = 4096

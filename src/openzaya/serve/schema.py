@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     ValidationError,
@@ -20,6 +19,15 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from openzaya.serve.errors import ApiError, bad_request
+from openzaya.serve.openai_fields import (
+    MAX_TOKENS,
+    Hints,
+    ShortText,
+    StreamOptions,
+    TemplateOptions,
+    Thinking,
+)
+from openzaya.serve.strict import FunctionName, Strict
 
 NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
@@ -27,15 +35,8 @@ MAX_MESSAGES = 1024
 MAX_TOOLS = 128
 MAX_TOOLS_CHARS = 64 << 10
 MAX_PROMPTS = 16
-MAX_TOKENS = 1 << 31
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORBIDDEN_NAME = ("..", "\\", "//")
-
-
-class Strict(BaseModel):
-    """A table without unknown fields, read without conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _check_name(name: str) -> str:
@@ -57,13 +58,11 @@ def _check_parts(content: Any) -> Any:
 
 
 ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_name)]
-ShortText = Annotated[str, Field(max_length=256)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class TextPart(Strict):
@@ -169,18 +168,6 @@ def _check_tools(tools: list[Tool]) -> list[Tool]:
 Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_check_tools)]
 
 
-class StreamOptions(Strict):
-    """What a stream tells beside its text."""
-
-    include_usage: bool = False
-
-
-class TemplateOptions(Strict):
-    """What a request may tell the chat template."""
-
-    enable_thinking: bool = True
-
-
 class PlainFormat(Strict):
     """The only response format: text."""
 
@@ -242,7 +229,7 @@ class Sampling(Strict):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Thinking, Hints, Sampling):
     """POST /v1/chat/completions."""
 
     messages: Messages
@@ -253,12 +240,8 @@ class ChatRequest(Sampling):
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: Literal[True] | None = None
     response_format: PlainFormat | None = None
-    chat_template_kwargs: TemplateOptions | None = None
-    thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
@@ -268,17 +251,13 @@ class ChatRequest(Sampling):
             (self.top_logprobs is not None and not self.logprobs, "top_logprobs needs logprobs"),
             (self.tool_choice == "auto" and not self.tools, "tool_choice needs tools"),
             (
-                self.thinking_token_budget is not None and not self.thinks,
-                "thinking_token_budget needs enable_thinking",
-            ),
-            (
                 bool(self.continue_final_message) != (self.add_generation_prompt is False),
                 "continue_final_message = true and add_generation_prompt = false go together",
             ),
             (
                 bool(self.continue_final_message) and not self._is_open,
                 "continue_final_message needs an assistant's turn with content at the end, behind "
-                "another one, and no thinking_token_budget",
+                "another one, and no thinking_token_budget or low reasoning_effort",
             ),
         )
         for broken, message in rules:
@@ -291,12 +270,7 @@ class ChatRequest(Sampling):
         """Whether the last turn can be continued."""
         last = self.messages[-1]
         is_text = isinstance(last, AssistantMessage) and not last.tool_calls
-        return is_text and len(self.messages) > 1 and self.thinking_token_budget is None
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the reply begins inside a thought."""
-        return self.chat_template_kwargs is None or self.chat_template_kwargs.enable_thinking
+        return is_text and len(self.messages) > 1 and self.think_budget is None
 
     @property
     def limit(self) -> int | None:
@@ -316,7 +290,8 @@ class CompletionRequest(Sampling):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
     suffix: None = None
-    parse_special: bool = True
+    best_of: Literal[1] | None = None
+    parse_special: bool | None = None
 
     @property
     def limit(self) -> int | None:
@@ -334,7 +309,7 @@ class TokenizeRequest(Strict):
     tools: Tools | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
-    parse_special: bool = True
+    parse_special: bool | None = None
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:

@@ -346,3 +346,19 @@ def test_a_key_outside_of_ascii_is_known_in_either_coding(served, name, coding, 
     for secret, status in ((name, 200), (name[:-1], 401)):
         header = b"Bearer " + secret.encode(coding)
         assert served.ask("/v1/models", headers={"Authorization": header})[0] == status
+
+
+def test_an_upstream_gets_new_fields_as_they_came_and_no_nulls(mock, tmp_path):
+    new = {
+        "safety_identifier": "s",
+        "reasoning_effort": "xhigh",
+        "verbosity": "low",
+        "store": True,
+        "prompt_cache_options": {"ttl": None},
+        "never_heard_of": 7,
+    }
+    with upstream(MockConfig(kept_requests=8)) as own, gatewaying(own, tmp_path / "j") as gateway:
+        body = {"model": "mock", "messages": QUESTION, "n": None, "audio": None, "seed": None}
+        assert gateway.ask(CHAT, {**body, **new})[0] == 200
+        sent = own.records.requests[-1]["body"]
+        assert sent == {"model": "mock", "messages": QUESTION, **new}

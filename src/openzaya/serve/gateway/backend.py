@@ -133,6 +133,7 @@ class Backend(Protocol):
 
 
 ALONE = (
+    ("audio", "a run answers with text"),
     ("logprobs", "log-probabilities belong to one call"),
     ("continue_final_message", "a run begins its turns itself"),
     ("return_token_ids", "token ids belong to one call"),

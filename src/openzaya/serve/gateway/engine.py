@@ -71,7 +71,7 @@ class EngineBackend:
             ),
             n=ask.n or 1,
             stream=bool(ask.stream),
-            include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+            include_usage=ask.stream_options is not None and bool(ask.stream_options.include_usage),
             seed=ask.seed,
             stops=ask.stops,
             tools=schemas_of(tools),
@@ -227,7 +227,8 @@ class EngineSampler:
             update={
                 "temperature": request.temperature,
                 "top_p": request.top_p,
-                "thinking_token_budget": body.thinking_token_budget if is_final else None,
+                "thinking_token_budget": body.think_budget if is_final else None,
+                "reasoning_effort": None,
                 "max_tokens": request.max_tokens,
                 "max_completion_tokens": None,
                 "n": 1,

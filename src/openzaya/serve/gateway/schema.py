@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from openzaya.serve.openai_fields import MAX_TOKENS
 from openzaya.serve.schema import (
     MAX_MESSAGES,
-    MAX_TOKENS,
     MAX_TOOLS,
     MAX_TOOLS_CHARS,
     NULL_CONTENT,
@@ -23,7 +23,7 @@ REFUSED = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "lora_path",
 """Fields that reach into an upstream: templates, tensors and files of a client."""
 MAX_SCHEMA_CHARS = 64 << 10
 
-Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
+Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str | None
 
 
 class Open(BaseModel):
@@ -103,7 +103,7 @@ class ResponseFormat(Open):
 class OpenStreamOptions(Open):
     """What a stream tells beside its text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class UpstreamChat(Sampling):

@@ -89,7 +89,7 @@ class UpstreamBackend:
             ),
             n=ask.n or 1,
             stream=bool(ask.stream),
-            include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+            include_usage=ask.stream_options is not None and bool(ask.stream_options.include_usage),
             seed=ask.seed,
             stops=ask.stops,
             tools=_schemas(ask) if has_tools else None,
@@ -126,7 +126,7 @@ class UpstreamBackend:
         ask = reader(UpstreamChat)(body)
         return PassThrough(
             self._pool,
-            {**body, "model": choice.model},
+            {**given_of(body), "model": choice.model},
             who,
             path="/chat/completions",
             priority=ask.priority or 0,
@@ -152,7 +152,7 @@ class UpstreamBackend:
             )
         return PassThrough(
             self._pool,
-            body,
+            given_of(body),
             who,
             path="/completions",
             priority=ask.priority or 0,
@@ -169,6 +169,11 @@ class UpstreamBackend:
 
     def drain(self) -> None:
         """Take no more requests: what upstreams generate for us ends by itself."""
+
+
+def given_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are given: null means that one is not, and not every server knows."""
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _schemas(ask: UpstreamChat) -> dict[str, dict[str, Any]]:
