@@ -18,7 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openzaya.core import request_id
+from openzaya.serve import cors
 from openzaya.serve.config import ServeConfig, is_loopback
+from openzaya.serve.cors import Cors
 from openzaya.serve.errors import ApiError
 from openzaya.serve.keys import Keys
 from openzaya.serve.stream import json_response
@@ -69,6 +71,7 @@ class Guard:
         self._app = app
         self._service = service
         self._open_paths = frozenset(open_paths)
+        self._cors = Cors(service.config.origins)
         self._checks_host = is_loopback(service.config.host) and not service.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,18 +84,20 @@ class Guard:
         request = Request(scope)
         name = request_id.request_id_of(request.headers.get(request_id.HEADER, ""))
         token = request_id.current.set(name)
-        told = (request_id.HEADER.lower().encode(), name.encode())
+        origin = request.headers.get("origin")
+        told = [(request_id.HEADER.lower().encode(), name.encode()), *self._cors.headers(origin)]
 
         async def counted_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), told]}
+                message = {**message, "headers": [*message.get("headers", ()), *told]}
             await send(message)
 
         try:
             self.check(request)
-            await self._app(scope, receive, counted_send)
+            answer = cors.answer(request) if self._cors.asks_leave(request) else self._app
+            await answer(scope, receive, counted_send)
         except ApiError as error:
             await error_response(error)(scope, receive, counted_send)
         except Exception as error:  # noqa: BLE001 - the border: nothing of it may leave
@@ -115,7 +120,7 @@ class Guard:
         self._check_origin(request)
         # Not request.url: that is put together with the Host header, which clients write.
         path = request.scope["path"]
-        if path in self._open_paths:
+        if path in self._open_paths or self._cors.asks_leave(request):
             return
         rights = self._service.keys.rights(request.headers.get("authorization", ""))
         if rights is None:
@@ -135,8 +140,12 @@ class Guard:
         if self._checks_host and host and not is_loopback(_name_of(f"//{host}")):
             raise ApiError(403, "this server answers to this machine's names only", code="host")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit_or_none(origin) != host:
-            raise ApiError(403, "web pages of other origins may not ask", code="origin")
+        if self._cors.allows(origin) or origin is None or urlsplit_or_none(origin) == host:
+            return
+        raise ApiError(
+            403, "web pages of this origin may not ask; --set origins names those that may",
+            code="origin",
+        )  # fmt: skip
 
 
 def check_sizes(request: Request) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from openzaya.core import request_id
 
 LogFormat = Literal["text", "json"]
+FLOOD_S = 1.0
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; everything else was given as `extra`."""
 
@@ -22,9 +23,31 @@ def start_log(form: LogFormat, level: int = logging.INFO) -> None:
     """Send all records to stderr; those of other packages from WARNING on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(NoFlood())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("openzaya").setLevel(level)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+
+
+class NoFlood(logging.Filter):
+    """Lets each line of asyncio through once a second.
+
+    Without file descriptors it says the same thousands of times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is written."""
+        if record.name != "asyncio":
+            return True
+        place = (record.pathname, record.lineno)
+        is_new = not 0 <= record.created - self._last.get(place, -FLOOD_S) < FLOOD_S
+        if is_new:
+            self._last[place] = record.created
+        return is_new
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, object]:

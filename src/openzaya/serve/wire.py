@@ -7,6 +7,7 @@ byte; both are closed here, below the application.
 import asyncio
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -31,6 +32,8 @@ KEEP_ALIVE_S = 5
 BODY_GRACE_S = 5.0
 """The application answers a late body with 408; the connection is cut a little later."""
 EXIT_AT_ONCE = 130
+MAX_FILES = 1 << 16
+"""Open files that a server asks for; the usual limit is 1024."""
 
 
 class DeadlineProtocol(H11Protocol):
@@ -192,6 +195,14 @@ class Server(uvicorn.Server):
             os._exit(EXIT_AT_ONCE)
         self.should_exit = True
         self._on_drain()
+
+
+def allow_files() -> None:
+    """Take as many open files as the system lets us have: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(config: ServeConfig) -> socket.socket:
