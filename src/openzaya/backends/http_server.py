@@ -5,6 +5,7 @@ import email.utils
 import json
 import math
 import os
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -120,8 +121,7 @@ class Server:
             served = {str(entry["id"]): entry for entry in models}
         except (OSError, TimeoutError, WireError) as error:
             raise NoUpstreamError(
-                f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
-                "address and that the server runs"
+                f"{self.base} cannot be reached ({type(error).__name__}: {error}); {_cure(error)}"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if self.model:
@@ -236,6 +236,13 @@ class _Answer(Exchange):
         self.is_over = True
         if not self.done.done():
             self.done.set_exception(error)
+
+
+def _cure(error: Exception) -> str:
+    """Return what helps against a server that cannot be reached."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "name its authority's certificate with SSL_CERT_FILE, and the server as it does"
+    return "check the address and that the server runs"
 
 
 def is_ratio(num_chars: int, num_tokens: int) -> bool:

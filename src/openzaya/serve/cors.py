@@ -41,7 +41,7 @@ class Cors:
     def asks_leave(self, request: Request) -> bool:
         """Say whether a browser asks what a page may send; it does so without the page's key."""
         asked = request.headers
-        is_question = request.method == "OPTIONS" and "access-control-request-method" in asked
+        is_question = "access-control-request-method" in asked and request.method == "OPTIONS"
         return is_question and self.allows(asked.get("origin"))
 
 

@@ -30,23 +30,22 @@ def start_log(form: LogFormat, level: int = logging.INFO) -> None:
 
 
 class NoFlood(logging.Filter):
-    """Lets each line of asyncio through once a second.
+    """Lets asyncio say once a second that no connection can be taken.
 
-    Without file descriptors it says the same thousands of times a second.
+    Without file descriptors it says so thousands of times a second.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[str, int], float] = {}
+        self._last = -FLOOD_S
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether a record is written."""
-        if record.name != "asyncio":
+        if record.name != "asyncio" or not record.getMessage().startswith("socket.accept()"):
             return True
-        place = (record.pathname, record.lineno)
-        is_new = not 0 <= record.created - self._last.get(place, -FLOOD_S) < FLOOD_S
+        is_new = not 0 <= record.created - self._last < FLOOD_S
         if is_new:
-            self._last[place] = record.created
+            self._last = record.created
         return is_new
 
 
