@@ -1,5 +1,7 @@
 import asyncio
 import socket
+import ssl
+import subprocess
 import time
 from dataclasses import replace
 from email.utils import formatdate
@@ -23,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.backends.chat_stream import Part
+from openzaya.backends.http_server import Server
 from openzaya.backends.openai_http import HttpConfig, OpenAISampler
 from openzaya.backends.sse import MAX_LINE_BYTES, EventReader, StreamError
 from openzaya.backends.tails_http import Ruler
@@ -546,3 +549,36 @@ def test_a_whole_run_over_a_failing_server_equals_one_over_a_sound_server():
     assert clean.answer == "the answer"
     assert {c.tail for r in clean.rounds for c in r.candidates} == {" second third"}
     assert len(mock.streamed) == 2 + 12 + 3
+
+
+def test_a_certificate_of_a_private_authority_is_refused_until_it_is_named(tmp_path, monkeypatch):
+    """SSL_CERT_FILE is how; the error says so."""
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    words = (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=a -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        ["openssl", *words.split(), "-keyout", key, "-out", cert], check=True, capture_output=True
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cert, key)
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"data": [{"id": "tiny"}]}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def model_of() -> str:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            server = Server(HttpConfig(url=f"https://127.0.0.1:{port}"))
+            try:
+                await server.find_model()
+            finally:
+                await server.close()
+            return server.model
+
+    with pytest.raises(UpstreamError, match="SSL_CERT_FILE"):
+        asyncio.run(model_of())
+    monkeypatch.setenv("SSL_CERT_FILE", cert)
+    assert asyncio.run(model_of()) == "tiny"

@@ -463,7 +463,9 @@ def test_sigterm_lets_running_requests_finish_and_exits_with_zero(process):
     assert b"data: [DONE]" in answer
     assert answer.count(b"finish_reason") >= 1
     assert child.wait(timeout=10) == 0
-    assert child.stderr.read() == b""
+    told = child.stderr.read().splitlines()
+    assert len(told) == 1
+    assert b" INFO request ended " in told[0]
 
 
 def test_a_second_signal_ends_at_once(process):

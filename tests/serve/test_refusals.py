@@ -129,8 +129,8 @@ CHAT_FIELDS = [
     ({"guided_json": {}}, "unknown_parameter", "guided_json"),
     ({"chat_template": "{{ 1 }}"}, "unknown_parameter", "chat_template"),
     ({"prompt_embeds": "x"}, "unknown_parameter", "prompt_embeds"),
-    ({"functions": []}, "unknown_parameter", "functions"),
-    ({"audio": {}}, "unknown_parameter", "audio"),
+    ({"functions": []}, "invalid_value", "functions"),
+    ({"audio": {}}, "invalid_value", "audio"),
     ({"model": None}, "invalid_value", "model"),
     ({"model": ""}, "invalid_value", "model"),
     ({"n": 0}, None, "n"),
@@ -361,6 +361,7 @@ def test_what_is_refused_never_reaches_the_engine(server):
         ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         ({"Content-Type": ""}, 415, "unsupported_media_type"),
         ({"Content-Type": "application/json; charset=utf-16"}, 415, "unsupported_media_type"),
+        ({"Content-Type": 'application/json; charset="utf-16"'}, 415, "unsupported_media_type"),
         ({"Content-Encoding": "gzip"}, 415, "unsupported_encoding"),
         ({"Content-Encoding": "br"}, 415, "unsupported_encoding"),
         ({"Origin": "https://evil.example"}, 403, "origin"),
@@ -377,6 +378,8 @@ def test_headers_that_are_refused(server, headers, status, code):
 def test_headers_that_are_fine(server):
     for headers in (
         {"Content-Type": "application/json; charset=UTF-8"},
+        {"Content-Type": 'application/json; charset="utf-8"'},
+        {"Content-Type": "application/json;charset=utf8; v=1"},
         {"Origin": server.url},
         {"Host": f"localhost:{server.port}"},
         {"Content-Encoding": "identity"},

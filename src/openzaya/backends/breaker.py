@@ -9,6 +9,10 @@ WINDOW_S = 30.0
 FIRST_OPEN_S = 1.0
 """How long the circuit stays open the first time; doubled after each failed probe."""
 MAX_OPEN_S = 30.0
+ASSUMED_TOKENS_PER_S = 20.0
+"""Until a whole answer shows the pace."""
+PACE_SHARE = 0.2
+"""Weight of the last answer in the pace."""
 
 Clock = Callable[[], float]
 
@@ -110,3 +114,23 @@ class Limit:
     def grow(self) -> None:
         """Take note that a call went well (additive increase: one for each round of calls)."""
         self.value = min(float(self.most), self.value + 1 / self.value)
+
+
+class Pace:
+    """How many tokens a second a server writes for one choice, its waiting included."""
+
+    def __init__(self) -> None:
+        """Assume a pace until an answer shows it."""
+        self._tokens_per_s = ASSUMED_TOKENS_PER_S
+        self._is_known = False
+
+    def learn(self, num_tokens: float, seconds: float) -> None:
+        """Take note of a whole answer; later ones count more."""
+        if seconds > 0:
+            share = PACE_SHARE if self._is_known else 1.0
+            self._tokens_per_s += share * (num_tokens / seconds - self._tokens_per_s)
+            self._is_known = True
+
+    def tokens_in(self, seconds: float) -> float:
+        """Return about how many tokens were written in a time."""
+        return self._tokens_per_s * seconds

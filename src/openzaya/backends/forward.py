@@ -10,6 +10,7 @@ from typing import Any
 
 from openzaya.backends.client import Connection, Exchange, StaleConnectionError
 from openzaya.backends.faults import CallFault
+from openzaya.backends.meter import Meter
 from openzaya.backends.upstream import Upstream
 from openzaya.backends.wire import Head, WireError
 from openzaya.core.errors import UpstreamError
@@ -36,9 +37,10 @@ class Forwarded:
 class Forward(Exchange):
     """The exchange of one request that is passed through."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        """Prepare for one answer of a server."""
+    def __init__(self, upstream: Upstream, meter: Meter) -> None:
+        """Prepare for one answer of a server, which `meter` counts."""
         self._upstream = upstream
+        self._meter = meter
         self._began = time.monotonic()
         self._reset()
 
@@ -95,11 +97,14 @@ class Forward(Exchange):
 
     def on_head(self, head: Head) -> None:
         """Hand the head to who waits for it."""
+        if head.status >= 300:
+            self._meter.refuse()
         if not self._head.done():
             self._head.set_result(head)
 
     def on_body(self, data: bytes) -> None:
         """Keep bytes until they are taken; stop reading when there are too many."""
+        self._meter.feed(data)
         self._buffer.append(data)
         self._buffered_bytes += len(data)
         if self._buffered_bytes > MAX_BUFFER_BYTES and self._connection is not None:
@@ -111,6 +116,7 @@ class Forward(Exchange):
         """Take note that the answer is complete."""
         self._has_ended = True
         self._connection = None
+        self._meter.end()
         if not self._is_settled:
             self._is_settled = True
             self._upstream.good += 1

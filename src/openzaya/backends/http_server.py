@@ -5,6 +5,7 @@ import email.utils
 import json
 import math
 import os
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,7 @@ class Server:
 
     def learn_ratio(self, num_chars: int, num_tokens: int) -> None:
         """Take note of how long a reply was, for counting the next ones while they come."""
-        if num_tokens >= SHOWN_TOKENS and num_tokens <= num_chars <= 16 * num_tokens:
+        if is_ratio(num_chars, num_tokens):
             self.chars_per_token = num_chars / num_tokens
 
     async def find_model(self) -> None:
@@ -120,8 +121,7 @@ class Server:
             served = {str(entry["id"]): entry for entry in models}
         except (OSError, TimeoutError, WireError) as error:
             raise NoUpstreamError(
-                f"{self.base} cannot be reached ({type(error).__name__}: {error}); check the "
-                "address and that the server runs"
+                f"{self.base} cannot be reached ({type(error).__name__}: {error}); {_cure(error)}"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if self.model:
@@ -190,6 +190,13 @@ class Server:
             return None
         return tails[0] if tails and isinstance(tails[0], str) else None
 
+    async def count(self, text: str) -> int | None:
+        """Return the length of a text by /tokenize; None where the server does not tell."""
+        try:
+            return len(await self.tokenize(text))
+        except (OSError, TimeoutError, WireError, ValueError, KeyError, TypeError):
+            return None
+
     async def tokenize(self, text: str) -> list[int]:
         """Return the ids of a text. Raises what `json` does, KeyError and TypeError."""
         # One name for the text on vLLM and SGLang, another on llama.cpp.
@@ -229,6 +236,18 @@ class _Answer(Exchange):
         self.is_over = True
         if not self.done.done():
             self.done.set_exception(error)
+
+
+def _cure(error: Exception) -> str:
+    """Return what helps against a server that cannot be reached."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "name its authority's certificate with SSL_CERT_FILE, and the server as it does"
+    return "check the address and that the server runs"
+
+
+def is_ratio(num_chars: int, num_tokens: int) -> bool:
+    """Say whether a reply shows how long a token is: a short or half hidden one does not."""
+    return num_tokens >= SHOWN_TOKENS and num_tokens <= num_chars <= 16 * num_tokens
 
 
 def is_same_model(asked: str, told: str) -> bool:

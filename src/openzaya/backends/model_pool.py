@@ -77,6 +77,12 @@ class ModelPool:
         estimate = int(num_characters / self.tails.chars_per_token)
         return min(max(state.num_chunks, estimate), most + OVERRUN_TOKENS)
 
+    async def count_text(self, upstream: Upstream, text: str) -> int | None:
+        """Return the tokens of a text by a tokenizer, here or the server's; None without one."""
+        if self.tails.has_tokenizer:
+            return self.tails.count(text)
+        return await upstream.server.count(text) if upstream.capabilities.tokenize else None
+
     def alarm(self, upstream: Upstream, message: str) -> None:
         """Report a server whose figures cannot be true: every time counted, logged once."""
         upstream.alarms += 1

@@ -12,6 +12,7 @@ from openzaya.backends.capabilities import probe
 from openzaya.backends.faults import CallFault, NoUpstreamError
 from openzaya.backends.forward import Forward, Forwarded
 from openzaya.backends.http_server import HttpConfig
+from openzaya.backends.meter import Meter
 from openzaya.backends.model_pool import ModelPool
 from openzaya.backends.run_sampler import RetryBudget, RunSampler, Sleep
 from openzaya.backends.scheduler import Scheduler, Ticket
@@ -158,6 +159,11 @@ class Upstreams:
         job = self._scheduler.job(tenant, weight)
         return RunSampler(self._scheduler, job, models, budget, self._sleep)
 
+    @staticmethod
+    def meter(body: Mapping[str, Any]) -> Meter:
+        """Return what counts the answer to a request that `forward` passes through."""
+        return Meter(body)
+
     @asynccontextmanager
     async def forward(
         self,
@@ -167,14 +173,16 @@ class Upstreams:
         tenant: str = "",
         weight: float = 1.0,
         priority: int = 0,
+        meter: Meter | None = None,
     ) -> AsyncIterator[Forwarded]:
         """Pass a request through; leaving the context early aborts it at the upstream.
 
         `body["model"]` chooses the upstream and is replaced by the upstream's own name. Raises
         RequestError for a model that is not served, BusyError when no place comes free within
         `queue_s`, UpstreamError when no upstream can be reached; an upstream's error answer (4xx,
-        5xx) is returned as it is.
+        5xx) is returned as it is. `meter` counts what is generated.
         """
+        meter = meter or Meter(body)
         model = self._find(str(body.get("model") or ""))
         job = self._scheduler.job(tenant, weight)
         tried: Upstream | None = None
@@ -183,12 +191,14 @@ class Upstreams:
             ticket = self._scheduler.ask(job, model.route, priority, tried)
             try:
                 upstream = await self._turn(ticket)
-                exchange = Forward(upstream)
+                meter.begin(model, upstream)
+                exchange = Forward(upstream, meter)
                 try:
                     try:
                         answer = await exchange.start(f"/v1{path}", body)
                     except CallFault as fault:
                         tried = upstream
+                        meter.refuse()
                         if number == len(model.upstreams):
                             raise NoUpstreamError(
                                 f"{upstream.server.base} cannot be reached ({fault}); check that "

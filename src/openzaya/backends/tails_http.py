@@ -74,6 +74,11 @@ class TailCutter:
         self.method = "exact (no tail was cut yet)"
 
     @property
+    def has_tokenizer(self) -> bool:
+        """Whether a local tokenizer is known."""
+        return self._tokenizer is not None
+
+    @property
     def chars_per_token(self) -> float:
         """Characters a token, measured from the server's usage figures."""
         return self._characters / self._tokens if self._tokens else DEFAULT_CHARS_PER_TOKEN

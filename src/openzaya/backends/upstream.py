@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from openzaya.backends.breaker import Breaker, Limit
+from openzaya.backends.breaker import Breaker, Limit, Pace
 from openzaya.backends.capabilities import Capabilities
 from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.faults import CallFault
@@ -28,6 +28,7 @@ class Upstream:
         self.capabilities = Capabilities()
         self.limit = Limit(config.max_in_flight, time.monotonic)
         self.breaker = Breaker(time.monotonic)
+        self.pace = Pace()
         self.in_flight = 0
         self.calls = 0
         self.good = 0

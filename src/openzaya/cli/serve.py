@@ -91,12 +91,13 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.serve.config import check_binding
     from openzaya.serve.keys import Keys, load_keys
     from openzaya.serve.logs import start_log
-    from openzaya.serve.wire import Server, listen
+    from openzaya.serve.wire import Server, allow_files, listen
 
     config = read_config(args)
     start_log(config.log_format)
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
+    allow_files()
     with listen(config) as listener:
         port = listener.getsockname()[1]
         open_app = sandbox_app if args.sandbox else upstream_app if args.upstream else model_app

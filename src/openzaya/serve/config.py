@@ -1,10 +1,13 @@
 """Settings of the server; the address that anybody may reach needs keys."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from openzaya.core.errors import ConfigError
+from openzaya.serve.cors import ANY
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+/?")
 MIN_QUEUE = 16
 """Choices of one request at most: a queue must be able to hold them."""
 
@@ -17,6 +20,8 @@ class ServeConfig:
     """Address to listen on. One that others can reach needs keys."""
     port: int = 8000
     """0 takes a free one."""
+    origins: tuple[str, ...] = ()
+    """Origins whose web pages may ask (CORS), as https://app.example; `*` for all needs keys."""
     model_name: str = ""
     """Name that requests must give; empty takes the name of the model's folder."""
     max_queue: int = 64
@@ -48,6 +53,12 @@ class ServeConfig:
                 f"max_queue is {self.max_queue}, expected at least {MIN_QUEUE}, the most choices "
                 "of one request; choose a larger one"
             )
+        for origin in self.origins:
+            if origin != ANY and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"origins holds {origin!r}, expected scheme, host and perhaps port without a "
+                    "path: https://app.example"
+                )
         for name in ("queue_s", "drain_s", "header_s", "body_s", "heartbeat_s", "slow_reader_s"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 to 86400 seconds")
@@ -67,7 +78,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check_binding(config: ServeConfig, has_keys: bool) -> None:
-    """Raise ConfigError for an address that others can reach while nobody needs a key."""
+    """Raise ConfigError for a server that strangers can reach while nobody needs a key."""
+    if ANY in config.origins and not has_keys:
+        raise ConfigError(
+            "origins is *, so any web page that is open here could ask, but there are no keys; "
+            "name a keys file with --keys or the origins that may ask"
+        )
     if not is_loopback(config.host) and not has_keys:
         raise ConfigError(
             f"host is {config.host}, which other machines can reach, but there are no keys; name a "

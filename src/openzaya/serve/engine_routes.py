@@ -48,10 +48,10 @@ async def tokenize(service: Service, request: Request) -> Response:
     def ids() -> list[int]:
         if ask.messages is not None:
             options = ask.chat_template_kwargs
-            thinks = options is None or options.enable_thinking
+            thinks = options is None or options.enable_thinking is not False
             return codec.encode(ask.messages, ask.tools, thinks)
         text = (ask.prompt if ask.prompt is not None else ask.content) or ""
-        return codec.encode_text(text, ask.parse_special)
+        return codec.encode_text(text, ask.parse_special is not False)
 
     def body() -> Response:
         tokens = ids()

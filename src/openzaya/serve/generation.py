@@ -1,7 +1,7 @@
 """A request for completions, from its body to its answer or its stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from typing import Literal
 
@@ -30,9 +30,13 @@ from openzaya.serve.stream import (
 
 CLIENT_GONE = 499
 """Nobody reads this status; it names the case in the metrics."""
+Charge = Callable[[int, str], None]
+"""Takes what a request generated, in tokens, and how that is known."""
 
 
-async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> ASGIApp:
+async def answer_chat(
+    service: Service, request: Request, ask: ChatRequest, charge: Charge
+) -> ASGIApp:
     """Answer a chat whose body was read."""
     service.driver.check_room(ask.n or 1)
     tools = tools_of(ask)
@@ -51,15 +55,17 @@ async def answer_chat(service: Service, request: Request, ask: ChatRequest) -> A
         schemas=schemas_of(tools),
         has_form=form is not None,
     )
-    return await respond(service, request, ask, [ids], rules, constrained)
+    return await respond(service, request, ask, [ids], rules, charge, constrained)
 
 
-async def answer_completion(service: Service, request: Request, ask: CompletionRequest) -> ASGIApp:
+async def answer_completion(
+    service: Service, request: Request, ask: CompletionRequest, charge: Charge
+) -> ASGIApp:
     """Answer a plain completion whose body was read."""
     service.driver.check_room(ask.n or 1)
     prompts = await service.encode(lambda: prompt_ids(service, ask))
     rules = ReplyRules(stop_ids=service.codec.stop_ids, stops=ask.stops, splits=False)
-    return await respond(service, request, ask, prompts, rules)
+    return await respond(service, request, ask, prompts, rules, charge)
 
 
 def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
@@ -67,8 +73,8 @@ def prompt_ids(service: Service, ask: CompletionRequest) -> list[list[int]]:
     prompts = [ask.prompt] if isinstance(ask.prompt, str) else ask.prompt
     if isinstance(prompts[0], int):
         return [prompts]
-    encode = service.codec.encode_text
-    return [encode(p, ask.parse_special) if isinstance(p, str) else p for p in prompts]
+    encode, special = service.codec.encode_text, ask.parse_special is not False
+    return [encode(p, special) if isinstance(p, str) else p for p in prompts]
 
 
 async def respond(
@@ -77,9 +83,13 @@ async def respond(
     ask: ChatRequest | CompletionRequest,
     prompts: Sequence[list[int]],
     rules: ReplyRules,
+    charge: Charge,
     constrained: Constrained | None = None,
 ) -> ASGIApp:
-    """Generate, and answer at once or as a stream; a client that leaves ends the generation."""
+    """Generate, and answer at once or as a stream; a client that leaves ends the generation.
+
+    `charge` is told what was generated, however it ended.
+    """
     asks = service.asks(ask, prompts, constrained)
     kind: Literal["chat", "text"] = "chat" if isinstance(ask, ChatRequest) else "text"
     name, created = Shape.new_id(kind)
@@ -91,7 +101,7 @@ async def respond(
         choices_per_prompt=ask.n or 1,
         logprobs=bool(ask.logprobs) if kind == "chat" else ask.logprobs is not None,
         token_ids=bool(ask.return_token_ids),
-        include_usage=ask.stream_options is not None and ask.stream_options.include_usage,
+        include_usage=ask.stream_options is not None and bool(ask.stream_options.include_usage),
         id=name,
         created=created,
     )
@@ -102,9 +112,12 @@ async def respond(
     service.metrics.prompt_tokens.inc(sum(map(len, prompts)))
 
     def end(is_whole: bool) -> None:
+        unread = sum(not replies[index].is_done for index, _ in job.unread)
+        made = unread + sum(len(reply.events) for reply in replies)
         service.driver.abort(job)
         service.metrics.disconnects.inc(not is_whole and job.failure is None)
-        service.metrics.generated_tokens.inc(sum(len(reply.events) for reply in replies))
+        service.metrics.generated_tokens.inc(made)
+        charge(made, "engine")
 
     # A stream begins when it has a slot: a request that gets none is told so by its status.
     work = job.placed() if ask.stream else collect(service, job, replies)

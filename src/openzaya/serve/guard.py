@@ -8,6 +8,7 @@ import logging
 import re
 import traceback
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -16,7 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openzaya.core import request_id
+from openzaya.serve import cors
 from openzaya.serve.config import ServeConfig, is_loopback
+from openzaya.serve.cors import Cors
 from openzaya.serve.errors import ApiError
 from openzaya.serve.keys import Keys
 from openzaya.serve.stream import json_response
@@ -67,6 +71,7 @@ class Guard:
         self._app = app
         self._service = service
         self._open_paths = frozenset(open_paths)
+        self._cors = Cors(service.config.origins)
         self._checks_host = is_loopback(service.config.host) and not service.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,16 +80,24 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 0
+        began = monotonic()
+        request = Request(scope)
+        name = request_id.request_id_of(request.headers.get(request_id.HEADER, ""))
+        token = request_id.current.set(name)
+        origin = request.headers.get("origin")
+        told = [(request_id.HEADER.lower().encode(), name.encode()), *self._cors.headers(origin)]
 
         async def counted_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *told]}
             await send(message)
 
         try:
-            self.check(Request(scope))
-            await self._app(scope, receive, counted_send)
+            self.check(request)
+            answer = cors.answer(request) if self._cors.asks_leave(request) else self._app
+            await answer(scope, receive, counted_send)
         except ApiError as error:
             await error_response(error)(scope, receive, counted_send)
         except Exception as error:  # noqa: BLE001 - the border: nothing of it may leave
@@ -95,6 +108,11 @@ class Guard:
         finally:
             route = scope.get(ROUTE, "none")
             self._service.metrics.requests.labels(route, str(status)).inc()
+            if request.method not in ("GET", "HEAD"):
+                seconds = round(monotonic() - began, 3)
+                facts = {"route": route, "status": status, "seconds": seconds}
+                log.info("request ended", extra=facts)
+            request_id.current.reset(token)
 
     def check(self, request: Request) -> None:
         """Raise ApiError for a request that must not go on."""
@@ -102,7 +120,7 @@ class Guard:
         self._check_origin(request)
         # Not request.url: that is put together with the Host header, which clients write.
         path = request.scope["path"]
-        if path in self._open_paths:
+        if path in self._open_paths or self._cors.asks_leave(request):
             return
         rights = self._service.keys.rights(request.headers.get("authorization", ""))
         if rights is None:
@@ -122,8 +140,12 @@ class Guard:
         if self._checks_host and host and not is_loopback(_name_of(f"//{host}")):
             raise ApiError(403, "this server answers to this machine's names only", code="host")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit_or_none(origin) != host:
-            raise ApiError(403, "web pages of other origins may not ask", code="origin")
+        if self._cors.allows(origin) or origin is None or urlsplit_or_none(origin) == host:
+            return
+        raise ApiError(
+            403, "web pages of this origin may not ask; --set origins names those that may",
+            code="origin",
+        )  # fmt: skip
 
 
 def check_sizes(request: Request) -> None:

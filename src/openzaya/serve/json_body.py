@@ -26,6 +26,7 @@ THREAD_BYTES = 32 << 10
 """A longer body is parsed beside the event loop."""
 
 _LONG_NUMBER = re.compile(f"[0-9]{{{INTEGER_DIGITS}}}")
+_CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]*)')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -105,9 +106,9 @@ async def read_json(
 def check_headers(request: Request, max_bytes: int) -> None:
     """Refuse a body by what its headers say of it."""
     headers = request.headers
-    kind, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower()
-    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    charsets = set(_CHARSET.findall(parameters))
+    if kind.strip() != "application/json" or not charsets <= {"utf-8", "utf8"}:
         raise ApiError(
             415,
             f"the content type is {headers.get('content-type', '')[:80]!r}, expected "

@@ -109,9 +109,18 @@ class Keys:
 
 
 def _scheme_and_digest(authorization: str) -> tuple[str, bytes]:
-    """Return the scheme of a header, and the SHA-256 of the secret behind it."""
+    """Return the scheme of a header, and the SHA-256 of the secret behind it in UTF-8.
+
+    Headers are read as Latin-1; what clients write outside of ASCII is that or UTF-8.
+    """
     scheme, _, secret = authorization.partition(" ")
-    return scheme, hashlib.sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
+    secret = secret.strip(" \t")
+    raw = secret.encode("latin-1", "replace")
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raw = secret.encode("utf-8")
+    return scheme, hashlib.sha256(raw).digest()
 
 
 def load_keys(path: str | Path) -> Keys:

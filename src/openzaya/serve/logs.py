@@ -11,7 +11,10 @@ import time
 from types import TracebackType
 from typing import Literal
 
+from openzaya.core import request_id
+
 LogFormat = Literal["text", "json"]
+FLOOD_S = 1.0
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; everything else was given as `extra`."""
 
@@ -20,14 +23,38 @@ def start_log(form: LogFormat, level: int = logging.INFO) -> None:
     """Send all records to stderr; those of other packages from WARNING on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(NoFlood())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("openzaya").setLevel(level)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 
+class NoFlood(logging.Filter):
+    """Lets asyncio say once a second that no connection can be taken.
+
+    Without file descriptors it says so thousands of times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -FLOOD_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is written."""
+        if record.name != "asyncio" or not record.getMessage().startswith("socket.accept()"):
+            return True
+        is_new = not 0 <= record.created - self._last < FLOOD_S
+        if is_new:
+            self._last = record.created
+        return is_new
+
+
 def facts_of(record: logging.LogRecord) -> dict[str, object]:
     """Return what a record tells, as plain values, the message first."""
     facts: dict[str, object] = {"message": message_of(record)}
+    served = request_id.current.get()
+    if served:
+        facts["request"] = served
     facts |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
     if record.exc_info and record.exc_info[0] is not None:
         facts["error"] = record.exc_info[0].__name__

@@ -60,6 +60,10 @@ async def fail(_request: Request, _error: Exception) -> Response:
     return error_response(ApiError(500, "an internal error; the server's log says where"))
 
 
-async def not_found(_request: Request, _error: Exception) -> Response:
-    """Answer for an address without a route."""
-    return error_response(ApiError(404, "there is no such address", code="not_found"))
+async def not_found(request: Request, _error: Exception) -> Response:
+    """Answer for an address without a route; one with a wrong base is told the right address."""
+    wanted = request.url.path.rstrip("/")
+    paths = [route.path for route in request.app.routes if isinstance(route, Route)]
+    ends = [path for path in paths if wanted.endswith(path.removeprefix("/v1")) and path != "/"]
+    hint = f"; {max(ends, key=len)} is one" if ends else ""
+    return error_response(ApiError(404, f"there is no such address{hint}", code="not_found"))

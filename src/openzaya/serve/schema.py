@@ -20,13 +20,20 @@ from pydantic_core import PydanticCustomError
 
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.form_schema import MAX_TOOLS, NamedTool, ResponseFormat, ToolChoice, Tools
+from openzaya.serve.openai_fields import (
+    MAX_TOKENS,
+    Hints,
+    ShortText,
+    StreamOptions,
+    TemplateOptions,
+    Thinking,
+)
 from openzaya.serve.strict import FunctionName, Strict
 
 NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 16
-MAX_TOKENS = 1 << 31
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORBIDDEN_NAME = ("..", "\\", "//")
 
@@ -50,7 +57,6 @@ def _check_parts(content: Any) -> Any:
 
 
 ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_name)]
-ShortText = Annotated[str, Field(max_length=256)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -136,16 +142,6 @@ Message = Annotated[
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-class StreamOptions(Strict):
-    """What a stream tells beside its text."""
-
-    include_usage: bool = False
-
-
-class TemplateOptions(Strict):
-    """What a request may tell the chat template."""
-
-    enable_thinking: bool = True
 
 
 class Sampling(Strict):
@@ -203,7 +199,7 @@ class Sampling(Strict):
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Thinking, Hints, Sampling):
     """POST /v1/chat/completions."""
 
     messages: Messages
@@ -214,12 +210,8 @@ class ChatRequest(Sampling):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    chat_template_kwargs: TemplateOptions | None = None
-    thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
@@ -234,17 +226,13 @@ class ChatRequest(Sampling):
                 "tool_choice names none of the tools",
             ),
             (
-                self.thinking_token_budget is not None and not self.thinks,
-                "thinking_token_budget needs enable_thinking",
-            ),
-            (
                 bool(self.continue_final_message) != (self.add_generation_prompt is False),
                 "continue_final_message = true and add_generation_prompt = false go together",
             ),
             (
                 bool(self.continue_final_message) and not self._is_open,
                 "continue_final_message needs an assistant's turn with content at the end, behind "
-                "another one, and no thinking_token_budget",
+                "another one, and no thinking_token_budget or low reasoning_effort",
             ),
         )
         for broken, message in rules:
@@ -262,12 +250,7 @@ class ChatRequest(Sampling):
         """Whether the last turn can be continued."""
         last = self.messages[-1]
         is_text = isinstance(last, AssistantMessage) and not last.tool_calls
-        return is_text and len(self.messages) > 1 and self.thinking_token_budget is None
-
-    @property
-    def thinks(self) -> bool:
-        """Whether the reply begins inside a thought."""
-        return self.chat_template_kwargs is None or self.chat_template_kwargs.enable_thinking
+        return is_text and len(self.messages) > 1 and self.think_budget is None
 
     @property
     def limit(self) -> int | None:
@@ -287,7 +270,8 @@ class CompletionRequest(Sampling):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
     suffix: None = None
-    parse_special: bool = True
+    best_of: Literal[1] | None = None
+    parse_special: bool | None = None
 
     @property
     def limit(self) -> int | None:
@@ -305,7 +289,7 @@ class TokenizeRequest(Strict):
     tools: Tools | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
-    parse_special: bool = True
+    parse_special: bool | None = None
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:

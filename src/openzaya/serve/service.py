@@ -115,9 +115,9 @@ class Service:
 
     def _params(self, request: Sampling, limit: int, seed: int) -> SamplingParams:
         thinking = {}
-        if isinstance(request, ChatRequest) and request.thinking_token_budget is not None:
+        if isinstance(request, ChatRequest) and request.think_budget is not None:
             thinking = {
-                "think_budget": request.thinking_token_budget,
+                "think_budget": request.think_budget,
                 "think_end_ids": self.codec.think_end_ids,
                 "think_close_ids": self.codec.think_close_ids,
             }

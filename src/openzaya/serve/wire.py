@@ -7,6 +7,7 @@ byte; both are closed here, below the application.
 import asyncio
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openzaya.core.errors import ConfigError
+from openzaya.core.request_id import HEADER, request_id_of
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.errors import ApiError
 from openzaya.serve.guard import MAX_HEADER_BYTES, MAX_URL_BYTES
@@ -30,6 +32,8 @@ KEEP_ALIVE_S = 5
 BODY_GRACE_S = 5.0
 """The application answers a late body with 408; the connection is cut a little later."""
 EXIT_AT_ONCE = 130
+MAX_FILES = 1 << 16
+"""Open files that a server asks for; the usual limit is 1024."""
 
 
 class DeadlineProtocol(H11Protocol):
@@ -101,6 +105,7 @@ class DeadlineProtocol(H11Protocol):
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
+                (HEADER.lower().encode(), request_id_of("").encode()),
             ]
             for event in (
                 h11.Response(status_code=error.status, headers=headers),
@@ -190,6 +195,14 @@ class Server(uvicorn.Server):
             os._exit(EXIT_AT_ONCE)
         self.should_exit = True
         self._on_drain()
+
+
+def allow_files() -> None:
+    """Take as many open files as the system lets us have: every connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(config: ServeConfig) -> socket.socket:

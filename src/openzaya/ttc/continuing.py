@@ -57,7 +57,7 @@ class Sequel(Watch):
         """Follow what `outer` holds; a wish to cut it reaches the second call."""
         super().__init__(cut=outer.cut)
         self._outer = outer
-        self._tokens_before = outer.num_tokens
+        self.tokens_before = outer.num_tokens
         self.before = "".join(outer.pieces)
         """What came before the second call."""
 
@@ -71,12 +71,17 @@ class Sequel(Watch):
         super().restart()
         self._outer.restart()
         self._outer.pieces.append(self.before)
-        self._outer.num_tokens = self._tokens_before
+        self._outer.num_tokens = self.tokens_before
 
 
 def before_of(watch: Watch) -> str:
     """Return what an earlier call wrote in front of what a watch is about to see."""
     return watch.before if isinstance(watch, Sequel) else ""
+
+
+def written(watch: Watch) -> int:
+    """Return the tokens of a candidate so far, those of an earlier call included."""
+    return watch.num_tokens + (watch.tokens_before if isinstance(watch, Sequel) else 0)
 
 
 async def answered(

@@ -1,6 +1,5 @@
 """What the gateway refuses, whom it lets see what, and what becomes of clients that leave."""
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -15,8 +14,6 @@ from openzaya.backends.mock import MockConfig
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.chat import plain_need
 from openzaya.serve.gateway.limits import Need, Purse
-from openzaya.serve.gateway.metered import Metered
-from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.keys import Allowance, Keys, read_key
 
 ABORT_S = 0.2
@@ -248,21 +245,6 @@ def test_a_purse_gives_back_what_was_reserved_and_not_generated():
     assert never.value.status == 400
 
 
-def test_an_answer_that_talks_of_events_costs_as_many_tokens_as_it_has():
-    async def answer(_scope, _receive, send):
-        for text in ("data: data: data: ", "x"):
-            told = json.dumps({"choices": [{"delta": {"content": text}}]})
-            await send({"type": "http.response.body", "body": f"data: {told}\n\n".encode()})
-
-    async def ignore(_message):
-        pass
-
-    purse = Purse(Allowance(output_tokens_per_minute=60), clock=lambda: 0.0)
-    asked = Metered(answer, purse.take(Need()), GatewayMetrics())
-    asyncio.run(asked({}, ignore, ignore))
-    purse.take(Need(output_tokens=58))
-
-
 def test_runs_beyond_the_limit_wait_outside(slow_mock, tmp_path):
     with gatewaying(slow_mock, tmp_path / "j.sqlite", max_runs=1) as small:
         sock = small.begin(stream=True)
@@ -355,3 +337,28 @@ def test_a_reader_that_takes_nothing_is_dropped_and_its_call_ends(mock, tmp_path
         wait_for(lambda: flood.records.in_flight == 0)
         assert flood.records.ended["aborted"] == 1
         sock.close()
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("name", ["schl\u00fcssel", "voil\u00e0", "\u00e9", "plain"])
+def test_a_key_outside_of_ascii_is_known_in_either_coding(served, name, coding, monkeypatch):
+    monkeypatch.setattr(served.gateway, "keys", Keys((key_of(name),)))
+    for secret, status in ((name, 200), (name[:-1], 401)):
+        header = b"Bearer " + secret.encode(coding)
+        assert served.ask("/v1/models", headers={"Authorization": header})[0] == status
+
+
+def test_an_upstream_gets_new_fields_as_they_came_and_no_nulls(mock, tmp_path):
+    new = {
+        "safety_identifier": "s",
+        "reasoning_effort": "xhigh",
+        "verbosity": "low",
+        "store": True,
+        "prompt_cache_options": {"ttl": None},
+        "never_heard_of": 7,
+    }
+    with upstream(MockConfig(kept_requests=8)) as own, gatewaying(own, tmp_path / "j") as gateway:
+        body = {"model": "mock", "messages": QUESTION, "n": None, "audio": None, "seed": None}
+        assert gateway.ask(CHAT, {**body, **new})[0] == 200
+        sent = own.records.requests[-1]["body"]
+        assert sent == {"model": "mock", "messages": QUESTION, **new}

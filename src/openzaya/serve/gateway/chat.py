@@ -19,7 +19,7 @@ from openzaya.serve.gateway.backend import Who, Wish
 from openzaya.serve.gateway.choice import Choice, arithmetic, choose
 from openzaya.serve.gateway.failures import api_error
 from openzaya.serve.gateway.limits import Need
-from openzaya.serve.gateway.metered import Metered
+from openzaya.serve.gateway.metered import Bill, Metered
 from openzaya.serve.gateway.runs import LiveRun
 from openzaya.serve.gateway.service import Gateway
 from openzaya.serve.generation import CLIENT_GONE
@@ -43,7 +43,10 @@ async def chat(gateway: Gateway, request: Request) -> ASGIApp:
     if choice.config is None:
         backend = gateway.backend
         return await paid(
-            gateway, who, plain, lambda: backend.pass_through(request, plain, choice, who)
+            gateway,
+            who,
+            plain,
+            lambda bill: backend.pass_through(request, plain, choice, who, bill),
         )
     key = idempotency_key(request)
     if choice.options.background and key is None:
@@ -63,21 +66,22 @@ async def complete(gateway: Gateway, request: Request) -> ASGIApp:
     """Answer POST /v1/completions."""
     body = await gateway.read(request)
     who = gateway.who(request)
-    return await paid(gateway, who, body, lambda: gateway.backend.complete(request, body, who))
+    backend = gateway.backend
+    return await paid(gateway, who, body, lambda bill: backend.complete(request, body, who, bill))
 
 
 async def paid(
     gateway: Gateway,
     who: Who,
     body: Mapping[str, Any],
-    answer: Callable[[], Awaitable[ASGIApp]],
+    answer: Callable[[Bill], Awaitable[ASGIApp]],
 ) -> ASGIApp:
     """Return an answer without a run that its key pays for; a refusal gives back what it took."""
-    hold = gateway.purses.of(who.key).take(plain_need(body))
+    bill = Bill(gateway.purses.of(who.key).take(plain_need(body)), gateway.metrics)
     try:
-        return Metered(await answer(), hold, gateway.metrics)
+        return Metered(await answer(bill), bill, gateway.metrics)
     except BaseException:
-        hold.settle(0)
+        bill.waive()
         raise
 
 
@@ -137,22 +141,22 @@ async def begin(
     runs.check_room(who)
     cap = preview(wish.config, wish.question_tokens).decode_cap
     need = Need(prompt_tokens=wish.question_tokens, output_tokens=cap)
-    hold = gateway.purses.of(who.key).take(need)
+    bill = Bill(gateway.purses.of(who.key).take(need), gateway.metrics)
     try:
         begun, spec = await runs.begin(wish, choice, who, key, body_hash)
         if not begun.is_new:
             known = runs.find(begun.run_id)
             if known is not None or begun.state == "done":
-                hold.settle(0)
+                bill.waive()
                 return known or begun.run_id
             await gateway.journal.acquire(begun.run_id)
             spec = await gateway.journal.spec(begun.run_id)
-        return runs.start(begun.run_id, spec, wish, choice, who=who, hold=hold)
+        return runs.start(begun.run_id, spec, wish, choice, who=who, bill=bill)
     except OpenZayaError as error:
-        hold.settle(0)
+        bill.waive()
         raise api_error(error) from None
     except BaseException:
-        hold.settle(0)
+        bill.waive()
         raise
 
 

@@ -14,6 +14,8 @@ from openzaya.serve.schema import explain
 from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, config_from, presets
 
 PREFIX = "mrsa-"
+OPTIONS = frozenset(TtcAsk.model_fields)
+"""What `ttc` says beside settings, of which null is a value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,9 @@ def choose(body: Mapping[str, Any], models: Sequence[str]) -> Choice:
 
 def read_ttc(wanted: Mapping[str, Any]) -> TtcAsk:
     """Return the `ttc` field. Raises ApiError 400 for what is refused."""
+    given = {name: v for name, v in wanted.items() if v is not None or name not in OPTIONS}
     try:
-        return TtcAsk.model_validate(wanted)
+        return TtcAsk.model_validate(given)
     except ValidationError as error:
         problem = explain(error, TtcAsk)
         raise bad_request(f"ttc.{problem.message}", f"ttc.{problem.param}") from None

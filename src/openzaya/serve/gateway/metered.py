@@ -1,44 +1,46 @@
-"""Counting what a passed-through answer generated, so that its key gets back the rest."""
+"""What a request pays for: what was generated for it, whatever became of the answer."""
 
-import re
 from time import monotonic
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openzaya.serve.gateway.limits import Hold
 from openzaya.serve.gateway.metrics import GatewayMetrics
 
-_TOLD = re.compile(rb'"completion_tokens"\s*:\s*(\d{1,12})')
-OVERLAP_BYTES = 64
+
+class Bill:
+    """Takes what was generated from a key's purse, once, and counts by what means it is known."""
+
+    def __init__(self, hold: Hold, metrics: GatewayMetrics) -> None:
+        self._hold = hold
+        self._metrics = metrics
+        self._is_settled = False
+
+    def __call__(self, num_tokens: int, means: str) -> None:
+        """Charge tokens; only the first call counts."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._hold.settle(num_tokens)
+            self._metrics.charged.labels(means).inc(num_tokens)
+
+    def waive(self) -> None:
+        """Charge nothing, where nothing was charged."""
+        self._hold.settle(0)
 
 
 class Metered:
-    """An answer whose tokens are counted as it leaves: by its usage, else one an event."""
+    """An answer whose time is counted, and whose key is not left with what it reserved."""
 
-    def __init__(self, answer: ASGIApp, hold: Hold, metrics: GatewayMetrics) -> None:
+    def __init__(self, answer: ASGIApp, bill: Bill, metrics: GatewayMetrics) -> None:
         self._answer = answer
-        self._hold = hold
+        self._bill = bill
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; settle when it ends, however it does."""
+        """Send the answer."""
         began = monotonic()
-        told = 0
-        num_events = 0
-        tail = b""
-
-        async def counted(message: Message) -> None:
-            nonlocal told, num_events, tail
-            body: bytes = message.get("body", b"")
-            if body:
-                num_events += (b"\n" + body).count(b"\ndata: ")  # text may hold "data: " as well
-                found = _TOLD.findall(tail + body)
-                told = int(found[-1]) if found else told
-                tail = body[-OVERLAP_BYTES:]
-            await send(message)
-
         try:
-            await self._answer(scope, receive, counted)
+            await self._answer(scope, receive, send)
         finally:
-            self._hold.settle(told or num_events)
+            self._bill.waive()
             self._metrics.pass_through.observe(monotonic() - began)

@@ -39,6 +39,10 @@ class GatewayMetrics:
             "openzaya_run_calls", "Candidates that ended", ("outcome",), registry=registry
         )
         self.tokens = Counter("openzaya_run_tokens", "Tokens of runs", ("kind",), registry=registry)
+        self.charged = Counter(
+            "openzaya_charged_tokens", "Generated tokens that keys pay for, by how they are known",
+            ("means",), registry=registry,
+        )  # fmt: skip
         # Looking up a label takes longer than counting: it is done once.
         self._calls_by = cache(self.calls.labels)
         self._tokens_by = cache(self.tokens.labels)

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import WatchedSampler
-from openzaya.serve.gateway.backend import Who
+from openzaya.serve.gateway.backend import Charge, Who
 from openzaya.serve.gateway.failures import api_error
 from openzaya.serve.stream import unless_gone
 
@@ -39,6 +39,14 @@ class Forwarded(Protocol):
         ...
 
 
+class Meter(Protocol):
+    """Counts what an upstream generates."""
+
+    async def count(self) -> tuple[int, str]:
+        """Return the tokens, and by what means they are known."""
+        ...
+
+
 class Pool(Protocol):
     """The upstreams, as `openzaya.backends.pool.Upstreams` gives them."""
 
@@ -51,6 +59,10 @@ class Pool(Protocol):
         """Return the sampler of one run."""
         ...
 
+    def meter(self, body: Mapping[str, Any]) -> Meter:
+        """Return what counts the answer to a request that is passed through."""
+        ...
+
     def forward(
         self,
         body: Mapping[str, Any],
@@ -59,6 +71,7 @@ class Pool(Protocol):
         tenant: str = "",
         weight: float = 1.0,
         priority: int = 0,
+        meter: Any = None,
     ) -> AbstractAsyncContextManager[Forwarded]:
         """Pass a request through."""
         ...
@@ -85,6 +98,7 @@ class PassThrough:
         *,
         path: str,
         priority: int,
+        charge: Charge,
         slow_reader_s: float,
     ) -> None:
         self._pool = pool
@@ -92,11 +106,13 @@ class PassThrough:
         self._who = who
         self._path = path
         self._priority = priority
+        self._charge = charge
         self._slow_reader_s = slow_reader_s
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         began = False
+        meter = self._pool.meter(self._body)
 
         async def work() -> None:
             nonlocal began
@@ -106,6 +122,7 @@ class PassThrough:
                 tenant=self._who.tenant,
                 weight=self._who.key.allowance.weight,
                 priority=self._priority,
+                meter=meter,
             )
             async with forward as answer:
                 headers = {"X-Accel-Buffering": "no"}
@@ -129,3 +146,5 @@ class PassThrough:
             if began:
                 return  # the connection closes without the end of the body: the client sees a cut
             raise api_error(error) from None
+        finally:
+            self._charge(*await meter.count())

@@ -25,8 +25,8 @@ from openzaya.serve.gateway.choice import Choice
 from openzaya.serve.gateway.config import GatewayConfig
 from openzaya.serve.gateway.failures import api_error
 from openzaya.serve.gateway.lengths import Lengths
-from openzaya.serve.gateway.limits import Hold
 from openzaya.serve.gateway.live_text import LiveText
+from openzaya.serve.gateway.metered import Bill
 from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.gateway.news import News
 from openzaya.serve.guard import trace_of
@@ -52,7 +52,7 @@ class LiveRun:
     seed: int
     number: int
     """Counts up: the smaller one is the older one."""
-    hold: Hold
+    bill: Bill
     live: LiveText | None
     """The answer as it grows, where the last stage has one candidate."""
     news: News = field(default_factory=News)
@@ -67,6 +67,9 @@ class LiveRun:
     """Candidates of the stage that are complete."""
     num_tokens: int = 0
     """Newly generated tokens so far."""
+    recorded_tokens: int = 0
+    """Those of them that an earlier process, or an earlier client, paid for."""
+    sampler: RunSampler | None = None
     began: float = field(default_factory=monotonic)
     task: "asyncio.Task[None] | None" = None
 
@@ -85,12 +88,24 @@ class LiveRun:
             f"{self.num_tokens} tokens"
         )
 
+    @property
+    def charged_tokens(self) -> int:
+        """What is to be paid for: all that `usage` tells, and calls that broke off with the run.
+
+        Tries that a server lost and that were made again are in neither.
+        """
+        if self.result is not None:
+            return self.result.usage.generated - self.recorded_tokens
+        broken = self.sampler.broken_tokens if self.sampler is not None else 0
+        return self.num_tokens - self.recorded_tokens + broken
+
     def note(self, event: Event) -> None:
         """Take note of what happened."""
         if isinstance(event, RunStarted):
             self.stage = 0
         elif isinstance(event, CandidateDone):
             self.num_tokens = event.total_tokens
+            self.recorded_tokens += event.candidate.num_tokens if event.recorded else 0
             if event.candidate.stage > self.stage:
                 self.stage, self.num_done = event.candidate.stage, 0
             self.num_done += 1
@@ -198,7 +213,7 @@ class Runs:
     def start(
         self, run_id: str, spec: RunSpec, wish: Wish, choice: Choice, **given: Any
     ) -> LiveRun:
-        """Start the task of a run that is leased here; `given` is `who` and `hold`."""
+        """Start the task of a run that is leased here; `given` is `who` and `bill`."""
         self._number += 1
         is_single = wish.config.candidates_at(wish.config.rounds) == 1
         thinks = getattr(wish.body, "thinks", True)
@@ -307,6 +322,7 @@ class Runs:
 
         machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.wants_json)
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
+        run.sampler = sampler
         recorded = await self._parts.journal.recorded(run.id)
         async with self._patience(run, sampler):
             result = await machine.run(
@@ -353,7 +369,7 @@ class Runs:
     def _end(self, run: LiveRun, state: str) -> None:
         """Forget a run that is over."""
         self._live.pop(run.id, None)
-        run.hold.settle(run.num_tokens)
+        run.bill(run.charged_tokens, "run")
         if run.error is not None:
             run.error.headers["X-Run-Id"] = run.id
         seconds = monotonic() - run.began

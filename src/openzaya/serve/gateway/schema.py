@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from openzaya.serve.form_schema import MAX_SCHEMA_CHARS, MAX_TOOLS, MAX_TOOLS_CHARS
+from openzaya.serve.openai_fields import MAX_TOKENS
 from openzaya.serve.schema import (
     MAX_MESSAGES,
-    MAX_TOKENS,
     NULL_CONTENT,
     Count,
     Sampling,
@@ -21,7 +21,7 @@ from openzaya.serve.schema import (
 REFUSED = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "lora_path", "best_of")
 """Fields that reach into an upstream: templates, tensors and files of a client."""
 
-Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
+Scalar = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str | None
 
 
 class Open(BaseModel):
@@ -101,7 +101,7 @@ class ResponseFormat(Open):
 class OpenStreamOptions(Open):
     """What a stream tells beside its text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class UpstreamChat(Sampling):
