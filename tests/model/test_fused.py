@@ -134,16 +134,18 @@ def test_a_region_that_cannot_be_compiled_runs_eagerly_and_says_so(caplog, monke
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_regions_give_the_same_numbers(monkeypatch):
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_regions_give_the_same_numbers(monkeypatch, backend):
     model = skipping_model()
     _, wanted = run(model, "off")
+    model.recompute = backend == "inductor"  # which keeps the tensors that it likes
     monkeypatch.setattr(zaya, "reason_against_native", lambda _dtype, _device: "not wanted")
     monkeypatch.setattr(COMPILING, "on_cpu", True)
-    monkeypatch.setattr(COMPILING, "backend", "aot_eager")
+    monkeypatch.setattr(COMPILING, "backend", backend)
     _, found = run(model, "on")
     assert COMPILING.failures == {}
     for name, grad in wanted.items():
-        assert distance(found[name], grad) < 1e-5, name
+        assert distance(found[name], grad) < 3e-5, name
 
 
 def test_shapes_that_the_grouped_product_refuses_are_named():

@@ -142,8 +142,6 @@ Message = Annotated[
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-
-
 class Sampling(Strict):
     """The fields that chat and plain completions share."""
 

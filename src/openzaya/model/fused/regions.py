@@ -151,21 +151,33 @@ def gelu(x_TR: Tensor) -> Tensor:
     return F.gelu(x_TR.float()).to(x_TR.dtype)
 
 
-@region
 def choose(
     scores_TX: Tensor, balance_X: Tensor, replay_T: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return every token's class, the probability of it, and those of all without gradient."""
+    """Return every token's class, the probability of it, and those of all without gradient.
+
+    Two regions, so that a layer keeps the same tensors for the gradient with a choice of its own
+    and with a replayed one: a layer that is computed again must.
+    """
+    expert_T = best_class(scores_TX.detach(), balance_X) if replay_T is None else replay_T
+    gate_T, probs_TX = gate_of(scores_TX, expert_T)
+    return expert_T, gate_T, probs_TX
+
+
+@region
+def best_class(scores_TX: Tensor, balance_X: Tensor) -> Tensor:
+    """Return the class of the largest balanced probability."""
+    return (scores_TX.float().softmax(dim=-1) + balance_X).argmax(dim=-1)
+
+
+@region
+def gate_of(scores_TX: Tensor, expert_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability of every token's class, and those of all without gradient."""
     probs_TX = scores_TX.float().softmax(dim=-1)
-    free_TX = probs_TX.detach()
-    if replay_T is None:
-        expert_T = (free_TX + balance_X).argmax(dim=-1)
-    else:
-        expert_T = replay_T
     picked_TX = torch.arange(probs_TX.shape[-1], device=probs_TX.device) == expert_T.unsqueeze(-1)
     # A sum over a mask instead of a gather: its gradient is no scatter.
     gate_T = torch.where(picked_TX, probs_TX, 0.0).sum(dim=-1)
-    return expert_T, gate_T, free_TX
+    return gate_T, probs_TX.detach()
 
 
 @region
