@@ -55,9 +55,9 @@ class Experts(nn.Module):
         return wide and x_ND.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def can_group(x_ND: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> bool:
+def can_group(x_ND: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor) -> bool:
     """Tell whether torch's grouped product takes these tensors: rows of 16-byte multiples."""
-    widths = (x_ND.shape[-1], gate_up_EFD.shape[-2], down_EDF.shape[-1])
+    widths = (x_ND.shape[-1], gate_up_EGD.shape[-2], down_EDF.shape[-1])
     aligned = all(width * x_ND.element_size() % 16 == 0 for width in widths)
     return hasattr(F, "grouped_mm") and x_ND.dtype is torch.bfloat16 and aligned
 
