@@ -37,7 +37,7 @@ def test_json_says_what_the_planner_says(capsys):
     assert found["refused"] == []
     config, works = planned("zaya1_8b", [], [])
     layout = Layout(ranks=64, shard=8, expert_parallel=4, context_parallel=8, checkpointing=True)
-    expected = best_plan(config, works[3], [layout], DEVICES["h200"], 0.2)
+    expected = best_plan(config, works[3], [layout], DEVICES["h200"], DEVICES["h200"].utilization)
     sft = found["phases"][3]
     assert sft["step_s"] == expected.step_s
     assert sft["memory"]["total"] == expected.memory.total

@@ -43,11 +43,11 @@ _H100 = Device(
     per_node=8,
     node_bytes_per_s=450e9,
     network_bytes_per_s=50e9,
-    utilization=0.2,
+    utilization=0.3,
     source="NVIDIA's data sheets, SXM: bf16 without sparsity; 900 GB/s of NVLink in both "
     "directions; one 400 Gbit/s port a device assumed",
-    utilization_source="assumed: below what dense models reach, because a layer's experts are "
-    "small products",
+    utilization_source="measured on one H200: 33% in the shape of ZAYA1-8B with layers computed "
+    "again, 27% with 0.5B parameters",
 )
 
 DEVICES: Mapping[str, Device] = {
