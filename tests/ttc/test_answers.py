@@ -46,6 +46,8 @@ def test_forms_of_one_answer_are_one_class(group):
 
 def test_different_answers_stay_apart():
     apart = [group[0] for group in EQUAL] + [
+        *("91 dozens", "91 fifths", "91 halves", "91 tenths", "91 thousands", "91 hundredths"),
+        *("91", "91 negative", "91 point five", "91 base eight"),
         "0.333", "1/3", "50%", "a", "b", "X", "x", "12 cm and 3 mm", "1,00", "1/0", "(2,1)",
         "no", "3 4", "34", "1.2.3", "11/2", "2", "2x", "2y", "2i", "2pi", "2n", "2 x", "1e3", "1",
         "8 am", "8 pm", "8", "8 million", "8 thousand", "1, 234", "1234", "1 2 3", "123", "[1 2]",

@@ -53,7 +53,9 @@ _UNIT = re.compile(r"(.*\d) ((?:[A-Za-z]+ )?(?:[A-Za-z]{2,}|[ACFJKLNVWghms]))(?:
 _SYMBOL = re.compile(r"(.*\d)(?:[mcdk]m|[mk]?g|ml|ms|min|[kM]?Hz|kJ|eV|rad|ft|lb|oz)(?:\^?[23])?")
 """A unit without a space: of other letters, 2x is no 2."""
 _NO_UNITS = re.compile(
-    r"\b(?:[ap]m|hundred|thousand|[mbtr]+illion|dozen|or|and|to|mod|pi|sqrt|log|ln|sin|cos|tan|exp)\b",
+    r"\b(?:[ap]m|(?:hundred|thousand|[mbtr]+illion)(?:th)?s?|dozens?|hal(?:f|ves)|quarters?"
+    r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|negative|minus|plus|times|point|base"
+    r"|or|and|to|mod|pi|sqrt|log|ln|sin|cos|tan|exp)\b",
     re.IGNORECASE,
 )
 _CHOICE = re.compile(r"\(?([A-Za-z])[.):]?\)?")
