@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from openzaya.backends.wire import Head, ResponseParser, WireError
 from openzaya.core.errors import ConfigError
-from openzaya.core.request_id import HEADER, current
 
 BODY_LINES = b"Content-Type: application/json\r\nContent-Length: "
 IDLE_S = 30.0
@@ -187,9 +186,6 @@ class Client:
         if head is None:
             text = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._lines}"
             head = self._heads[method, path] = text.encode("ascii")
-        served = current.get()
-        if served:
-            head += b"%b: %b\r\n" % (HEADER.encode(), served.encode())
         if body is None:
             request = head + b"\r\n"
         else:
