@@ -13,10 +13,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from gateway_clients.asking import ask
 from gateway_clients.test_real_upstreams import free_port
 from gateway_clients.tiny_gguf import write_tiny_llama
 from server_process import python, server_process
@@ -60,13 +62,7 @@ def gateway(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         yield url
 
 
-def post(url: str, **fields: Any) -> Any:
-    body = json.dumps({**BODY, **fields}).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body, headers)
-    with urllib.request.urlopen(request, timeout=100) as response:
-        raw = response.read()
-    return raw.decode() if fields.get("stream") else json.loads(raw)
+post = partial(ask, body=BODY)
 
 
 def figures(gateway: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
+from gateway_clients.asking import ask
 from gateway_clients.test_real_upstreams import free_port
 from gateway_clients.tiny_qwen3 import CONTEXT, write_tiny_qwen3
 from server_process import python, server_process
@@ -66,17 +67,7 @@ def gateway(vllm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield url
 
 
-def post(url: str, **fields: Any) -> Any:
-    body = json.dumps({**BODY, **fields}).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=100) as response:
-            raw = response.read()
-    except urllib.error.HTTPError as error:
-        error.add_note(error.read().decode())
-        raise
-    return raw.decode() if fields.get("stream") else json.loads(raw)
+post = partial(ask, body=BODY)
 
 
 def metric(vllm: str, name: str) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from openzaya.backends.http_server import MAX_ANSWER_BYTES, is_ratio
-from openzaya.backends.model_pool import TOLERATED_MISCOUNT, ModelPool
+from openzaya.backends.model_pool import ModelPool
 from openzaya.backends.sse import EventReader, StreamError
 from openzaya.backends.upstream import Upstream
 
@@ -101,14 +101,11 @@ class Meter:
         return found
 
     def _told_by_answer(self, model: ModelPool, upstream: Upstream, num_chars: int) -> Count | None:
-        told, most = self._told, self._most
         if self._num_ids:
             return Count(self._num_ids, "ids")
-        if told is None:
-            return None
-        if (most is None or told <= most * (1 + TOLERATED_MISCOUNT)) and (told or not num_chars):
+        told = self._told
+        if told is not None and model.believes(upstream, told, self._most, num_chars):
             return Count(told, "usage")
-        model.alarm(upstream, f"its usage says {told} tokens for {num_chars} characters")
         return None
 
     async def _told_by_text(self, model: ModelPool, upstream: Upstream, num_chars: int) -> Count:

@@ -68,14 +68,21 @@ class ModelPool:
                 self.alarm(upstream, f"its usage says {told} tokens, its ids are {own}")
             self.tails.measure(num_characters, own)
             return own
-        longest = most * (1 + TOLERATED_MISCOUNT)
-        if told is not None and told <= longest and (told or not num_characters):
+        if told is not None and self.believes(upstream, told, most, num_characters):
             self.tails.measure(num_characters, told)
             return told
-        if told is not None:
-            self.alarm(upstream, f"its usage says {told} tokens for {num_characters} characters")
         estimate = int(num_characters / self.tails.chars_per_token)
         return min(max(state.num_chunks, estimate), most + OVERRUN_TOKENS)
+
+    def believes(self, upstream: Upstream, told: int, most: int | None, num_chars: int) -> bool:
+        """Say whether a usage can be true: at most `most` tokens, and some for a text; else report.
+
+        `most` is None where the request sets no limit.
+        """
+        if (most is None or told <= most * (1 + TOLERATED_MISCOUNT)) and (told or not num_chars):
+            return True
+        self.alarm(upstream, f"its usage says {told} tokens for {num_chars} characters")
+        return False
 
     async def count_text(self, upstream: Upstream, text: str) -> int | None:
         """Return the tokens of a text by a tokenizer, here or the server's; None without one."""

@@ -12,7 +12,7 @@ from openzaya.core.seeding import stream
 from openzaya.ttc.allowance import AnswerAllowance, Slot
 from openzaya.ttc.compaction import compact, failed
 from openzaya.ttc.continuing import answered, continuing
-from openzaya.ttc.events import CandidateProgress, OnEvent
+from openzaya.ttc.events import CandidateProgress, OnEvent, nobody
 from openzaya.ttc.machine import Call, Cut, Machine, Order
 from openzaya.ttc.place import Plan
 from openzaya.ttc.result import Candidate
@@ -37,7 +37,7 @@ class Settings:
     """Seconds since the start of the run."""
     seed: int = 0
     priority: int = 0
-    wants_progress: Callable[[], bool] = lambda: False
+    wants_progress: Callable[[], bool] = nobody
     """Whether anybody wants to hear of text as it comes, asked at every piece."""
 
 

@@ -154,5 +154,10 @@ class Recorded:
         )
 
 
+def nobody() -> bool:
+    """Want no progress: the default."""
+    return False
+
+
 def ignore(_event: Event) -> None:
     """Drop an event: the default listener."""

@@ -30,7 +30,7 @@ from openzaya.ttc.choosing import Chosen, Selection, Verifier
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.continuing import continuing
 from openzaya.ttc.driver import Driver, Settings, Sleep
-from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore
+from openzaya.ttc.events import OnEvent, Recorded, RunDone, RunStarted, ignore, nobody
 from openzaya.ttc.judge import Judge
 from openzaya.ttc.machine import Abilities, Machine
 from openzaya.ttc.presets import preset
@@ -80,7 +80,7 @@ class MarkovianRSA:
         stop: asyncio.Event | None = None,
         priority: int = 0,
         recorded: Recorded | None = None,
-        wants_progress: Callable[[], bool] | None = None,
+        wants_progress: Callable[[], bool] = nobody,
     ) -> Result:
         """Answer `question`, a text or a conversation that ends with the user's turn.
 
@@ -105,7 +105,7 @@ class MarkovianRSA:
             clock=lambda: time.monotonic() - began,
             seed=seed,
             priority=priority,
-            wants_progress=wants_progress or (lambda: False),
+            wants_progress=wants_progress,
         )
         machine = Machine(
             self.config,
