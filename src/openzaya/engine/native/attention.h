@@ -13,7 +13,7 @@ namespace zaya {
 constexpr int BLOCK = 64;      // tokens in a block of the cache
 constexpr int MAX_HEAD = 256;  // channels of a head
 constexpr int GROUP = 4;       // queries whose sums are in registers at once at least,
-constexpr int WIDE_GROUP = 8;  // and at most
+constexpr int WIDE_GROUP = PARTS == 1 ? 8 : 4;  // and at most
 constexpr int MAX_QUERIES = 64;  // that meet a block while it is in the first-level cache
 
 // One query: its scaled channels, where its output goes, and the positions [from, to) it sees.
@@ -67,32 +67,35 @@ INLINE Seen seen_by(const Query* queries, int64_t start) {
 template <int GROUP, class KV>
 INLINE void score(const Query* queries, const KV* keys, int width, float (*scores)[BLOCK],
                   const KV* next, int count) {
-  constexpr int SPAN = (GROUP > 4 ? 2 : 4) * LANES;  // keys whose sums fit the registers
-  for (int from = 0; from < BLOCK; from += SPAN) {
-    v16 sums[GROUP][SPAN / LANES] = {};
+  constexpr int PIECES = GROUP > 4 || PARTS > 1 ? 2 : 4;  // of keys, whose sums fit the registers
+  for (int from = 0; from < BLOCK; from += PIECES * PIECE) {
+    piece sums[GROUP][PIECES] = {};
     for (int p = 0; p < width; ++p) {
       if (from == 0) fetch(next + p * BLOCK, count);
-      v16 k[SPAN / LANES];
-      for (int i = 0; i < SPAN / LANES; ++i) k[i] = load(keys + p * BLOCK + from + i * LANES);
-      for (int r = 0; r < GROUP; ++r) {
-        v16 q = splat(queries[r].q[p]);
-        for (int i = 0; i < SPAN / LANES; ++i) sums[r][i] += q * k[i];
+      piece k[PIECES];
+      UNROLL for (int i = 0; i < PIECES; ++i)
+        k[i] = load_piece(keys + p * BLOCK + from + i * PIECE);
+      UNROLL for (int r = 0; r < GROUP; ++r) {
+        piece q = spread(queries[r].q[p]);
+        UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] += q * k[i];
       }
     }
-    for (int r = 0; r < GROUP; ++r)
-      for (int i = 0; i < SPAN / LANES; ++i) store(scores[r] + from + i * LANES, sums[r][i]);
+    UNROLL for (int r = 0; r < GROUP; ++r)
+      UNROLL for (int i = 0; i < PIECES; ++i)
+        store_piece(scores[r] + from + i * PIECE, sums[r][i]);
   }
 }
 
 // What a query does not see gets the score -infinity.
 template <int GROUP>
 INLINE void mask(const Query* queries, int64_t start, float (*scores)[BLOCK]) {
-  const i16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static constexpr int32_t COUNT[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const i16 lane = load(COUNT);
   for (int r = 0; r < GROUP; ++r) {
     i16 from = lane + int(start - queries[r].from), to = lane + int(start - queries[r].to);
     for (int i = 0; i < BLOCK; i += LANES) {
       i16 seen = (from + i >= 0) & (to + i < 0);
-      store(scores[r] + i, seen ? load(scores[r] + i) : splat(-INFINITY));
+      store(scores[r] + i, select(seen, load(scores[r] + i), splat(-INFINITY)));
     }
   }
 }
@@ -112,7 +115,7 @@ INLINE void weigh(const Query* queries, int width, bool whole, float (*scores)[B
   for (int r = 0; r < GROUP; ++r)
     for (int i = 0; i < BLOCK; i += LANES) {
       v16 s = load(scores[r] + i), e = exp(s - bests[r]);
-      if (!whole) e = s == splat(-INFINITY) ? v16{} : e;
+      if (!whole) e = select(s == splat(-INFINITY), v16{}, e);
       store(scores[r] + i, e);
       totals[r] += e;
     }
@@ -130,24 +133,24 @@ INLINE void weigh(const Query* queries, int width, bool whole, float (*scores)[B
 template <int GROUP, class KV>
 INLINE void add_values(const Query* queries, const KV* values, int width, const Seen& seen,
                        const float (*weights)[BLOCK], const KV* next, int count) {
-  for (int p = 0; p < width; p += 2 * LANES) {
-    v16 low[GROUP], high[GROUP];
-    for (int r = 0; r < GROUP; ++r) {
-      low[r] = load(queries[r].out + p);
-      high[r] = load(queries[r].out + p + LANES);
+  for (int p = 0; p < width; p += 2 * PIECE) {
+    piece low[GROUP], high[GROUP];
+    UNROLL for (int r = 0; r < GROUP; ++r) {
+      low[r] = load_piece(queries[r].out + p);
+      high[r] = load_piece(queries[r].out + p + PIECE);
     }
     for (int s = seen.first; s < seen.last; ++s) {
-      if (s < count) fetch(next + s * width + p, 2 * LANES);
-      v16 a = load(values + s * width + p), b = load(values + s * width + p + LANES);
-      for (int r = 0; r < GROUP; ++r) {
-        v16 w = splat(weights[r][s]);
+      if (s < count) fetch(next + s * width + p, 2 * PIECE);
+      piece a = load_piece(values + s * width + p), b = load_piece(values + s * width + p + PIECE);
+      UNROLL for (int r = 0; r < GROUP; ++r) {
+        piece w = spread(weights[r][s]);
         low[r] += w * a;
         high[r] += w * b;
       }
     }
-    for (int r = 0; r < GROUP; ++r) {
-      store(queries[r].out + p, low[r]);
-      store(queries[r].out + p + LANES, high[r]);
+    UNROLL for (int r = 0; r < GROUP; ++r) {
+      store_piece(queries[r].out + p, low[r]);
+      store_piece(queries[r].out + p + PIECE, high[r]);
     }
   }
 }

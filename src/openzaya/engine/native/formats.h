@@ -28,13 +28,21 @@ struct Matrix {
 constexpr int64_t STEP = 32;        // columns of floats that a tile reads at a time
 constexpr int64_t BLOCK_COLS = 64;  // and of integers
 
-// A row of W; `at<0>(k)` and `at<1>(k)` are the 32 weights from k on, in the order of x's layout.
+// Calls work.operator()<I>() for the pieces I of 32 columns.
+template <class Work>
+INLINE void each_piece(Work work) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (work.template operator()<I>(), ...);
+  }(std::make_integer_sequence<int, 2 * PARTS>{});
+}
+
+// A row of W; `at<I>(k)` is piece I of the 32 weights from k on, in the order of x's layout.
 struct RowFP32 {
   static constexpr int64_t COLS = STEP;
   const float* p;
   RowFP32(const Matrix& w, int64_t row) : p((const float*)w.data + row * w.cols) {}
   explicit RowFP32(const float* p) : p(p) {}
-  template <int HALF> INLINE v16 at(int64_t k) const { return load(p + k + HALF * LANES); }
+  template <int I> INLINE piece at(int64_t k) const { return load_piece(p + k + I * PIECE); }
 };
 
 // The even columns, then the odd ones: one operation each on the pairs as they lie in memory.
@@ -42,16 +50,16 @@ struct RowBF16 {
   static constexpr int64_t COLS = STEP;
   const uint16_t* p;
   RowBF16(const Matrix& w, int64_t row) : p((const uint16_t*)w.data + row * w.cols) {}
-  template <int HALF> INLINE v16 at(int64_t k) const {
-    i16 pairs = load((const int32_t*)(p + k));
-    return (v16)(HALF ? pairs & int32_t(0xffff0000) : pairs << 16);
+  template <int I> INLINE piece at(int64_t k) const {
+    whole_piece pairs = load_piece((const int32_t*)(p + k) + I % PARTS * PIECE);
+    return float_bits(I < PARTS ? pairs << 16 : pairs & int32_t(0xffff0000));
   }
 };
 
-// 64 weights as 16-bit integers, and what their lanes of a sum are multiplied with.
-struct Weights64 {
-  s32 low, high;
-  v16 scale;
+// A part of 64 weights as 16-bit integers, and what their lanes of a sum are multiplied with.
+struct Weights {
+  short_piece low, high;
+  piece scale;
 };
 
 struct RowINT8 {
@@ -61,9 +69,9 @@ struct RowINT8 {
   static constexpr bool SHIFTED = false;
   RowINT8(const Matrix& w, int64_t row)
       : p((const int8_t*)w.data + row * w.cols), scales(w.scales + row * (w.cols / BLOCK_COLS)) {}
-  INLINE Weights64 at(int64_t block, bool) const {
-    const int8_t* from = p + block * BLOCK_COLS;
-    return {widen32(from), widen32(from + STEP), splat(widen(scales[block]))};
+  template <int PART> INLINE Weights at(int64_t block, bool) const {
+    const int8_t* from = p + block * BLOCK_COLS + PART * 2 * PIECE;
+    return {widen_shorts(from), widen_shorts(from + STEP), spread(widen(scales[block]))};
   }
 };
 
@@ -76,26 +84,25 @@ struct RowINT4 {
   RowINT4(const Matrix& w, int64_t row)
       : p((const uint8_t*)w.data + row * (w.cols / 2)), scales(w.scales + row * (w.cols / STEP)) {}
   // `half`: only the first 32 columns exist.
-  INLINE Weights64 at(int64_t block, bool half) const {
+  template <int PART> INLINE Weights at(int64_t block, bool half) const {
     const uint8_t* from = p + block * BLOCK_COLS / 2;
     uint8_t some[BLOCK_COLS / 2] = {};
     uint16_t pair[2] = {};
     if (half) from = (const uint8_t*)std::memcpy(some, from, sizeof(some) / 2);
     std::memcpy(pair, scales + 2 * block, half ? sizeof(pair) / 2 : sizeof(pair));
-    s32 bytes = widen32(from);
-    return {bytes & int16_t(15), bytes >> 4, two_scales(pair)};
+    short_piece bytes = widen_shorts(from + PART * 2 * PIECE);
+    return {bytes & int16_t(15), bytes >> 4, part_of_scales<PART>(pair)};
   }
-  // The first scale in lanes 0 to 7, the second in the others.
-  INLINE static v16 two_scales(const uint16_t* pair) {
+  // The first scale in lanes 0 to 7 of sixteen, the second in the others.
+  template <int PART> INLINE static piece part_of_scales(const uint16_t* pair) {
+#if REGISTER_BYTES == 64
     int32_t both;
     std::memcpy(&both, pair, sizeof(both));
-#if defined(__AVX512BW__)
     const __m512i pick = _mm512_inserti64x4(
         _mm512_set1_epi32(0x0100ffff), _mm256_set1_epi32(0x0302ffff), 1);
-    return (v16)_mm512_shuffle_epi8(_mm512_set1_epi32(both), pick);
+    return (piece)_mm512_shuffle_epi8(_mm512_set1_epi32(both), pick);
 #else
-    const i16 first = {-1, -1, -1, -1, -1, -1, -1, -1};
-    return (v16)((first & (both << 16)) | (~first & (both & int32_t(0xffff0000))));
+    return spread(widen(pair[2 * PART / PARTS]));
 #endif
   }
 };
@@ -127,8 +134,8 @@ struct Layout {
   void split(const float* x, float* to) const {
     for (int64_t k = 0; k < cols; k += STEP) {
       v16 a = load(x + k), b = load(x + k + LANES);
-      store(to + k, EVENS(a, b));
-      store(to + k + LANES, ODDS(a, b));
+      store(to + k, evens(a, b));
+      store(to + k + LANES, odds(a, b));
     }
   }
 
@@ -146,7 +153,8 @@ struct Layout {
     std::fill(to, to + blocks() * BLOCK_COLS, int16_t(0));
     const v16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     for (int64_t k = 0; k < cols; k += LANES) {
-      i16 whole = (i16)(load(x + k) * inverse + magic) - (i16)magic;
+      int32_t whole[LANES];
+      store(whole, int_bits(load(x + k) * inverse + magic) - int_bits(magic));
       int16_t* at = to + (format == INT4 ? place(k) : k);
       for (int i = 0; i < LANES; ++i) at[i] = int16_t(whole[i]);
     }
@@ -174,7 +182,7 @@ inline void read_row(const Matrix& w, int64_t row, float* to) {
     i16 whole;
     if (w.format == INT8) whole = widen16((const int8_t*)w.data + at);
     else whole = (widen16((const uint8_t*)w.data + at / STEP * LANES) >> (k % STEP ? 4 : 0) & 15) - 8;
-    store(to + k, __builtin_convertvector(whole, v16) * scale);
+    store(to + k, to_floats(whole) * scale);
   }
 }
 

@@ -196,13 +196,11 @@ class Pass {
       float* to = pairs + t * channels_ * 2;
       for (int64_t c = 0; c < channels_; c += LANES) {
         v16 low = load(layer.depthwise + 2 * c), high = load(layer.depthwise + 2 * c + LANES);
-        v16 older = EVENS(low, high), newer = ODDS(low, high), bias = load(layer.depthwise_bias + c);
+        v16 older = evens(low, high), newer = odds(low, high), bias = load(layer.depthwise_bias + c);
         v16 before = older * load(two + c) + newer * load(one + c) + bias;
         v16 current = older * load(one + c) + newer * load(now + c) + bias;
-        store(to + 2 * c, __builtin_shufflevector(before, current, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20,
-                                                  5, 21, 6, 22, 7, 23));
-        store(to + 2 * c + LANES, __builtin_shufflevector(before, current, 8, 24, 9, 25, 10, 26, 11,
-                                                          27, 12, 28, 13, 29, 14, 30, 15, 31));
+        store(to + 2 * c, zip_low(before, current));
+        store(to + 2 * c + LANES, zip_high(before, current));
       }
     });
     float* mixed = s_.mixed.take(tokens_ * channels_);

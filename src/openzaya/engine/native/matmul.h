@@ -57,98 +57,115 @@ struct Rows {
   }
 };
 
-// Write the sums of M * N vectors, those of one row of x side by side.
+// The running sums of a tile: sixteen lanes, in pieces, for each of M rows of x and N rows of W.
 template <int N, int M>
-INLINE void put_sums(const v16 (&sums)[M * N], const Rows& rows, const float* scales) {
+struct Sums {
+  piece of[M * N * PARTS];
+  INLINE piece& at(int m, int n, int part) { return of[(m * N + n) * PARTS + part]; }
+  INLINE v16 whole(int i) const {
+    return from_parts([&](int part) __attribute__((always_inline)) { return of[i * PARTS + part]; });
+  }
+};
+
+// Write those of one row of x side by side.
+template <int N, int M>
+INLINE void put_sums(const Sums<N, M>& sums, const Rows& rows, const float* scales) {
   constexpr int COUNT = M * N;
   float all[(COUNT + LANES - 1) / LANES * LANES];
   constexpr int WHOLE = COUNT / LANES * LANES;
-  for (int i = 0; i < WHOLE; i += LANES) store(all + i, sum16(sums + i));
-  if constexpr (COUNT % LANES == 8) {
-    store(all + WHOLE, across<8>(sums + WHOLE));
-  } else if constexpr (COUNT % LANES >= 4) {
-    v16 rest[LANES] = {};
-    for (int i = WHOLE; i < COUNT; ++i) rest[i - WHOLE] = sums[i];
-    store(all + WHOLE, sum16(rest));
-  } else {
-    for (int i = WHOLE; i < COUNT; ++i) all[i] = sum(sums[i]);
+  v16 some[LANES] = {};
+  UNROLL for (int i = 0; i < WHOLE; i += LANES) {
+    UNROLL for (int j = 0; j < LANES; ++j) some[j] = sums.whole(i + j);
+    store(all + i, sum16(some));
   }
-  for (int m = 0; m < M; ++m)
-    for (int n = 0; n < N; ++n) rows.y[m * rows.y_stride + n] = all[m * N + n] * scales[m];
+  UNROLL for (int i = WHOLE; i < COUNT; ++i) some[i - WHOLE] = sums.whole(i);
+  if constexpr (COUNT % LANES == 8) store(all + WHOLE, across<8>(some));
+  else if constexpr (COUNT % LANES >= 4) {
+    UNROLL for (int i = COUNT - WHOLE; i < LANES; ++i) some[i] = v16{};
+    store(all + WHOLE, sum16(some));
+  } else {
+    for (int i = WHOLE; i < COUNT; ++i) all[i] = sum(some[i - WHOLE]);
+  }
+  UNROLL for (int m = 0; m < M; ++m)
+    UNROLL for (int n = 0; n < N; ++n) rows.y[m * rows.y_stride + n] = all[m * N + n] * scales[m];
 }
 
-template <int HALF, int N, int M, class Row>
-INLINE void step(const Row* w, const Rows& rows, int64_t k, v16 (&sums)[M * N]) {
-  v16 weights[N];
-  for (int n = 0; n < N; ++n) weights[n] = w[n].template at<HALF>(k);
-  for (int m = 0; m < M; ++m) {
-    v16 a = load((const float*)(rows.x + m * rows.x_bytes) + k + HALF * LANES);
-    for (int n = 0; n < N; ++n) sums[m * N + n] += weights[n] * a;
+// Products of pieces I and above of 32 columns from k on.
+template <int I, int N, int M, class Row>
+INLINE void step(const Row* w, const Rows& rows, int64_t k, Sums<N, M>& sums) {
+  piece weights[N];
+  UNROLL for (int n = 0; n < N; ++n) weights[n] = w[n].template at<I>(k);
+  UNROLL for (int m = 0; m < M; ++m) {
+    piece a = load_piece((const float*)(rows.x + m * rows.x_bytes) + k + I * PIECE);
+    UNROLL for (int n = 0; n < N; ++n) sums.at(m, n, I % PARTS) += weights[n] * a;
   }
+  if constexpr (I + 1 < 2 * PARTS) step<I + 1>(w, rows, k, sums);
 }
 
 // Dot products of N rows of floats with M rows of x.
 template <int N, int M, class Row>
 INLINE void tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
-  v16 sums[M * N] = {};
+  Sums<N, M> sums = {};
   for (int64_t k = 0; k < cols; k += STEP) {
     ahead.fetch();
-    step<0, N, M>(w, rows, k, sums);
-    step<1, N, M>(w, rows, k, sums);
+    step<0>(w, rows, k, sums);
   }
   float ones[M];
   std::fill(ones, ones + M, 1.0f);
-  put_sums<N, M>(sums, rows, ones);
+  put_sums(sums, rows, ones);
 }
 
 // The same for columns [from, to) of more: their sums are kept until the last columns have come.
 template <int N, int M, class Row>
 INLINE void part_of_tile(const Row* w, const Rows& rows, int64_t from, int64_t to, bool last,
                          float* kept, Ahead& ahead) {
-  v16 sums[M * N];
-  UNROLL for (int i = 0; i < M * N; ++i) sums[i] = from ? load(kept + i * LANES) : v16{};
+  constexpr int COUNT = M * N * PARTS;
+  Sums<N, M> sums;
+  UNROLL for (int i = 0; i < COUNT; ++i) sums.of[i] = from ? load_piece(kept + i * PIECE) : piece{};
   for (int64_t k = from; k < to; k += STEP) {
     ahead.fetch();
-    step<0, N, M>(w, rows, k, sums);
-    step<1, N, M>(w, rows, k, sums);
+    step<0>(w, rows, k, sums);
   }
-  UNROLL for (int i = 0; i < M * N; ++i) store(kept + i * LANES, sums[i]);
+  UNROLL for (int i = 0; i < COUNT; ++i) store_piece(kept + i * PIECE, sums.of[i]);
   if (!last) return;
   float ones[M];
   std::fill(ones, ones + M, 1.0f);
-  UNROLL for (int i = 0; i < M * N; ++i) sums[i] = load(kept + i * LANES);
-  put_sums<N, M>(sums, rows, ones);
+  UNROLL for (int i = 0; i < COUNT; ++i) sums.of[i] = load_piece(kept + i * PIECE);
+  put_sums(sums, rows, ones);
 }
 
-template <int N, int M, class Row>
+// Products of part PART and above of a block of integers.
+template <int PART, int N, int M, class Row>
 INLINE void block_step(const Row* w, const Rows& rows, int64_t block, bool half, int64_t shifts,
-                       v16 (&sums)[M * N]) {
-  for (int n = 0; n < N; ++n) {
-    Weights64 weights = w[n].at(block, half);
-    for (int m = 0; m < M; ++m) {
+                       Sums<N, M>& sums) {
+  UNROLL for (int n = 0; n < N; ++n) {
+    Weights weights = w[n].template at<PART>(block, half);
+    UNROLL for (int m = 0; m < M; ++m) {
       const char* row = rows.x + m * rows.x_bytes;
-      auto* x = (const int16_t*)row + block * BLOCK_COLS;
-      i16 whole = {};
-      if constexpr (Row::SHIFTED) whole = load((const int32_t*)(row + shifts) + block * LANES);
-      whole = dot(dot(whole, weights.low, load(x)), weights.high, load(x + STEP));
-      sums[m * N + n] += __builtin_convertvector(whole, v16) * weights.scale;
+      auto* x = (const int16_t*)row + block * BLOCK_COLS + PART * 2 * PIECE;
+      whole_piece whole = {};
+      if constexpr (Row::SHIFTED)
+        whole = load_piece((const int32_t*)(row + shifts) + block * LANES + PART * PIECE);
+      whole = dot(dot(whole, weights.low, load_piece(x)), weights.high, load_piece(x + STEP));
+      sums.at(m, n, PART) += to_floats(whole) * weights.scale;
     }
   }
+  if constexpr (PART + 1 < PARTS) block_step<PART + 1>(w, rows, block, half, shifts, sums);
 }
 
 // The same for N rows of integers.
 template <int N, int M, class Row>
 INLINE void whole_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
-  v16 sums[M * N] = {};
+  Sums<N, M> sums = {};
   int64_t blocks = cols / BLOCK_COLS, shifts = (cols + BLOCK_COLS - 1) / BLOCK_COLS * BLOCK_COLS * 2;
   for (int64_t block = 0; block < blocks; ++block) {
     ahead.fetch();
-    block_step<N, M>(w, rows, block, false, shifts, sums);
+    block_step<0>(w, rows, block, false, shifts, sums);
   }
-  if (cols % BLOCK_COLS) block_step<N, M>(w, rows, blocks, true, shifts, sums);
+  if (cols % BLOCK_COLS) block_step<0>(w, rows, blocks, true, shifts, sums);
   float scales[M];
   for (int m = 0; m < M; ++m) scales[m] = *(const float*)(rows.x + m * rows.x_bytes - Layout::HEAD);
-  put_sums<N, M>(sums, rows, scales);
+  put_sums(sums, rows, scales);
 }
 
 template <int N, int M>
@@ -166,12 +183,15 @@ INLINE void any_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead)
 
 // Tiles that fill the registers: as many rows of x as possible, but no more than the first-level
 // cache holds beside the weights; many rows of W for one or two rows of x, to keep memory busy.
-#if defined(__AVX512F__)
+#if REGISTER_BYTES == 64
 constexpr int MAX_M = 6;
 constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
+#elif defined(__AVX__) || defined(__aarch64__)
+constexpr int MAX_M = 3;
+constexpr int tile_rows(int m) { return m == 1 ? 6 : m == 2 ? 3 : 2; }
 #else
 constexpr int MAX_M = 2;
-constexpr int tile_rows(int m) { return m == 1 ? 4 : 2; }
+constexpr int tile_rows(int m) { return m == 1 ? 3 : 1; }
 #endif
 constexpr int64_t PANEL = 48;       // rows of W that one piece of work covers at least
 constexpr int64_t UNPACK_ROWS = 9;  // from so many rows of x on, bf16 is turned into floats once
@@ -240,16 +260,10 @@ INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const Rows& ro
         if (cols > NEAR_COLS) return sweep_in_parts<M>(make, first, last, some, cols, ahead);
       sweep<M>(make, first, last, some, cols, ahead);
     };
-    switch (int(std::min(most, m - done))) {
-      case 1: run(std::integral_constant<int, 1>{}); break;
-      case 2: run(std::integral_constant<int, 2>{}); break;
-#if defined(__AVX512F__)
-      case 3: run(std::integral_constant<int, 3>{}); break;
-      case 4: run(std::integral_constant<int, 4>{}); break;
-      case 5: run(std::integral_constant<int, 5>{}); break;
-      case 6: run(std::integral_constant<int, 6>{}); break;
-#endif
-    }
+    [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
+      int count = int(std::min(most, m - done));
+      ((count == M + 1 && (run(std::integral_constant<int, M + 1>{}), true)) || ...);
+    }(std::make_integer_sequence<int, MAX_M>{});
   }
 }
 
@@ -258,8 +272,7 @@ inline void unpack(const Matrix& w, int64_t first, int64_t last, float* scratch)
     RowBF16 row(w, n);
     float* to = scratch + (n - first) * w.cols;
     for (int64_t k = 0; k < w.cols; k += STEP) {
-      store(to + k, row.at<0>(k));
-      store(to + k + LANES, row.at<1>(k));
+      each_piece([&]<int I>() { store_piece(to + k + I * PIECE, row.at<I>(k)); });
     }
   }
 }

@@ -16,17 +16,17 @@ struct Drawn {
 // Sixteen logits from `at` on, minus infinity behind the end.
 INLINE v16 some_logits(const float* logits, int64_t size, int64_t at) {
   if (at + LANES <= size) return load(logits + at);
-  v16 x = splat(-INFINITY);
-  for (int64_t i = at; i < size; ++i) x[i - at] = logits[i];
-  return x;
+  float some[LANES];
+  store(some, splat(-INFINITY));
+  std::copy(logits + at, logits + size, some);
+  return load(some);
 }
 
 // e^((x - top) * coldness), coldness being 1 / temperature; what is below the smallest float is zero,
 // not nearly zero, and what is no number stays none.
 INLINE v16 share(v16 x, float top, float coldness) {
   v16 z = (x - top) * coldness;
-  v16 e = z < splat(-87.0f) ? v16{} : exp(z);
-  return z == z ? e : z;
+  return select(z == z, select(z < splat(-87.0f), v16{}, exp(z)), z);
 }
 
 constexpr int64_t STRETCH = 256;

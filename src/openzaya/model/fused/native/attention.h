@@ -34,19 +34,10 @@ struct QueryTile {
   int count() const { return int(to - from); }
 };
 
-// The second where one is no number, as in vec.h.
-INLINE piece larger(piece a, piece b) {
-#if defined(__AVX512F__)
-  return maximum(a, b);
-#else
-  return a > b ? a : b;
-#endif
-}
-
 // 2^x for x <= 127: 2^n times a polynomial on [-1/2, 1/2]. 0 for -infinity, and NaN stays.
 INLINE piece exp2_below(piece x) {
   const piece magic = spread(12582912.0f);  // adding 1.5 * 2^23 rounds to a whole number
-#if !defined(__AVX512F__)
+#if REGISTER_BYTES < 64
   const piece given = x, least = spread(-126.0f);
   x = x < least ? least : x;
 #endif
@@ -57,7 +48,7 @@ INLINE piece exp2_below(piece x) {
   p = p * r + 0.240222424f;
   p = p * r + 0.693147004f;
   p = p * r + 1.0f;
-#if defined(__AVX512F__)
+#if REGISTER_BYTES == 64
   // Of n = -infinity this makes 0, although p is no number then.
   return (piece)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
@@ -129,12 +120,12 @@ INLINE void largest_scores(const float* scores, int keys, piece (&best)[PIECES])
   int s = 0;
   for (; s + 2 <= keys; s += 2)
     UNROLL for (int i = 0; i < PIECES; ++i) {
-      best[i] = larger(best[i], load_piece(scores + s * QUERIES + i * PIECE));
-      other[i] = larger(other[i], load_piece(scores + (s + 1) * QUERIES + i * PIECE));
+      best[i] = maximum(best[i], load_piece(scores + s * QUERIES + i * PIECE));
+      other[i] = maximum(other[i], load_piece(scores + (s + 1) * QUERIES + i * PIECE));
     }
   UNROLL for (int i = 0; i < PIECES; ++i) {
-    if (s < keys) best[i] = larger(best[i], load_piece(scores + s * QUERIES + i * PIECE));
-    best[i] = larger(best[i], other[i]);
+    if (s < keys) best[i] = maximum(best[i], load_piece(scores + s * QUERIES + i * PIECE));
+    best[i] = maximum(best[i], other[i]);
   }
 }
 

@@ -125,19 +125,10 @@ struct Mixer {
   }
 };
 
-#if defined(__AVX512F__)
-INLINE v16 root(v16 x) { return (v16)_mm512_sqrt_ps((__m512)x); }
-#else
-INLINE v16 root(v16 x) {
-  for (int i = 0; i < LANES; ++i) x[i] = std::sqrt(x[i]);
-  return x;
-}
-#endif
-
 // The square of a head's length is floored, not the length: a root has no gradient at zero.
 constexpr float EPSILON = std::numeric_limits<float>::epsilon(), FLOOR = EPSILON * EPSILON;
 INLINE v16 inverse_length(v16 square) {
-  return 1.0f / root(square < splat(FLOOR) ? splat(FLOOR) : square);
+  return 1.0f / root(maximum(splat(FLOOR), square));
 }
 
 // Turn channel r with channel r + pairs by the angle of a token, or back (`turn` -1), times a factor.
@@ -194,7 +185,7 @@ inline float norm_backward(const Mixer& mixer, const TokenTile& tile, float temp
     const v16 square = load(mixer.squares.at + i), dot = load(along.at + i);
     temperature_grad += dot;
     // Under the floor the length is a constant, so nothing is projected out.
-    store(radials + i, square < splat(FLOOR) ? v16{} : dot / square);
+    store(radials + i, select(square < splat(FLOOR), v16{}, dot / square));
   }
   for (int t = 0; t < tile.count; ++t)
     for (int64_t p = t * width; p < (t + 1) * width; p += LANES)

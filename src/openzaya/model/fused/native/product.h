@@ -7,21 +7,15 @@
 
 namespace zaya {
 
-// What the sums of a tile are kept in. Compilers keep only the processor's own vectors in registers,
-// hence not v16 throughout; two columns of eight rows fill AVX-512's, smaller tiles the others'.
-#if defined(__AVX512F__)
-constexpr int PIECE = 16, TILE_ROWS = 8, TILE_PIECES = 2;
-#elif defined(__AVX__)
-constexpr int PIECE = 8, TILE_ROWS = 4, TILE_PIECES = 2;
+// Rows and pieces of a tile whose sums fill the registers.
+#if REGISTER_BYTES == 64
+constexpr int TILE_ROWS = 8, TILE_PIECES = 2;
+#elif REGISTER_BYTES == 32
+constexpr int TILE_ROWS = 4, TILE_PIECES = 2;
 #else
-constexpr int PIECE = 4, TILE_ROWS = 4, TILE_PIECES = 4;
+constexpr int TILE_ROWS = 4, TILE_PIECES = 4;
 #endif
 constexpr int TILE_COLUMNS = TILE_PIECES * PIECE;
-typedef float piece __attribute__((vector_size(4 * PIECE), aligned(4)));
-typedef int32_t whole_piece __attribute__((vector_size(4 * PIECE), aligned(4)));
-INLINE piece load_piece(const float* p) { return *reinterpret_cast<const piece*>(p); }
-INLINE void store_piece(float* p, piece x) { *reinterpret_cast<piece*>(p) = x; }
-INLINE piece spread(float x) { return x - piece{}; }
 
 // Numbers that begin with a cache line, freed at the end of the block.
 struct Scratch {
@@ -86,8 +80,8 @@ INLINE void turn16(v16* x) {
   v16 y[LANES];
   UNROLL for (int level = 0; level < 4; ++level) {
     UNROLL for (int i = 0; i < LANES / 2; ++i) {
-      y[i] = EVENS(x[2 * i], x[2 * i + 1]);
-      y[i + LANES / 2] = ODDS(x[2 * i], x[2 * i + 1]);
+      y[i] = evens(x[2 * i], x[2 * i + 1]);
+      y[i + LANES / 2] = odds(x[2 * i], x[2 * i + 1]);
     }
     UNROLL for (int i = 0; i < LANES; ++i) x[i] = y[i];
   }

@@ -20,7 +20,7 @@ template <class V> struct Whole {
 };
 template <class V> struct Rest {
   int64_t first, count;
-#if defined(__AVX512F__)
+#if REGISTER_BYTES == 64
   INLINE __mmask16 mask() const { return __mmask16((1u << count) - 1); }
   INLINE V load(const float* row, float none = 0.0f) const {
     return (V)_mm512_mask_loadu_ps((__m512)splat(none), mask(), row + first);
