@@ -112,6 +112,22 @@ template <class T, class H> INLINE void store(T* p, Pair<H> x) {
   store(p + sizeof(H) / sizeof(T), x.high);
 }
 
+// Where there are only sixteen registers, compilers load factors again for each product and store sums
+// to make room, so that they are told what to do: keep a factor, and add a product to a sum in place.
+#if defined(__x86_64__) && defined(__FMA__) && REGISTER_BYTES == 32
+INLINE piece keep(piece x) {
+  asm volatile("" : "+x"(x));
+  return x;
+}
+INLINE piece add_product(piece sum, piece a, piece b) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+}
+#else
+INLINE piece keep(piece x) { return x; }
+INLINE piece add_product(piece sum, piece a, piece b) { return sum + a * b; }
+#endif
+
 // `a` where the mask is set, else `b`.
 template <class M, class V> INLINE V select(M mask, V a, V b) { return mask ? a : b; }
 template <class M, class H> INLINE Pair<H> select(Pair<M> mask, Pair<H> a, Pair<H> b) {

@@ -74,10 +74,10 @@ INLINE void score(const Query* queries, const KV* keys, int width, float (*score
       if (from == 0) fetch(next + p * BLOCK, count);
       piece k[PIECES];
       UNROLL for (int i = 0; i < PIECES; ++i)
-        k[i] = load_piece(keys + p * BLOCK + from + i * PIECE);
+        k[i] = keep(load_piece(keys + p * BLOCK + from + i * PIECE));
       UNROLL for (int r = 0; r < GROUP; ++r) {
         piece q = spread(queries[r].q[p]);
-        UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] += q * k[i];
+        UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] = add_product(sums[r][i], q, k[i]);
       }
     }
     UNROLL for (int r = 0; r < GROUP; ++r)
@@ -141,11 +141,12 @@ INLINE void add_values(const Query* queries, const KV* values, int width, const 
     }
     for (int s = seen.first; s < seen.last; ++s) {
       if (s < count) fetch(next + s * width + p, 2 * PIECE);
-      piece a = load_piece(values + s * width + p), b = load_piece(values + s * width + p + PIECE);
+      piece a = keep(load_piece(values + s * width + p));
+      piece b = keep(load_piece(values + s * width + p + PIECE));
       UNROLL for (int r = 0; r < GROUP; ++r) {
         piece w = spread(weights[r][s]);
-        low[r] += w * a;
-        high[r] += w * b;
+        low[r] = add_product(low[r], w, a);
+        high[r] = add_product(high[r], w, b);
       }
     }
     UNROLL for (int r = 0; r < GROUP; ++r) {

@@ -70,22 +70,18 @@ struct Sums {
 // Write those of one row of x side by side.
 template <int N, int M>
 INLINE void put_sums(const Sums<N, M>& sums, const Rows& rows, const float* scales) {
-  constexpr int COUNT = M * N;
-  float all[(COUNT + LANES - 1) / LANES * LANES];
-  constexpr int WHOLE = COUNT / LANES * LANES;
-  v16 some[LANES] = {};
-  UNROLL for (int i = 0; i < WHOLE; i += LANES) {
-    UNROLL for (int j = 0; j < LANES; ++j) some[j] = sums.whole(i + j);
-    store(all + i, sum16(some));
+  constexpr int COUNT = M * N, WHOLE = COUNT / PIECE * PIECE, REST = COUNT - WHOLE;
+  float all[WHOLE + LANES];
+  v16 some[PIECE];
+  UNROLL for (int i = 0; i < WHOLE; i += PIECE) {
+    UNROLL for (int j = 0; j < PIECE; ++j) some[j] = sums.whole(i + j);
+    store(all + i, sum_each(some));
   }
-  UNROLL for (int i = WHOLE; i < COUNT; ++i) some[i - WHOLE] = sums.whole(i);
-  if constexpr (COUNT % LANES == 8) store(all + WHOLE, across<8>(some));
-  else if constexpr (COUNT % LANES >= 4) {
-    UNROLL for (int i = COUNT - WHOLE; i < LANES; ++i) some[i] = v16{};
-    store(all + WHOLE, sum16(some));
-  } else {
-    for (int i = WHOLE; i < COUNT; ++i) all[i] = sum(some[i - WHOLE]);
-  }
+  UNROLL for (int j = 0; j < PIECE; ++j) some[j] = j < REST ? sums.whole(WHOLE + j) : v16{};
+  if constexpr (PIECE == 16 && REST == 8) store(all + WHOLE, across<8>(some));
+  else if constexpr (REST >= PIECE / 4) store(all + WHOLE, sum_each(some));
+  else
+    for (int j = 0; j < REST; ++j) all[WHOLE + j] = sum(some[j]);
   UNROLL for (int m = 0; m < M; ++m)
     UNROLL for (int n = 0; n < N; ++n) rows.y[m * rows.y_stride + n] = all[m * N + n] * scales[m];
 }
@@ -94,10 +90,13 @@ INLINE void put_sums(const Sums<N, M>& sums, const Rows& rows, const float* scal
 template <int I, int N, int M, class Row>
 INLINE void step(const Row* w, const Rows& rows, int64_t k, Sums<N, M>& sums) {
   piece weights[N];
-  UNROLL for (int n = 0; n < N; ++n) weights[n] = w[n].template at<I>(k);
+  UNROLL for (int n = 0; n < N; ++n) weights[n] = keep(w[n].template at<I>(k));
   UNROLL for (int m = 0; m < M; ++m) {
     piece a = load_piece((const float*)(rows.x + m * rows.x_bytes) + k + I * PIECE);
-    UNROLL for (int n = 0; n < N; ++n) sums.at(m, n, I % PARTS) += weights[n] * a;
+    UNROLL for (int n = 0; n < N; ++n) {
+      piece& sum = sums.at(m, n, I % PARTS);
+      sum = add_product(sum, weights[n], a);
+    }
   }
   if constexpr (I + 1 < 2 * PARTS) step<I + 1>(w, rows, k, sums);
 }

@@ -11,7 +11,7 @@ namespace zaya {
 #if REGISTER_BYTES == 64
 constexpr int TILE_ROWS = 8, TILE_PIECES = 2;
 #elif REGISTER_BYTES == 32
-constexpr int TILE_ROWS = 4, TILE_PIECES = 2;
+constexpr int TILE_ROWS = 6, TILE_PIECES = 2;
 #else
 constexpr int TILE_ROWS = 4, TILE_PIECES = 4;
 #endif
@@ -38,10 +38,10 @@ INLINE void multiply_tile(Rows a, Rows b, float* c, int64_t c_stride, int steps)
   piece sums[ROWS][PIECES] = {};
   for (int k = 0; k < steps; ++k) {
     piece right[PIECES];
-    UNROLL for (int i = 0; i < PIECES; ++i) right[i] = load_piece(b.at + k * b.stride + i * PIECE);
+    UNROLL for (int i = 0; i < PIECES; ++i) right[i] = keep(load_piece(b.at + k * b.stride + i * PIECE));
     UNROLL for (int r = 0; r < ROWS; ++r) {
       const piece left = spread(TURNED ? a.at[k * a.stride + r] : a.at[r * a.stride + k]);
-      UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] += left * right[i];
+      UNROLL for (int i = 0; i < PIECES; ++i) sums[r][i] = add_product(sums[r][i], left, right[i]);
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r)
