@@ -94,22 +94,29 @@ template <int WIDTH, class Join = Add, class H> INLINE Pair<H> fold(Pair<H> a, P
     return {Join()(a.low, a.high), Join()(b.high, b.low)};
   else return {fold<WIDTH, Join>(a.low, b.low), fold<WIDTH, Join>(a.high, b.high)};
 }
-// Lane i holds the sum of vector i of as many as a piece has lanes: each level takes one bit of i, the
-// first level the highest.
-INLINE piece to_piece(piece x) { return x; }
-template <class H> INLINE piece to_piece(Pair<H> x) { return to_piece(x.low + x.high); }
+// Lane i holds the sum of piece i: each level takes one bit of i, the first level the highest.
 template <int WIDTH = PIECE> INLINE piece fold_all(piece* x) {
   UNROLL for (int i = 0; i < WIDTH / 2; ++i) x[i] = fold<WIDTH>(x[i], x[i + WIDTH / 2]);
   if constexpr (WIDTH > 2) return fold_all<WIDTH / 2>(x);
   else return x[0];
 }
-INLINE piece sum_each(const v16* x) {
-  piece sums[PIECE];
-  UNROLL for (int i = 0; i < PIECE; ++i) sums[i] = to_piece(x[i]);
-  return fold_all(sums);
+// The same for half as many: the last level makes copies, then dropped.
+template <int WIDTH = PIECE> INLINE piece fold_half(piece* x) {
+  UNROLL for (int i = 0; i < WIDTH / 4; ++i) x[i] = fold<WIDTH>(x[i], x[i + WIDTH / 4]);
+  if constexpr (WIDTH > 4) return fold_half<WIDTH / 2>(x);
+  x[0] = fold<2>(x[0], x[0]);
+  return evens(x[0], x[0]);
 }
-// The same for sixteen.
-INLINE v16 sum16(const v16* x) { return from_parts([&](int i) { return sum_each(x + i * PIECE); }); }
+// The same for sixteen vectors.
+INLINE piece to_piece(piece x) { return x; }
+template <class H> INLINE piece to_piece(Pair<H> x) { return to_piece(x.low + x.high); }
+INLINE v16 sum16(const v16* x) {
+  return from_parts([&](int part) __attribute__((always_inline)) {
+    piece sums[PIECE];
+    UNROLL for (int i = 0; i < PIECE; ++i) sums[i] = to_piece(x[part * PIECE + i]);
+    return fold_all(sums);
+  });
+}
 // The same for four or eight vectors, sums or largest: the last levels make copies, then dropped.
 template <int N, class Join = Add> INLINE v16 across(const v16* x) {
   static_assert(N == 4 || N == 8);

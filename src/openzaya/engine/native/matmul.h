@@ -1,7 +1,7 @@
 // y = x W^T for few or many rows of x: tiles of rows of W against rows of x, all sums in registers.
 //
 // A row of W is read once per call for up to six rows of x, so that one token costs the bytes of the
-// weights and nothing else. Sixteen running sums along the row are added up by one fixed tree,
+// weights and nothing else. Running sums along the row, one a lane, are added up by one fixed tree,
 // whatever the tile: a token's numbers do not depend on the tokens computed beside it.
 #pragma once
 #include <array>
@@ -57,14 +57,10 @@ struct Rows {
   }
 };
 
-// The running sums of a tile: sixteen lanes, in pieces, for each of M rows of x and N rows of W.
+// The running sums of a tile for M rows of x and N rows of W.
 template <int N, int M>
 struct Sums {
-  piece of[M * N * PARTS];
-  INLINE piece& at(int m, int n, int part) { return of[(m * N + n) * PARTS + part]; }
-  INLINE v16 whole(int i) const {
-    return from_parts([&](int part) __attribute__((always_inline)) { return of[i * PARTS + part]; });
-  }
+  piece of[M * N];
 };
 
 // Write those of one row of x side by side.
@@ -72,30 +68,43 @@ template <int N, int M>
 INLINE void put_sums(const Sums<N, M>& sums, const Rows& rows, const float* scales) {
   constexpr int COUNT = M * N, WHOLE = COUNT / PIECE * PIECE, REST = COUNT - WHOLE;
   float all[WHOLE + LANES];
-  v16 some[PIECE];
+  piece some[PIECE];
   UNROLL for (int i = 0; i < WHOLE; i += PIECE) {
-    UNROLL for (int j = 0; j < PIECE; ++j) some[j] = sums.whole(i + j);
-    store(all + i, sum_each(some));
+    UNROLL for (int j = 0; j < PIECE; ++j) some[j] = sums.of[i + j];
+    store_piece(all + i, fold_all(some));
   }
-  UNROLL for (int j = 0; j < PIECE; ++j) some[j] = j < REST ? sums.whole(WHOLE + j) : v16{};
-  if constexpr (PIECE == 16 && REST == 8) store(all + WHOLE, across<8>(some));
-  else if constexpr (REST >= PIECE / 4) store(all + WHOLE, sum_each(some));
+  UNROLL for (int j = 0; j < PIECE; ++j) some[j] = j < REST ? sums.of[WHOLE + j] : piece{};
+  if constexpr (REST > 0 && REST == PIECE / 2) store_piece(all + WHOLE, fold_half(some));
+  else if constexpr (REST >= PIECE / 4) store_piece(all + WHOLE, fold_all(some));
   else
-    for (int j = 0; j < REST; ++j) all[WHOLE + j] = sum(some[j]);
+    for (int j = 0; j < REST; ++j) all[WHOLE + j] = joined<Add>(some[j]);
   UNROLL for (int m = 0; m < M; ++m)
     UNROLL for (int n = 0; n < N; ++n) rows.y[m * rows.y_stride + n] = all[m * N + n] * scales[m];
 }
 
-// Products of pieces I and above of 32 columns from k on.
+// Products of pieces I and above of 32 columns from k on. The fewer rows are those that stay in
+// registers.
 template <int I, int N, int M, class Row>
 INLINE void step(const Row* w, const Rows& rows, int64_t k, Sums<N, M>& sums) {
-  piece weights[N];
-  UNROLL for (int n = 0; n < N; ++n) weights[n] = keep(w[n].template at<I>(k));
-  UNROLL for (int m = 0; m < M; ++m) {
-    piece a = load_piece((const float*)(rows.x + m * rows.x_bytes) + k + I * PIECE);
+  auto row = [&](int m) __attribute__((always_inline)) {
+    return keep(load_piece((const float*)(rows.x + m * rows.x_bytes) + k + I * PIECE));
+  };
+  auto add = [&](int m, int n, piece a, piece b) __attribute__((always_inline)) {
+    sums.of[m * N + n] = add_product(sums.of[m * N + n], a, b);
+  };
+  if constexpr (N <= M || PARTS == 1) {
+    piece weights[N];
+    UNROLL for (int n = 0; n < N; ++n) weights[n] = keep(w[n].template at<I>(k));
+    UNROLL for (int m = 0; m < M; ++m) {
+      const piece a = row(m);
+      UNROLL for (int n = 0; n < N; ++n) add(m, n, weights[n], a);
+    }
+  } else {
+    piece x[M];
+    UNROLL for (int m = 0; m < M; ++m) x[m] = row(m);
     UNROLL for (int n = 0; n < N; ++n) {
-      piece& sum = sums.at(m, n, I % PARTS);
-      sum = add_product(sum, weights[n], a);
+      const piece weights = keep(w[n].template at<I>(k));
+      UNROLL for (int m = 0; m < M; ++m) add(m, n, weights, x[m]);
     }
   }
   if constexpr (I + 1 < 2 * PARTS) step<I + 1>(w, rows, k, sums);
@@ -118,7 +127,7 @@ INLINE void tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead) {
 template <int N, int M, class Row>
 INLINE void part_of_tile(const Row* w, const Rows& rows, int64_t from, int64_t to, bool last,
                          float* kept, Ahead& ahead) {
-  constexpr int COUNT = M * N * PARTS;
+  constexpr int COUNT = M * N;
   Sums<N, M> sums;
   UNROLL for (int i = 0; i < COUNT; ++i) sums.of[i] = from ? load_piece(kept + i * PIECE) : piece{};
   for (int64_t k = from; k < to; k += STEP) {
@@ -146,7 +155,7 @@ INLINE void block_step(const Row* w, const Rows& rows, int64_t block, bool half,
       if constexpr (Row::SHIFTED)
         whole = load_piece((const int32_t*)(row + shifts) + block * LANES + PART * PIECE);
       whole = dot(dot(whole, weights.low, load_piece(x)), weights.high, load_piece(x + STEP));
-      sums.at(m, n, PART) += to_floats(whole) * weights.scale;
+      sums.of[m * N + n] += to_floats(whole) * weights.scale;
     }
   }
   if constexpr (PART + 1 < PARTS) block_step<PART + 1>(w, rows, block, half, shifts, sums);
@@ -185,12 +194,9 @@ INLINE void any_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead)
 #if REGISTER_BYTES == 64
 constexpr int MAX_M = 6;
 constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
-#elif defined(__AVX__) || defined(__aarch64__)
-constexpr int MAX_M = 3;
-constexpr int tile_rows(int m) { return m == 1 ? 6 : m == 2 ? 3 : 2; }
 #else
-constexpr int MAX_M = 2;
-constexpr int tile_rows(int m) { return m == 1 ? 3 : 1; }
+constexpr int MAX_M = 4;
+constexpr int tile_rows(int m) { return m == 1 ? 8 : 12 / m; }
 #endif
 constexpr int64_t PANEL = 48;       // rows of W that one piece of work covers at least
 constexpr int64_t UNPACK_ROWS = 9;  // from so many rows of x on, bf16 is turned into floats once
@@ -227,12 +233,12 @@ INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, i
 template <int M, class MakeRow>
 INLINE void sweep_in_parts(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
                            Ahead& ahead) {
-  alignas(64) float kept[PANEL * M * LANES];
+  alignas(64) float kept[PANEL * M * PIECE];
   for (int64_t from = 0; from < cols; from += NEAR_COLS) {
     int64_t to = std::min(from + NEAR_COLS, cols);
     each_tile<tile_rows(M)>(make, first, last, [&](int64_t n, auto w) {
       Rows at{rows.x, rows.x_bytes, rows.y + n, rows.y_stride};
-      float* sums = kept + (n - first) * M * LANES;
+      float* sums = kept + (n - first) * M * PIECE;
       part_of_tile<w.size(), M>(w.data(), at, from, to, to == cols, sums, ahead);
     });
   }
