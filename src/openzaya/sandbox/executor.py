@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
+from threading import Event
 from typing import Self
 
 from openzaya.core.errors import RequestError, SandboxError
@@ -81,6 +82,13 @@ class Request:
     fetch: tuple[str, ...] = ()
     """Names of files in its working folder to bring back; only plain files come."""
     limits: Limits = Limits()
+    stop: Event | None = field(default=None, compare=False)
+    """Set, from any thread, it ends a run on this machine that nobody wants any more: INFRA."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nobody wants the run any more."""
+        return self.stop is not None and self.stop.is_set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
