@@ -46,7 +46,9 @@ class Limits:
     """What one run may use."""
 
     cpu_s: float = 10.0
-    """CPU seconds of all its processes together."""
+    """CPU seconds of all its processes together. Of a child that lives a hundredth of a second and
+    that nobody waits for (SIGCHLD is ignored) they may be lost: then `wall_s`, on as many processors
+    as it has processes, is what bounds them."""
     wall_s: float | None = None
     """Seconds on the clock; None: twice the CPU limit and one more."""
     memory_bytes: int = 512 * MIB
