@@ -146,6 +146,17 @@ CASES = [
         limits=Limits(cpu_s=0.5, wall_s=2),
     ),
     Case(
+        name="takes the queued signals and timers of other boxes",
+        source=(
+            "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [40])\nsent = 0\n"
+            "while sent < 1000 and not libc.sigqueue(os.getpid(), 40, 0): sent += 1\n"
+            "timer = ctypes.c_void_p()\n"
+            "print(sent, libc.timer_create(0, None, ctypes.byref(timer)))"
+        ),
+        tools=True,
+        prints=b"256 -1\n",
+    ),
+    Case(
         name="becomes another program",
         source=(
             "import os, sys\n"
