@@ -373,7 +373,9 @@ def test_a_program_that_runs_ends_soon_after_its_client_has_left(language, code)
             assert time.monotonic() - left < 5  # 0.1 s where the machine is idle
             time.sleep(0.01)
         assert server.python("print(7)")["run_result"]["stdout"] == "7\n"
-        counted = re.findall(r'runs_total{verdict="(\w+)"} 1.0', server.service.metrics.text().decode())
+        counted = re.findall(
+            r'runs_total{verdict="(\w+)"} 1.0', server.service.metrics.text().decode()
+        )
         assert counted == ["ok"]  # a run that nobody waits for says nothing of the server
 
 

@@ -46,9 +46,8 @@ class Limits:
     """What one run may use."""
 
     cpu_s: float = 10.0
-    """CPU seconds of all its processes together. Of a child that lives a hundredth of a second and
-    that nobody waits for (SIGCHLD is ignored) they may be lost: then `wall_s`, on as many processors
-    as it has processes, is what bounds them."""
+    """CPU seconds of all its processes together. Those of a child that lives a hundredth of a
+    second may be lost if its parent ignores SIGCHLD: then `wall_s` times processors bounds them."""
     wall_s: float | None = None
     """Seconds on the clock; None: twice the CPU limit and one more."""
     memory_bytes: int = 512 * MIB

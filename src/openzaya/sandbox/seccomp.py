@@ -112,8 +112,8 @@ ARGUMENT_RULES = {
     "fcntl": ArgumentRule(72, 1, (0, 1, 2, 3, 4, 1030, 1032)),
     # is it a terminal, its size; bytes waiting; blocking and closing on exec
     "ioctl": ArgumentRule(16, 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
-    # addresses, keepalive, linger, credentials, time-outs; no sizes: what waits in a socket is memory
-    # of the machine that no limit counts
+    # addresses, keepalive, linger, credentials, time-outs; no sizes: what waits in a socket is
+    # memory that no limit of a box counts
     "setsockopt": ArgumentRule(54, 2, (2, 9, 13, 16, 20, 21)),
     # death signal, dumpable, name, a look at capabilities, no new privileges
     "prctl": ArgumentRule(157, 0, (1, 2, 3, 4, 15, 16, 23, 38, 39)),
