@@ -358,8 +358,10 @@ ENDLESS = [
     ("python", "import time; time.sleep(40)"),
     ("python", "while True: pass"),
     ("cpp", "int main() { for (;;) {} }"),
-    ("cpp", "constexpr long f() { long n = 0; while (n < 1L << 40) ++n; return n; }\n"
-            "constexpr long x = f(); int main() {}"),
+    ("cpp", "template <int N, long K> struct F { enum { v = F<N - 1, 2 * K>::v"
+            " + F<N - 1, 2 * K + 1>::v }; };\n"
+            "template <long K> struct F<0, K> { enum { v = 1 }; };\n"
+            "int main() { return F<24, 1>::v; }"),  # it takes the compiler half a minute
 ]  # fmt: skip
 
 
