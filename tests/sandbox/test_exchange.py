@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,25 @@ def test_a_reader_that_is_gone_is_no_failure(pipes):
     os.write(theirs["report"], b"done")
     threading.Timer(0.05, end, [theirs]).start()
     assert bytes(exchange(ours, b"x" * 10**6, b"order", bounds()).report) == b"done"
+
+
+def test_a_box_that_nobody_wants_any_more_is_told_to_end(pipes):
+    ours, theirs = pipes
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+
+    def box():
+        while os.read(theirs["control"], 100):
+            pass
+        end(theirs)
+
+    thread = threading.Thread(target=box)
+    thread.start()
+    began = time.monotonic()
+    said = exchange(ours, b"", b"order", replace(bounds(), stop=stop))
+    thread.join()
+    assert time.monotonic() - began < 10
+    assert (said.late, said.hung) == (True, False)
 
 
 def test_a_box_that_never_ends_is_called_hung(pipes, monkeypatch):

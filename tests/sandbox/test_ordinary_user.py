@@ -131,3 +131,28 @@ thread.join()
 print(results[0].status, results[0].wall_s < 30)
 """
     assert run_as_ordinary(copy, source) == "infra True\n"
+
+
+@pytest.mark.skipif(not Path("/usr/bin/g++").exists(), reason="g++ is not installed")
+def test_a_user_without_a_home_compiles_without_precompiled_headers(copy):
+    source = (
+        "from openzaya.sandbox import Executor, Request\n"
+        "program = '#include <bits/stdc++.h>\\nint main() { puts(\"42\"); }'\n"
+        "with Executor.default() as executor:\n"
+        "    print(executor.run(Request(source=program, language='cpp')).stdout)"
+    )
+    assert run_as_ordinary(copy, source) == "b'42\\n'\n"
+
+
+def test_a_run_that_nobody_wants_any_more_is_infra_on_every_backend(copy):
+    source = """
+import threading
+from openzaya.sandbox import Executor, Request
+for name in ("bwrap", "zygote", "none"):
+    with Executor.default(name, unsafe=True) as executor:
+        stop = threading.Event()
+        threading.Timer(0.3, stop.set).start()
+        request = Request(source="print(1, flush=True)\\nwhile True: pass", stop=stop)
+        print(executor.run(request).status, executor.run(request).status)
+"""
+    assert run_as_ordinary(copy, source).split() == ["infra"] * 6

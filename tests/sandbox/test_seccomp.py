@@ -63,6 +63,7 @@ def test_every_call_number_gets_the_action_of_its_list():
         ("clone", [17, 0x003D0F00], [0x10000000, 0x20000, 0x3D0F00 | 0x40000000, 0x2000, 0x80]),
         ("prlimit64", [0], [1, 7]),
         ("sched_setaffinity", [0], [1]),
+        ("setsockopt", [2, 20], [7, 8, 32, 33]),
         ("prctl", [4, 15, 38], [22, 36, 55, 0x59616D61]),
     ],
 )

@@ -22,6 +22,7 @@ from running_server import ask, listening
 from openzaya.core.errors import SandboxError
 from openzaya.sandbox import Executor, Limits, Request, Status
 from openzaya.sandbox.http import HttpExecutor
+from openzaya.sandbox.zygote import ZygoteExecutor
 from openzaya.serve.config import ServeConfig
 from openzaya.serve.keys import Key, Keys
 from openzaya.serve.sandbox_app import SandboxService, create_sandbox_app
@@ -326,6 +327,58 @@ def test_a_program_that_waits_is_never_started_when_its_client_leaves():
         began = time.monotonic()
         assert server.python("print(7)")["run_result"]["stdout"] == "7\n"
         assert time.monotonic() - began < 4  # not six seconds
+
+
+def leave_while_running(server, body):
+    """Ask for a run, wait until it runs in a thread, and hang up; return when that was."""
+    content = json.dumps(body).encode()
+    head = b"POST /run_code HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+    while not server.service.executor.running_now:
+        time.sleep(0.01)
+    connection.close()
+    return time.monotonic()
+
+
+class Watched(ZygoteExecutor):
+    """The zygote, which says how many runs are in it."""
+
+    running_now = 0
+
+    def attempt(self, request, order, compiling):
+        self.running_now += 1
+        try:
+            return super().attempt(request, order, compiling)
+        finally:
+            self.running_now -= 1
+
+
+ENDLESS = [
+    ("python", "import time; time.sleep(40)"),
+    ("python", "while True: pass"),
+    ("cpp", "int main() { for (;;) {} }"),
+    ("cpp", "template <int N, long K> struct F { enum { v = F<N - 1, 2 * K>::v"
+            " + F<N - 1, 2 * K + 1>::v }; };\n"
+            "template <long K> struct F<0, K> { enum { v = 1 }; };\n"
+            "int main() { return F<24, 1>::v; }"),  # it takes the compiler half a minute
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("language", "code"), ENDLESS)
+def test_a_program_that_runs_ends_soon_after_its_client_has_left(language, code):
+    if language == "cpp" and not Path("/usr/bin/g++").exists():
+        pytest.skip("g++ is not installed")
+    with serving(slots=1, executor=Watched()) as server:
+        left = leave_while_running(server, {**RUN, "language": language, "code": code})
+        while server.service.executor.running_now:
+            assert time.monotonic() - left < 5  # 0.1 s where the machine is idle
+            time.sleep(0.01)
+        assert server.python("print(7)")["run_result"]["stdout"] == "7\n"
+        counted = re.findall(
+            r'runs_total{verdict="(\w+)"} 1.0', server.service.metrics.text().decode()
+        )
+        assert counted == ["ok"]  # a run that nobody waits for says nothing of the server
 
 
 @pytest.mark.slow

@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openzaya.ttc.answers import canonical, tool_call_answer
+from openzaya.ttc.answers import canonical, classes, tool_call_answer
 
 EQUAL = [
     ["1/2", "0.5", ".5", "0.50", "$\\frac{1}{2}$", "\\dfrac12", "2/4", "x = 1/2", "$x=0.5$."],
     ["1000", "1,000", "1,000.0", "$1{,}000$", "1\\,000", "+1000", "\\boxed{1000}"],
-    ["12", "12 cm", "12\\text{ cm}", "12 \\mathrm{cm}", "12.", "**12**", "`12`", "12 cm^2"],
-    ["45", "45^\\circ", "45^{\\circ}", "45 degrees"],
+    ["12", "12 cm", "12\\text{ cm}", "12 \\mathrm{cm}", "12.", "**12**", "`12`", "12 centimeters"],
+    ["7 cm^2", "7", "7 cm^{2}", "7 square centimetres", "7\\,\\text{cm}^2", "7cm^2", "7 sq cm"],
+    ["45", "45^\\circ", "45^{\\circ}", "45 degrees", "45\u00b0", "45 deg"],
+    ["20^\\circ\\text{C}", "20 \u00b0C", "20 degrees Celsius", "20"],
+    ["13 ways", "13", "13 paths", "13 red apples"],
+    ["\\sin 30^\\circ", "\\sin 30\u00b0", "\\sin 30^{\\circ}"],
     ["-3", "$-3$", "\\(-3\\)", "- 3", "-3.0", "y=-3"],
     ["B", "(B)", "B.", "B)", "\\text{B}", "**(B)**"],
     ["yes", "Yes", "YES."],
@@ -23,7 +27,9 @@ EQUAL = [
     ["3/2", "1 1/2", "1\\frac{1}{2}", "$1\\tfrac12$", "\\frac 3 2", "1.5"],
     ["-1/4", "-\\frac14", "\\frac{-1}{4}", "\u22120.25"],
     ["10%", "10\\%", "10 %", "10.0 percent"],
-    ["5 m", "5\\text{m}", "5\\,\\mathrm{m}", "\\$5", "$5", "5 dollars"],
+    ["5 m", "5\\text{m}", "5\\,\\mathrm{m}", "5 meters"],
+    ["\\$5", "$5", "5 dollars", "5 US dollars"],
+    ["6 h", "6 hours", "6 hrs", "6"],
     ["[0,1)", "[0, 1)", "\\left[0, 1\\right)"],
     ["\\{1,2\\}", "\\{1, 2\\}"],
     ["(-\\infty,2]", "(-\\infty, 2]"],
@@ -41,7 +47,7 @@ EQUAL = [
 
 @pytest.mark.parametrize("group", EQUAL, ids=lambda group: group[0])
 def test_forms_of_one_answer_are_one_class(group):
-    assert {canonical(answer) for answer in group} == {canonical(group[0])}
+    assert len(set(classes(group, canonical))) == 1
 
 
 def test_different_answers_stay_apart():
@@ -54,8 +60,17 @@ def test_different_answers_stay_apart():
         "[12]", "1/2x", "\\frac{1}{2}x", "\\frac{x+1}{2}", "x+\\frac{1}{2}", "\\frac{1}{x+1}",
         "1/x+1", "\\frac{1}{2\\pi}", "\\frac{1}{2}\\pi", "2 5/2", "5\\frac{1}{0}", "3 or 4",
         "12 of 13", "[1, 2]", "[1, 3]", "red one", "",
+        "5 cm", "5 m^2", "5 s", "5", "20 rad", "20 F", "6 min", "\\sin 30",
     ]  # fmt: skip
-    assert len({canonical(answer) for answer in apart}) == len(apart)
+    assert len(set(classes(apart, canonical))) == len(apart)
+
+
+def test_a_bare_number_goes_with_a_unit_only_while_there_is_one():
+    both = ["5", "5 cm", None, "5 centimeters", "6"]
+    assert classes(both, canonical) == ["5\u00a0cm", "5\u00a0cm", None, "5\u00a0cm", "6"]
+    three = classes(["5", "5 cm", "5 m", "5"], canonical)
+    assert three == ["5", "5\u00a0cm", "5\u00a0m", "5"]
+    assert classes(["5", "5 cm"], str) == ["5", "5 cm"]
 
 
 @given(st.text(max_size=40))

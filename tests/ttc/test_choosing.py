@@ -39,6 +39,29 @@ def answer_in(shown):
     return shown.split("\n\n")[0].split()[-1]
 
 
+UNITS = ["7 cm", "7 m", "7", "7 m", "7 centimeters", "7 cm"]
+
+
+def test_answers_with_different_units_do_not_vote_together():
+    result = run(VOTE, judged_by(str, UNITS))
+    assert result.answer == "7 cm"
+    assert result.why == "majority: 3 of 6 candidates"
+    assert run(VOTE, judged_by(str, ["7 m" if u == "7 m" else u[:1] for u in UNITS])).why == (
+        "majority: 6 of 6 candidates"  # one unit, which those without it mean as well
+    )
+
+
+def test_a_selection_call_is_shown_every_unit():
+    prompts = []
+
+    def reply(prompt):
+        prompts.append(prompt)
+        return "so </think> the best is \\boxed{1}"
+
+    run(replace(VOTE, select="judge", judge_tokens=30), judged_by(reply, UNITS))
+    assert prompts[0].count("\n\nCandidate ") == 3
+
+
 # The selection call
 
 

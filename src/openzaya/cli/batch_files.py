@@ -89,9 +89,9 @@ def _problem(number: int, line: str, asked: Counter[str]) -> Problem:
 
 def is_right(answer: str | None, expected: str) -> bool:
     """Say whether two answers are the same after the normalization that the vote uses."""
-    from openzaya.ttc.answers import canonical
+    from openzaya.ttc.answers import canonical, classes
 
-    return answer is not None and canonical(answer) == canonical(expected)
+    return answer is not None and len(set(classes((answer, expected), canonical))) == 1
 
 
 class AnswersFile:

@@ -76,7 +76,7 @@ class BwrapExecutor(Executor):
         argv = (language.path, *request.arguments)
         if not language.compiler:
             return self.run_command(request, language, argv, None)
-        built = self.compiler.build(request.source, language)
+        built = self.compiler.build(request, language)
         if isinstance(built, Result):
             return built
         return self.run_command(request, language, argv, built)
@@ -101,15 +101,19 @@ class BwrapExecutor(Executor):
         compiling = bool(language.compiler) and program is None
         with self.slots:
             result = self.attempt(request, order, compiling)
-            if result.status is Status.INFRA and not self.closed.is_set():
+            if result.status is Status.INFRA and self.wants(request):
                 result = self.attempt(request, order, compiling)
         if result.wall_s > 0:  # a report came, so boxes do start here
             self.proven = True
-        elif not self.proven and not self.closed.is_set():
+        elif not self.proven and self.wants(request):
             raise SandboxError(
                 f"found that no sandbox works here ({result.reason}); {remedy(result.reason)}"
             )
         return result
+
+    def wants(self, request: Request) -> bool:
+        """Say whether a run that failed may be tried again or blamed on the machine."""
+        return not (request.is_stopped or self.closed.is_set())
 
     def attempt(self, request: Request, order: bytes, compiling: bool) -> Result:
         """Make a box, run an order in it, and return how it went."""
@@ -117,6 +121,7 @@ class BwrapExecutor(Executor):
             output_bytes=request.limits.output_bytes,
             report_bytes=protocol.report_limit(request),
             deadline=time.monotonic() + request.limits.wall_limit_s + STARTUP_S,
+            stop=request.stop,
         )
         folder = self.header_folder(request) if compiling else None
         command = self.command(request.limits.tmp_bytes, compiler=compiling, folder=folder)

@@ -28,7 +28,7 @@ class Compiler:
         self.built: OrderedDict[str, bytes | Result] = OrderedDict()
         self.lock = threading.Lock()
 
-    def build(self, source: str, language: Language) -> bytes | Result:
+    def build(self, asked: Request, language: Language) -> bytes | Result:
         """Return the program, or the result that says why there is none.
 
         Raises SandboxError where the compiler is not installed.
@@ -38,13 +38,13 @@ class Compiler:
                 f"found no {language.compiler[0]}; expected the compiler of {language.name} "
                 "there; install it: apt-get install g++"
             )
-        words = repr((language.compiler, source))
+        words = repr((language.compiler, asked.source))
         key = sha256(words.encode("utf-8", "backslashreplace")).hexdigest()
         with self.lock:
             if key in self.built:
                 self.built.move_to_end(key)
                 return self.built[key]
-        found = self.compile(source, language)
+        found = self.compile(asked, language)
         if isinstance(found, Result) and found.status is Status.INFRA:
             return found
         with self.lock:
@@ -53,13 +53,14 @@ class Compiler:
                 self.built.popitem(last=False)
         return found
 
-    def compile(self, source: str, language: Language) -> bytes | Result:
+    def compile(self, asked: Request, language: Language) -> bytes | Result:
         """Run the compiler in a box and bring the program back."""
         request = Request(
-            source=source,
+            source=asked.source,
             language=language.name,
             fetch=(language.program,),
             limits=COMPILER_LIMITS,
+            stop=asked.stop,
         )
         result = self.run(request, language, (*language.command, *self.options), None)
         if result.status is not Status.OK and UNFIT in result.stderr:

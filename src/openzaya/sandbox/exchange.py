@@ -7,12 +7,15 @@ nothing, or closing a stream. What is kept of a stream never exceeds its limit.
 import contextlib
 import os
 import select
+import threading
 import time
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 65536
 FIRM_S = 2.0
 """Seconds that a box gets to end after it was told to."""
+LOOK_S = 0.05
+"""Seconds between two looks at whether the run is still wanted."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,7 +39,7 @@ class Exchange:
     overflow: str = ""
     """The stream that exceeded its limit, if one did."""
     late: bool = False
-    """Whether the deadline passed and the box was told to end."""
+    """Whether the deadline passed, or nobody wanted it any more, and the box was told to end."""
     hung: bool = False
     """Whether it did not end then; whoever started it must kill it."""
 
@@ -49,6 +52,8 @@ class Bounds:
     report_bytes: int
     deadline: float
     """On the monotonic clock, in seconds."""
+    stop: threading.Event | None = None
+    """Set, it tells the box to end."""
 
 
 def exchange(pipes: Pipes, stdin: bytes, order: bytes, bounds: Bounds) -> Exchange:
@@ -91,9 +96,11 @@ class Loop:
 
     def run(self) -> Exchange:
         """Go on until every output has ended, or the box does not end when told."""
-        deadline = self.bounds.deadline
+        deadline, stop = self.bounds.deadline, self.bounds.stop
         while self.taken.keys() & self.open:
             wait_s = max(0.0, deadline - time.monotonic())
+            if stop is not None and not self.said.late:
+                wait_s = min(wait_s, LOOK_S)
             for handle, _ in self.poll.poll(1000 * wait_s):
                 if handle not in self.open:  # closed since
                     continue
@@ -101,7 +108,8 @@ class Loop:
                     self.take(handle)
                 else:
                     self.give(handle)
-            if time.monotonic() >= deadline:
+            unwanted = stop is not None and stop.is_set() and not self.said.late
+            if unwanted or time.monotonic() >= deadline:
                 if self.said.late:
                     self.said.hung = True
                     break

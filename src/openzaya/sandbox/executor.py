@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
+from threading import Event
 from typing import Self
 
 from openzaya.core.errors import RequestError, SandboxError
@@ -45,7 +46,8 @@ class Limits:
     """What one run may use."""
 
     cpu_s: float = 10.0
-    """CPU seconds of all its processes together."""
+    """CPU seconds of all its processes together. Those of a child that lives a hundredth of a
+    second may be lost if its parent ignores SIGCHLD: then `wall_s` times processors bounds them."""
     wall_s: float | None = None
     """Seconds on the clock; None: twice the CPU limit and one more."""
     memory_bytes: int = 512 * MIB
@@ -81,6 +83,13 @@ class Request:
     fetch: tuple[str, ...] = ()
     """Names of files in its working folder to bring back; only plain files come."""
     limits: Limits = Limits()
+    stop: Event | None = field(default=None, compare=False)
+    """Set, from any thread, it ends a run on this machine that nobody wants any more: INFRA."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nobody wants the run any more."""
+        return self.stop is not None and self.stop.is_set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

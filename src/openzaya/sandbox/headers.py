@@ -120,7 +120,10 @@ def cache_folder() -> Path:
         return Path(chosen)
     if os.geteuid() == 0:
         return Path("/var/cache/openzaya")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openzaya"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openzaya"
+    except RuntimeError:  # a user without a home: nothing can be kept
+        return Path(os.devnull) / "openzaya"
 
 
 def everybody_enters(folder: Path) -> bool:

@@ -28,6 +28,8 @@ STARVED_SHARE = 0.25
 MEMORY_SHARE, UNUSED_BYTES = 0.9, 16 * MIB
 """A program that fails with so much of its limit in use failed for want of memory: the limit also
 counts address space, of which an interpreter has some megabytes that it never touches."""
+SIGNALS = 256
+"""Queued signals and timers; without a limit of its own a box takes those of all others."""
 ENDINGS = ("exit", "wall", "cpu", "memory", "files", "asked")
 """By itself, or by the supervisor for the limit of that name, or because the host asked."""
 FILE, PROGRAM = 0o600, 0o700
@@ -84,6 +86,7 @@ def rlimits(request: Request, language: Language) -> list[tuple[int, int]]:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, SIGNALS),
         (resource.RLIMIT_STACK, languages.stack_bytes(language, limits)),
         # the supervisor counts as one
         (resource.RLIMIT_NPROC, languages.processes(language, limits) + 1),

@@ -76,7 +76,7 @@ WAITING_AND_UNIX_SOCKETS = {
     "epoll_ctl": 233, "epoll_pwait": 281, "epoll_create1": 291, "signalfd4": 289, "eventfd2": 290,
     "connect": 42, "accept": 43, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47,
     "shutdown": 48, "bind": 49, "listen": 50, "getsockname": 51, "getpeername": 52,
-    "setsockopt": 54, "getsockopt": 55, "accept4": 288,
+    "getsockopt": 55, "accept4": 288,
 }
 # fmt: on
 ALLOWED = {**FILES, **MEMORY, **PROCESSES, **SIGNALS_AND_TIME, **WAITING_AND_UNIX_SOCKETS}
@@ -112,6 +112,9 @@ ARGUMENT_RULES = {
     "fcntl": ArgumentRule(72, 1, (0, 1, 2, 3, 4, 1030, 1032)),
     # is it a terminal, its size; bytes waiting; blocking and closing on exec
     "ioctl": ArgumentRule(16, 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
+    # addresses, keepalive, linger, credentials, time-outs; no sizes: what waits in a socket is
+    # memory that no limit of a box counts
+    "setsockopt": ArgumentRule(54, 2, (2, 9, 13, 16, 20, 21)),
     # death signal, dumpable, name, a look at capabilities, no new privileges
     "prctl": ArgumentRule(157, 0, (1, 2, 3, 4, 15, 16, 23, 38, 39)),
     # only one's own limits and processors: the supervisor has the same user

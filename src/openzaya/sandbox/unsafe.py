@@ -52,7 +52,7 @@ class UnsafeExecutor(Executor):
         if not language.compiler:
             argv = (self.python, *FLAGS, language.source, *request.arguments)
             return self.run_command(request, language, argv, None)
-        built = self.compiler.build(request.source, language)
+        built = self.compiler.build(request, language)
         if isinstance(built, Result):
             return built
         argv = (f"./{language.program}", *request.arguments)
@@ -119,6 +119,7 @@ class UnsafeExecutor(Executor):
             output_bytes=request.limits.output_bytes,
             report_bytes=0,
             deadline=began + request.limits.wall_limit_s,
+            stop=request.stop,
         )
         said = exchange(pipes, request.stdin, b"", bounds)
         killer.join()
@@ -131,7 +132,7 @@ class UnsafeExecutor(Executor):
         _, wait_status, used = os.wait4(child.pid, 0)
         child.returncode = code = os.waitstatus_to_exitcode(wait_status)
         cpu_s, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-        ended = "wall" if said.late else "exit"
+        ended = "exit" if not said.late else "asked" if request.is_stopped else "wall"
         status, reason = protocol.judge(
             said, request, ended=ended, code=code, cpu_s=cpu_s, peak=peak
         )

@@ -65,6 +65,7 @@ class ZygoteExecutor(BwrapExecutor):
             output_bytes=request.limits.output_bytes,
             report_bytes=protocol.report_limit(request),
             deadline=time.monotonic() + request.limits.wall_limit_s + STARTUP_S,
+            stop=request.stop,
         )
         try:
             launcher = self.launcher_of(self.name, make_zygote)

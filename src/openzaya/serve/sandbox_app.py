@@ -5,8 +5,9 @@ import math
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -91,19 +92,21 @@ class SandboxService:
         """Run a program when its turn comes.
 
         Raises ApiError 429 when too many wait, 503 when the turn does not come in `queue_s`. If the
-        caller is cancelled, a program that still waits is never started.
+        caller is cancelled, a program that still waits is never started, and one that runs ends.
         """
         if self.num_in_flight >= self.slots + self.config.max_queue:
             reason = f"{self.num_in_flight} programs wait or run, the most that this server takes"
             raise self._refused(429, reason, "queue_full")
+        request = replace(request, stop=(stop := Event()))
         self.num_in_flight += 1
         self.metrics.in_flight.set(self.num_in_flight)
         try:
             with self.metrics.seconds.time():
                 future = self.threads.submit(self._run, request)
-                future.add_done_callback(self._note)
+                future.add_done_callback(partial(self._note, request))
                 return await self._in_time(future)
         finally:
+            stop.set()
             self.num_in_flight -= 1
             self.metrics.in_flight.set(self.num_in_flight)
 
@@ -131,9 +134,9 @@ class SandboxService:
         except SandboxError as error:
             return Result(status=Status.INFRA, reason=str(error)[:500])
 
-    def _note(self, future: Any) -> None:
-        """Count a run that has ended, if it was run at all."""
-        if not future.cancelled() and future.exception() is None:
+    def _note(self, request: Request, future: Any) -> None:
+        """Count a run that has ended, if it was run at all and is still wanted."""
+        if not (request.is_stopped or future.cancelled() or future.exception()):
             result: Result = future.result()
             self.mean_s += 0.1 * (result.wall_s - self.mean_s)
             self.metrics.runs.labels(result.status.value).inc()

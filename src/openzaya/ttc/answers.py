@@ -1,15 +1,15 @@
 r"""Answers that are written differently and mean the same, for the vote.
 
 Only what is safe to merge is merged: spaces, wrappers (`$...$`, `\text{...}`, bold), the form of a
-number, a unit behind a number, a final dot. Whether an answer is right is the grader's business.
-Every step reads a text once, and long texts are left alone.
+number, a final dot, a number with and without its unit where no two units are named. Whether an
+answer is right is the grader's business. Every step reads a text once; long texts are left alone.
 
 Paper: VI-A. Deviation: D-014.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -29,9 +29,8 @@ _WRAPPERS = (
 )
 _COMMAND = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|boxed|operatorname)\{([^{}]*)\}")
 _BESIDE_TEXT = re.compile(r"(?<=\d)(?=\\(?:text|mathrm|mbox)\{)")
-_DROPPED = re.compile(
-    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\!|\^(?:\{\\circ\}|\\circ)|\u00b0"
-)
+_DROPPED = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\!")
+_DEGREE = re.compile(r" ?(?:\^(?:\{\\circ\}|\\circ)|\u00b0)")
 _SPACE = re.compile(r"(\\\\)|\\[,;: ]|~")
 """Spaces, but not the end of a matrix' row."""
 _SAME = (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\u2212", "-"), ("\\%", "%"), ("{,}", ","))
@@ -49,9 +48,28 @@ _NUMBER = re.compile(
 _MIXED = re.compile(r"([+-]?) ?(\d+)? ?(?:\\frac\{([+-]?\d+)\}\{(\d+)\}|(?<=\d )(\d+) ?/ ?(\d+))")
 """A fraction of LaTeX, or with a whole number before it."""
 _PERCENT = re.compile(r"(.*\d) ?(?:%|percent|per cent)")
-_UNIT = re.compile(r"(.*\d) ((?:[A-Za-z]+ )?(?:[A-Za-z]{2,}|[ACFJKLNVWghms]))(?:\^?[23])?")
-_SYMBOL = re.compile(r"(.*\d)(?:[mcdk]m|[mk]?g|ml|ms|min|[kM]?Hz|kJ|eV|rad|ft|lb|oz)(?:\^?[23])?")
+_UNIT = re.compile(r"(.*\d) ((?:[A-Za-z]+ )?(?:[A-Za-z]{2,}|[ACFJKLNVWghms]))(?:\^?([23]))?")
+_SYMBOL = re.compile(
+    r"(.*\d)([mcdk]m|[mk]?g|ml|ms|min|[kM]?Hz|kJ|eV|rad|ft|lb|oz|\u00b0 ?[CF]?)(?:\^?([23]))?"
+)
 """A unit without a space: of other letters, 2x is no 2."""
+_UNITS = {
+    spelling: spellings.split()[0]
+    for spellings in (
+        *("mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "in inch inche"),
+        *("km kilometer kilometre", "ft foot feet", "yd yard", "mi mile", "mg milligram", "g gram"),
+        *("kg kilogram", "lb pound", "oz ounce", "ms millisecond", "s sec second", "min minute"),
+        *("h hr hour", "day", "week", "month", "yr year", "L l liter litre", "ml milliliter"),
+        *("\u00b0 deg degree", "rad radian", "$ dollar", "cent", "euro", "Hz hertz", "kHz", "MHz"),
+        *("J joule", "kJ", "eV", "N newton", "W watt", "V volt", "A ampere", "K kelvin"),
+        *("C \u00b0C celsius", "F \u00b0F fahrenheit"),
+    )
+    for spelling in spellings.split()
+}
+"""Units that tell answers apart. Of other nouns only the number counts: 12 ways, 12 paths."""
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_OF = "\u00a0"
+"""Between a number and its unit; no answer has it, since its spaces are made plain."""
 _NO_UNITS = re.compile(
     r"\b(?:[ap]m|(?:hundred|thousand|[mbtr]+illion)(?:th)?s?|dozens?|hal(?:f|ves)|quarters?"
     r"|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?|negative|minus|plus|times|point|base"
@@ -86,6 +104,21 @@ def canonical(answer: str) -> str:
     return text if _WORDS.search(_LATEX.sub("", text)) else _LOOSE.sub("", text)
 
 
+def classes(answers: Sequence[str | None], same: Callable[[str], str]) -> list[str | None]:
+    """Return the class of each answer by `same`; None stays None.
+
+    A bare number goes with the one unit that others give it: of 12, 12 cm, 5, 5 m and 5 cm the
+    first two are one class and the last three are three.
+    """
+    found = [None if answer is None else same(answer) for answer in answers]
+    measured: dict[str, set[str]] = {}
+    for text in found:
+        if text is not None and _OF in text:
+            measured.setdefault(text.partition(_OF)[0], set()).add(text)
+    only = {number: min(texts) for number, texts in measured.items() if len(texts) == 1}
+    return [None if text is None else only.get(text, text) for text in found]
+
+
 def _unwrapped(text: str) -> str:
     """Take off dots, dollar signs, bold and text commands, from the outside in."""
     for _ in range(MAX_WRAPPERS):
@@ -101,6 +134,7 @@ def _unwrapped(text: str) -> str:
         text = " ".join(_SPACE.sub(r"\1 ", _DROPPED.sub("", text)).split())
         if text == before:
             break
+    text = _DEGREE.sub("\u00b0", text)
     for form, usual in _SAME:
         text = text.replace(form, usual)
     text = _TWO_BARE.sub(lambda m: f"\\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}", text)
@@ -108,15 +142,29 @@ def _unwrapped(text: str) -> str:
 
 
 def _measured(text: str) -> str | None:
-    """Return a number that has a percent sign, or a unit, which is left out."""
+    """Return a number that has a percent sign or a unit, and the unit if it is a known one."""
     percent = _PERCENT.fullmatch(text)
     if percent:
         number = _number(percent[1])
         return number and f"{number}%"
     if text.startswith(("$", "\\$")):
-        return _number(text.lstrip("\\$"))
-    unit = _UNIT.fullmatch(text) or _SYMBOL.fullmatch(text)
-    return _number(unit[1]) if unit and not _NO_UNITS.search(text) else None
+        number = _number(text.lstrip("\\$"))
+        return number and f"{number}{_OF}$"
+    match = _UNIT.fullmatch(text) or _SYMBOL.fullmatch(text)
+    number = _number(match[1]) if match and not _NO_UNITS.search(text) else None
+    if match is None or number is None:
+        return None
+    unit = _unit(match[2].replace(" ", "") if "\u00b0" in match[2] else match[2], match[3])
+    return number if unit is None else f"{number}{_OF}{unit}"
+
+
+def _unit(name: str, power: str | None) -> str | None:
+    """Return a known unit in one spelling with its power, as cm^2 for square centimeters."""
+    before, _, last = name.rpartition(" ")
+    small = last.lower() if len(last) > 2 else last
+    unit = _UNITS.get(last) or _UNITS.get(small) or _UNITS.get(small.removesuffix("s"))
+    power = _POWERS.get(before.lower(), power)
+    return unit if unit is None or power is None else f"{unit}^{power}"
 
 
 def _number(text: str) -> str | None:

@@ -13,6 +13,7 @@ from openzaya.core.protocols import Sampler
 from openzaya.core.records import Message, SampleRequest
 from openzaya.text.tails import selection_messages
 from openzaya.text.think import split_thinking
+from openzaya.ttc.answers import classes
 from openzaya.ttc.compaction import whole_tail
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.result import Candidate
@@ -96,12 +97,12 @@ def shown_to_judge(
     One for each class of answers, its shortest trace, the most frequent classes first. Where no
     answer can be read, random candidates that finished, else random ones that wrote anything.
     """
-    classes: dict[str, list[int]] = {}
-    for i, candidate in enumerate(candidates):
-        if candidate.answer is not None:
-            classes.setdefault(same(candidate.answer), []).append(i)
-    ranked = sorted(classes.values(), key=len, reverse=True)[:most]
-    shown = [min(members, key=lambda i: candidates[i].num_tokens) for members in ranked]
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(classes([c.answer for c in candidates], same)):
+        if name is not None:
+            members.setdefault(name, []).append(i)
+    ranked = sorted(members.values(), key=len, reverse=True)[:most]
+    shown = [min(alike, key=lambda i: candidates[i].num_tokens) for alike in ranked]
     if not shown:
         finished = [i for i, c in enumerate(candidates) if c.is_finished]
         begun = [i for i, c in enumerate(candidates) if c.text.strip()]

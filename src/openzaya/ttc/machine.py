@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from openzaya.core.records import Message
 from openzaya.ttc.allowance import Allowance, Slot, counts_of
+from openzaya.ttc.answers import classes
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.consensus import certainty
 from openzaya.ttc.events import CandidateDone, CandidateStarted, Event, Recorded, StageDone
@@ -297,7 +298,7 @@ class Machine:
         """Votes for each class of answers: of the last round, or of all where none aggregates."""
         voting = self.rounds[-1:] if self.config.aggregate else self.rounds
         answers = [c.answer for entry in voting for c in entry.candidates]
-        return histogram([None if a is None else self.same(a) for a in answers])
+        return histogram(classes(answers, self.same))
 
     def _abandon(self) -> None:
         self.lost_tokens += counts_of(self.allowance.running)

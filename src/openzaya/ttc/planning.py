@@ -12,6 +12,7 @@ from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
 from openzaya.text.markers import strip_markers
 from openzaya.text.tails import aggregation_messages
+from openzaya.ttc.answers import classes
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.place import Place, Plan
 from openzaya.ttc.result import Candidate
@@ -164,7 +165,7 @@ class Planner:
             return copy_of(parents[0], plan.place)
         if not self.config.copy_agreed or len(parents) < 2:
             return None
-        answers = {None if c.answer is None else self.same(c.answer) for c in parents}
+        answers = set(classes([c.answer for c in parents], self.same))
         if len(answers) > 1 or None in answers:
             return None
         return copy_of(min(parents, key=lambda c: c.num_tokens), plan.place)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
+from openzaya.ttc.answers import classes
+
 Extract = Callable[[str], str | None]
 """Answer text (after the think block) to a normalized answer, or None when it holds none."""
 
@@ -122,7 +124,7 @@ def choose(
     finished = [i for i, c in enumerate(candidates) if c.is_finished]
     voters = [i for i in finished if candidates[i].answer is not None]
     if voters:
-        answers = [same(candidates[i].answer or "") for i in voters]
+        answers = classes([candidates[i].answer for i in voters], same)
         winner = majority(answers, [candidates[i].num_tokens for i in voters])
         mine = [i for i, answer in zip(voters, answers, strict=True) if answer == winner]
         index = min(mine, key=lambda i: candidates[i].num_tokens)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
+from openzaya.ttc.answers import classes
 from openzaya.ttc.config import MarkovianRSAConfig, Order
 from openzaya.ttc.result import Candidate
 
@@ -25,11 +26,12 @@ def pool_of(candidates: Sequence[Candidate]) -> tuple[int, ...]:
 
 def minority_of(candidates: Sequence[Candidate], same: Callable[[str], str]) -> frozenset[int]:
     """Return the slots whose answer is not the most frequent one; the first seen leads a tie."""
-    classes = {c.slot: same(c.answer) for c in candidates if c.answer is not None}
-    if not classes:
+    voters = [c for c in candidates if c.answer is not None]
+    found = classes([c.answer for c in voters], same)
+    if not found:
         return frozenset()
-    leader = Counter(classes.values()).most_common(1)[0][0]
-    return frozenset(slot for slot, answer in classes.items() if answer != leader)
+    leader = Counter(found).most_common(1)[0][0]
+    return frozenset(c.slot for c, answer in zip(voters, found, strict=True) if answer != leader)
 
 
 def parents_of(

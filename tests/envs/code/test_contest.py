@@ -47,6 +47,7 @@ def test_the_prompt_shows_visible_tests_and_never_a_held_out_one():
     shown = write_prompt(FUNCTION)
     assert "Solution.add(1, True) -> [None]" in shown
     assert "def add(self, a, b):" in shown
+    assert all("Only the standard library" in text for text in (prompt, shown))
 
 
 def test_levels_are_ordered_by_difficulty_and_the_same_rng_draws_the_same(judge):

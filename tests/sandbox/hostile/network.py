@@ -8,6 +8,19 @@ from openzaya.sandbox.executor import Status
 
 CASES = [
     Case(
+        name="keeps more in sockets than in memory",
+        source=(
+            "import socket as s\na, b = s.socketpair()\n"
+            "for name in (s.SO_SNDBUF, s.SO_RCVBUF, 32, 33):  # the last two by force\n"
+            "    print(attempt(a.setsockopt, s.SOL_SOCKET, name, 2**30))\n"
+            "a.setsockopt(s.SOL_SOCKET, s.SO_REUSEADDR, 1)\na.setblocking(False)\nkept = 0\n"
+            "try:\n    while True: kept += a.send(bytes(2**16))\nexcept BlockingIOError: pass\n"
+            "print('EPERM' if kept <= 2**18 else kept)"
+        ),
+        tools=True,
+        refused=True,
+    ),
+    Case(
         name="connects to the machine",
         source=(
             "import socket\nfor port in (22, 80, 631, 8000, 5432):\n"

@@ -135,6 +135,28 @@ CASES = [
         limits=Limits(cpu_s=0.5, wall_s=20),
     ),
     Case(
+        name="short children that nobody collects starve one another",
+        source=(
+            "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
+            "    try:\n        if not os.fork():\n            end = time.thread_time() + 0.002\n"
+            "            while time.thread_time() < end: pass\n            os._exit(0)\n"
+            "    except OSError: time.sleep(0.001)"
+        ),
+        ends=(Status.TIME_CPU, Status.TIME_WALL),  # their own doing, so never INFRA
+        limits=Limits(cpu_s=0.5, wall_s=2),
+    ),
+    Case(
+        name="takes the queued signals and timers of other boxes",
+        source=(
+            "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [40])\nsent = 0\n"
+            "while sent < 1000 and not libc.sigqueue(os.getpid(), 40, 0): sent += 1\n"
+            "timer = ctypes.c_void_p()\n"
+            "print(sent, libc.timer_create(0, None, ctypes.byref(timer)))"
+        ),
+        tools=True,
+        prints=b"256 -1\n",
+    ),
+    Case(
         name="becomes another program",
         source=(
             "import os, sys\n"

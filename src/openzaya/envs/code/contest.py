@@ -117,7 +117,8 @@ def ask_for(problem: Problem) -> str:
     else:
         task = f"Write a {names} program that reads standard input and writes standard output."
     return (
-        f"{task} Each test may take {problem.limits.cpu_s:g} seconds and "
+        f"{task} Only the standard library is there, and no network. "
+        f"Each test may take {problem.limits.cpu_s:g} seconds and "
         f"{problem.limits.memory_bytes // 2**20} MiB. "
         "Put the whole program into one code block at the end of your answer."
     )
