@@ -342,11 +342,20 @@ def test_documents_of_a_chunk_are_not_held_in_memory(tmp_path, model):
 def test_a_source_without_any_document_and_impossible_settings_are_refused(tmp_path, model):
     file = tmp_path / "a.jsonl"
     file.write_text("\n\n{\n")
-    with pytest.raises(DataError, match="no documents"):
+    with pytest.raises(DataError, match=r"no documents .*: invalid JSON \(1\); see"):
         prepare(tmp_path / "out", {"a": str(file)}, model)
     for wrong in ({"chunk_bytes": 0}, {"max_bad_share": 1.5}, {"contexts": (0,)}):
         with pytest.raises(ConfigError, match="correct it"):
             PrepareConfig(**wrong)
+
+
+def test_a_template_that_writes_no_reasoning_stops_the_run_with_the_cure(tmp_path, model):
+    body = "{% for m in messages %}{{ m.role }}{{ m.content }}<|im_end|>{% endfor %}"
+    (model / "chat_template.jinja").write_text(body)
+    sources, conversations, _ = write_sources(tmp_path)
+    lost = sum(any(turn.get("reasoning") for turn in talk) for talk in conversations)
+    with pytest.raises(DataError, match=rf"leaves out reasoning, .* \({lost}\)\. They"):
+        prepare(tmp_path / "out", sources, model, PrepareConfig())
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes():

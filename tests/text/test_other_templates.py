@@ -76,7 +76,43 @@ def test_a_turn_whose_reasoning_the_template_leaves_out_is_not_trained():
     thought = [ASKED[0], Message("assistant", "A", "Q"), ASKED[2], Message("assistant", "B", "R")]
     document = THINKS_ITSELF.encode_turns(thought, BARE)
     assert trained(document, BARE) == "<think>\nR\n</think>\n\nB<|im_end|>"
-    assert trained(HEADED.encode_turns(thought, HEADS), HEADS) == "A<|eot|>B<|eot|>"
+    ends_without = [*thought[:3], Message("assistant", "B")]
+    assert trained(THINKS_ITSELF.encode_turns(ends_without, BARE), BARE) == "B<|im_end|>"
+
+
+CALLS = [{"function": {"name": "f", "arguments": {}}}, {"name": "g", "arguments": {}}]
+CALLING = [*ASKED, {"role": "assistant", "content": "", "tool_calls": CALLS}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+FIRST_CALL = HEADED.source.replace(
+    "{{ m.content }}", "{{ m.content }}{{ m.tool_calls[0].function.name if m.tool_calls }}"
+)
+ALL_CALLS = HEADED.source.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ (c.function or c).name }}{% endfor %}",
+)
+NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 'system' %}")
+
+
+@pytest.mark.parametrize(
+    ("lost", "source", "messages", "tools"),
+    [
+        ("reasoning", HEADED.source, [*ASKED, Message("assistant", "B", "R")], None),
+        ("tool_calls", HEADED.source, CALLING, None),
+        ("tool_calls", FIRST_CALL, CALLING, None),
+        ("tools", ALL_CALLS, CALLING, TOOLS),
+        ("the text of a system turn", NO_SYSTEM, [Message("system", "S"), *CHAT], None),
+    ],
+)
+def test_what_a_template_would_lose_without_a_word_is_refused(lost, source, messages, tools):
+    chat = replace(HEADED, source=source)
+    with pytest.raises(DataError, match=f"leaves out {lost}, expected one .*take {lost} out"):
+        chat.encode_turns(messages, HEADS, tools=tools)
+    assert chat.encode_prompt(messages[:1], HEADS, tools=tools)
+
+
+def test_calls_that_a_template_writes_are_trained():
+    document = replace(HEADED, source=ALL_CALLS).encode_turns(CALLING, HEADS)
+    assert trained(document, HEADS) == "A<|eot|>fg<|eot|>"
 
 
 def test_the_stop_token_and_one_of_several_templates_are_read_from_the_folder(tmp_path):

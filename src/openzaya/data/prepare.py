@@ -126,7 +126,8 @@ def prepare(
             _check_bad(root, shards, progress, settings)
         if not any(shard["documents"] for shard in shards):
             raise DataError(
-                f"no documents for {root}, expected at least one; see shards/*/bad.jsonl"
+                f"no documents for {root}, expected at least one{_reasons(shards)}; see "
+                "shards/*/bad.jsonl"
             )
         manifest = write_manifest(root, shards)
         quarantine = [
@@ -309,15 +310,20 @@ def _check_bad(
     allowed = max(settings.bad_allowed, int(settings.max_bad_share * seen))
     if progress.bad <= allowed:
         return
+    raise DataError(
+        f"{progress.bad} of {seen} records are bad, expected at most {allowed}{_reasons(shards)}. "
+        f"They are listed in {root}/shards/*/bad.jsonl; mend the source and start a new folder, or "
+        "raise max_bad_share or bad_allowed and run it again: what is done is kept"
+    )
+
+
+def _reasons(shards: Sequence[Shard]) -> str:
+    """Return the most frequent reasons for leaving records out, as the end of a sentence."""
     reasons: Counter[str] = Counter()
     for shard in shards:
         reasons.update(shard["bad"])
-    worst = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    raise DataError(
-        f"{progress.bad} of {seen} records are bad, expected at most {allowed}: {worst}. They are "
-        f"listed in {root}/shards/*/bad.jsonl; mend the source and start a new folder, or raise "
-        "max_bad_share or bad_allowed and run it again: what is done is kept"
-    )
+    worst = [f"{reason} ({count})" for reason, count in reasons.most_common(3)]
+    return f": {'; '.join(worst)}" if worst else ""
 
 
 @contextmanager

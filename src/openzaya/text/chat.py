@@ -17,6 +17,7 @@ from openzaya.text.sentinels import (
     as_mapping,
     clean_conversation,
     clean_strings,
+    name_calls,
     place_sentinels,
     split_at_sentinels,
     without_line_ends,
@@ -142,6 +143,8 @@ class ChatTemplate:
         reasoning the template leaves out, as some do with earlier turns. `loss="last"` trains only
         the last assistant turn. The newline after the final stop token is left out: the stop token
         ends a document. Its text is otherwise what `render` returns.
+
+        Raises DataError when the template leaves out a text, calls, tools or all reasoning.
         """
         builder = DocumentBuilder(source)
         for piece, trained in self.document_pieces(messages, loss, tools):
@@ -166,6 +169,12 @@ class ChatTemplate:
                 "the chat template rewrites what messages contain, so reasoning and answers cannot "
                 "be found in its text; train with the pinned template (ChatTemplate.pinned())"
             )
+        if lost := self._left_out(turns, tools, pieces):
+            raise DataError(
+                f"the chat template leaves out {lost}, expected one that writes all that a record "
+                "holds; put such a chat_template.jinja into the tokenizer's folder, or take "
+                f"{lost} out of the records"
+            )
         openings = _openings(self)
         pieces = [part for piece in pieces for part in _split_opening(piece, openings)]
         first = 0
@@ -173,12 +182,30 @@ class ChatTemplate:
             assistants = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
             first = max(assistants, default=0)
         shown = {piece.message for piece in pieces if piece.kind == "think"}
-        thought = {i for i, turn in enumerate(turns) if turn.get("reasoning")}
-        rewritten = thought - shown if shown else set()
+        rewritten = {i for i, turn in enumerate(turns) if turn.get("reasoning")} - shown
         return [
             (piece, piece.generated and piece.message >= first and piece.message not in rewritten)
             for piece in pieces
         ]
+
+    def _left_out(
+        self, turns: list[dict[str, Any]], tools: Tools | None, pieces: Sequence[Piece]
+    ) -> str:
+        """Return what a record holds and the template never writes, empty when it writes all."""
+        if any(turn.get("reasoning") for turn in turns) and not _writes_reasoning(self):
+            return "reasoning"
+        written = {(piece.message, piece.text) for piece in pieces}
+        for number, turn in enumerate(turns):
+            if turn["content"] and (number, turn["content"]) not in written:
+                return f"the text of a {turn['role']} turn"
+        named, names = name_calls(turns)
+        if names:
+            text = self._render(named, False, True, tools)
+            if any(name not in text for name in names):
+                return "tool_calls"
+        if tools and len({self._render(turns, False, True, given) for given in (tools, None)}) == 1:
+            return "tools"
+        return ""
 
     def _render(
         self, turns: list[dict[str, Any]], generate: bool, thinking: bool, tools: Tools | None
@@ -289,6 +316,16 @@ def _openings(chat: ChatTemplate) -> tuple[str, ...]:
         return ()
     added = {text.removeprefix(told) for text in asked if text.startswith(told)}
     return tuple(sorted(added - {""}))
+
+
+@lru_cache(maxsize=64)
+def _writes_reasoning(chat: ChatTemplate) -> bool:
+    """Say whether the reasoning of a conversation's last turn is written, if only there."""
+    try:
+        text = chat.render((Message("user", "U"), Message("assistant", "A", "\ue0f0")), False)
+    except DataError:  # it wants other turns first
+        return True
+    return "\ue0f0" in text
 
 
 def _split_opening(piece: Piece, openings: Sequence[str]) -> list[Piece]:
