@@ -74,7 +74,7 @@ def test_a_known_shape_becomes_its_turns(record, messages):
 )
 def test_calls_are_found_in_every_shape(calls):
     turns = [ASKED, {"role": "assistant", "content": None, **calls}, PLAIN]
-    call = {"function": {"name": "add", "arguments": {"x": 1}}}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
     assert recognize({"messages": turns}).messages[1] == {
         "role": "assistant",
         "content": "",
@@ -110,11 +110,11 @@ def test_plain_text_stays_plain_text():
 
 
 def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
-    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
     tools = [{"type": "function", "function": {"name": "add"}}]
     turns = [
         ASKED,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "a", **call}]},
         {"role": "observation", "content": "2"},
         PLAIN,
     ]
@@ -130,7 +130,7 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
         "role": "assistant",
         "content": "",
         "reasoning": "",
-        "tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}],
+        "tool_calls": [{**call, "function": {"name": "add", "arguments": {"x": 1}}}],
     }
     assert found.messages[2]["role"] == "tool"
     call["function"]["arguments"] = {"x": 1, "y": None}  # a column of another tool

@@ -188,7 +188,8 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError("a tool call needs a name and an object of arguments")
     # Columns of a table hold every argument of every tool: those without a value were not given.
     given = {key: value for key, value in (arguments or {}).items() if value is not None}
-    return {"function": {"name": body["name"], "arguments": given}}
+    # Some templates write the type.
+    return {"type": "function", "function": {"name": body["name"], "arguments": given}}
 
 
 def _objects(value: object, name: str) -> list[dict[str, Any]]:

@@ -47,6 +47,8 @@ class Piece:
     """True for what the model itself writes: reasoning, close marker, answer, stop token."""
     message: int
     """Index of the message that the piece belongs to."""
+    calls: str | None = None
+    """Where the template writes on a reply: the turn's calls as text, else None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +197,12 @@ class ChatTemplate:
         if any(turn.get("reasoning") for turn in turns) and not _writes_reasoning(self):
             return "reasoning"
         written = {(piece.message, piece.text) for piece in pieces}
+        generated = {piece.message for piece in pieces if piece.generated}
         for number, turn in enumerate(turns):
             if turn["content"] and (number, turn["content"]) not in written:
-                return f"the text of a {turn['role']} turn"
+                return f"the text of the {turn['role']}"
+            if turn.get("tool_calls") and number not in generated:
+                return "the place of the text beside tool_calls"
         named, names = name_calls(turns)
         if names:
             text = self._render(named, False, True, tools)
@@ -232,17 +237,18 @@ class ChatTemplate:
         text = self._render(marked, add_generation_prompt, thinking, tools)
         parts = split_at_sentinels(text, contents)
         whole = self._render(turns, add_generation_prompt, thinking, tools)
-        for found in (parts, without_line_ends(parts)):
+        for line_ends in ("", "\n", "\n\n"):
+            found = without_line_ends(parts, line_ends)
             if "".join(part if isinstance(part, str) else part.text for part in found) == whole:
-                roles = [turn["role"] for turn in turns]
-                return _label(found, roles, not add_generation_prompt, self.eos_token)
+                return _label(found, turns, not add_generation_prompt, self.eos_token)
         return None
 
 
 def _label(
-    parts: list[str | Content], roles: list[SegmentRole], is_document: bool, eos_token: str
+    parts: list[str | Content], turns: list[dict[str, Any]], is_document: bool, eos_token: str
 ) -> list[Piece]:
     """Say of every part what it is and who writes it. A document's replies must stop."""
+    roles: list[SegmentRole] = [turn["role"] for turn in turns]
     pieces: list[Piece] = []
     before: Content | None = None
     for index, part in enumerate(parts):
@@ -263,7 +269,8 @@ def _label(
             continue
         stop = next((token for token in (IM_END, eos_token) if token and token in part), "")
         if stop or (after is not None and after.message == before.message):
-            own, rest = _after_assistant(part, before, stop)
+            calls = str(turns[before.message].get("tool_calls") or "")
+            own, rest = _after_assistant(part, before, stop, calls)
         elif is_document:
             raise _no_stop(eos_token)
         else:
@@ -284,7 +291,7 @@ def _no_stop(eos_token: str) -> DataError:
     )
 
 
-def _after_assistant(text: str, before: Content, stop: str) -> tuple[list[Piece], str]:
+def _after_assistant(text: str, before: Content, stop: str, calls: str) -> tuple[list[Piece], str]:
     """Take apart what follows an assistant's text: its own close marker, calls and stop token.
 
     Also returns the rest, the next turn's opening, which the model does not write.
@@ -297,12 +304,16 @@ def _after_assistant(text: str, before: Content, stop: str) -> tuple[list[Piece]
         while body[end : end + 1] == "\n":
             end += 1
         close = body[:end]
-    parts: list[tuple[str, Kind]] = [
-        (close, "markup"),
-        (body[len(close) :], "answer"),
-        (stop, "markup"),
+    parts: list[tuple[str, Kind, str | None]] = [
+        (close, "markup", None),
+        (body[len(close) :], "answer", calls),
+        (stop, "markup", None),
     ]
-    return [Piece(t, kind, "assistant", True, before.message) for t, kind in parts if t], rest
+    return [
+        Piece(part, kind, "assistant", True, before.message, own)
+        for part, kind, own in parts
+        if part
+    ], rest
 
 
 @lru_cache(maxsize=64)
@@ -350,7 +361,10 @@ def encoded_parts(piece: Piece, tokenizer: TextTokenizer) -> list[str]:
         )
     if piece.kind == "markup":
         return [piece.text]
-    return tokenizer.plain_parts(piece.text, TOOL_MARKERS if piece.role == "assistant" else ())
+    allowed = list(TOOL_MARKERS if piece.role == "assistant" else ())
+    if piece.calls is not None:  # the template's own markers, but none that a call brings along
+        allowed += [token for token in tokenizer.special_tokens if token not in piece.calls]
+    return tokenizer.plain_parts(piece.text, allowed)
 
 
 def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:

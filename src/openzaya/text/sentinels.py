@@ -119,8 +119,8 @@ def split_at_sentinels(text: str, contents: Sequence[Content]) -> list[str | Con
     return parts
 
 
-def without_line_ends(parts: Sequence[str | Content]) -> list[str | Content]:
-    """Take away the line ends that templates put between a content and the calls behind it.
+def without_line_ends(parts: Sequence[str | Content], line_ends: str) -> list[str | Content]:
+    """Take away `line_ends` that a template puts between a content and the calls behind it.
 
     Where there is no content, they write none.
     """
@@ -128,7 +128,7 @@ def without_line_ends(parts: Sequence[str | Content]) -> list[str | Content]:
     for part in parts:
         before = found[-1] if found else None
         if isinstance(part, str) and isinstance(before, Content) and not before.text:
-            found.append(part.removeprefix("\n"))
+            found.append(part.removeprefix(line_ends))
         else:
             found.append(part)
     return found
