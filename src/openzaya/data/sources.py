@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
+from openzaya.data.subsets import check_subsets
 
 _ARROW = (".arrow", ".feather")
 _JSON = (".json", ".json.gz", ".json.zst")
@@ -144,6 +145,9 @@ def _files(place: str) -> list[str]:
         files = _remote_files(place)
     elif Path(place).is_dir():
         files = _data_in(Path(place).rglob("*"), Path(place))
+        card = Path(place) / "README.md"
+        readme = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        check_subsets(place, readme, [Path(file).relative_to(place).as_posix() for file in files])
     elif Path(place).is_file():
         files = [place]
     else:
@@ -198,8 +202,12 @@ def _remote_files(place: str) -> list[str]:
         system, path = core.url_to_fs(place)
         if "http" in system.protocol and path.endswith(SUFFIXES):
             return [place]  # to list it would fetch it whole, and take its links for files
-        paths = system.find(path) if system.isdir(path) else system.glob(path)
-    named = [str(item) for item in paths if _is_data(Path(str(item)), Path(path))]
+        is_folder, root = system.isdir(path), f"{path.rstrip('/')}/"
+        paths = list(map(str, system.find(path) if is_folder else system.glob(path)))
+        has_card = is_folder and f"{root}README.md" in paths
+        readme = system.cat_file(f"{root}README.md").decode(errors="replace") if has_card else ""
+    named = [item for item in paths if _is_data(Path(item), Path(path))]
+    check_subsets(place, readme, [item.removeprefix(root) for item in named])
     return [str(system.unstrip_protocol(item)) for item in named]
 
 
