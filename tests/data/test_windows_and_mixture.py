@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from openzaya.core.errors import DataError
 from openzaya.core.seeding import numpy_stream
-from openzaya.data.ap_trim import ApTrimConfig, ap_trim, fit
+from openzaya.data.ap_trim import ApTrimConfig, _clip, ap_trim, fit
 from openzaya.data.documents import Corpus, load_corpus, save_corpus
 from openzaya.data.mixture import Mixture
 from openzaya.data.windows import Window, build_windows
@@ -246,3 +246,12 @@ def test_a_trimmed_conversation_keeps_its_mask_in_the_window():
     document = conversation([(2, [10], 2)])
     (window,) = build_windows([document], len(document) - 4)
     assert window.loss_mask.tolist() == [False] * 5 + [True] * 12
+
+
+def test_a_window_of_a_long_document_is_gathered_without_making_its_other_pieces():
+    document = text_document(range(100), "web")
+    windows = build_windows([document], 10)
+    with patch("openzaya.data.ap_trim._clip", wraps=_clip) as clips:
+        found = sorted(window.tokens.tolist() for window in windows)
+    assert found == [list(range(start, start + 10)) for start in range(0, 100, 10)]
+    assert clips.call_count == 10
