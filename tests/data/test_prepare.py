@@ -208,6 +208,8 @@ def test_bad_records_are_counted_quarantined_and_beyond_a_share_stop_the_run(tmp
         for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     ]
     assert len(bad) == 25
+    (tmp_path / "out" / "shards" / "00000" / "bad.jsonl").write_bytes(b"\xff")  # bit rot
+    assert prepare(tmp_path / "out", {"a": str(file)}, model, loose) == card
     assert [entry["place"] for entry in bad] == sorted(entry["place"] for entry in bad)
     assert bad[0] == {
         "source": "a",
@@ -296,6 +298,10 @@ def test_damage_and_unfinished_folders_are_noticed(tmp_path, model):
     (out / "shards" / "00001").rename(out / "shards" / "00000")
     (out / "shards" / "was").rename(out / "shards" / "00001")
     with pytest.raises(DataError, match="not the one in the manifest"):
+        load_prepared(out)
+    manifest = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(manifest.replace('"documents"', '"dokuments"'))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         load_prepared(out)
     (out / "manifest.json").unlink()
     with pytest.raises(DataError, match="it continues where it stopped"):

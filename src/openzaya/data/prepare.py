@@ -131,7 +131,9 @@ def prepare(
             )
         manifest = write_manifest(root, shards)
         quarantine = [
-            (root / "shards" / shard["name"] / "bad.jsonl").read_text(encoding="utf-8")
+            (root / "shards" / shard["name"] / "bad.jsonl").read_text(
+                encoding="utf-8", errors="replace"
+            )
             for shard in shards
         ]
         write_whole(root / "quarantine.jsonl", "".join(quarantine))
