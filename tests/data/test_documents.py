@@ -129,6 +129,7 @@ def flip(path, at, bit=1):
         ("segments.npy", 128 + 12, 2),  # neither trained nor not
         ("documents.npy", 128 + 24, 1),  # where the second document begins
         ("documents.npy", 128 + 32, 1),  # its first segment
+        ("documents.npy", 128 + 34, 1),  # the same, far behind the last
         ("documents.npy", 128 + 16, 1),  # a data set that there is not
         ("documents.npy", 62, 1),  # the header: numpy's own errors are of many kinds
         ("tokens.npy", 10, 1),
