@@ -364,6 +364,14 @@ def test_a_template_that_writes_no_reasoning_stops_the_run_with_the_cure(tmp_pat
         prepare(tmp_path / "out", sources, model, PrepareConfig())
 
 
+def test_columns_of_a_table_that_mean_nothing_here_may_hold_anything(tmp_path, model):
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"text": ["x"], "at": arrow.array([1 << 62], arrow.timestamp("us"))})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    card = prepare(tmp_path / "out", {"a": str(tmp_path / "a.parquet")}, model)
+    assert (card["documents"], card["sources"]["a"]["bad"]) == (1, {})
+
+
 def test_a_large_vocabulary_is_stored_in_four_bytes():
     from openzaya.data.documents import token_dtype
 

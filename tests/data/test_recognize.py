@@ -5,7 +5,7 @@ import json
 import pytest
 
 from openzaya.core.errors import DataError
-from openzaya.data.recognize import Conversation, recognize
+from openzaya.data.recognize import FIELDS, Conversation, recognize
 
 ASKED = {"role": "user", "content": "1+1?"}
 THOUGHT = {"role": "assistant", "content": "2", "reasoning": "one and one"}
@@ -169,3 +169,18 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
 def test_a_record_without_meaning_is_refused_with_a_reason(record, reason):
     with pytest.raises(DataError, match=reason):
         recognize(record)
+
+
+def test_the_fields_of_a_table_that_are_read_are_those_looked_for():
+    asked = set()
+
+    class Watched(dict):
+        def get(self, key, default=None):
+            asked.add(key)
+            return super().get(key, default)
+
+    for record in ({"messages": [ASKED, PLAIN]}, {"question": "q", "answer": "a"}):
+        recognize(Watched(record))
+    with pytest.raises(DataError, match="unknown shape"):
+        recognize(Watched())
+    assert asked == FIELDS

@@ -27,6 +27,7 @@ from openzaya.core.files import write_whole
 from openzaya.data.card import shard_counts, write_card
 from openzaya.data.documents import load_corpus, save_corpus, token_dtype
 from openzaya.data.encoding import BadRecord, Encoder
+from openzaya.data.recognize import FIELDS
 from openzaya.data.shards import (
     FORMAT,
     read_table,
@@ -267,7 +268,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
         _encoders[own] = (TextTokenizer.load(own), ChatTemplate.load(own))
     tokenizer, chat = _encoders[own]
     encoder = Encoder(tokenizer, chat, loss=settings.loss, most_tokens=settings.max_tokens)
-    rows = rows_of(chunk, settings.max_line_bytes)
+    rows = rows_of(chunk, settings.max_line_bytes, FIELDS)
     documents = encoder.documents(rows, chunk.source)
     fingerprint, made = "", list(islice(documents, 1))
     stored = None

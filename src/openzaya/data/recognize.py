@@ -30,6 +30,10 @@ _QUESTIONS = ("question", "problem", "instruction", "query", "prompt", "input")
 _ANSWERS = ("answer", "solution", "output", "response", "completion")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 _TEXTS = ("text", "content")
+FIELDS = frozenset(
+    (*_TURNS, *_QUESTIONS, *_ANSWERS, *_REASONING, *_TEXTS, "system", "tools", "functions")
+)
+"""What is looked for in a record."""
 _CALLERS = ("function_call", "tool_call")
 _ROLES = {
     **{role: role for role in ("system", "user", "assistant", "tool")},
