@@ -101,7 +101,7 @@ def test_damage_is_noticed_and_nothing_is_overwritten(tmp_path):
     with pytest.raises(DataError, match="does not match its fingerprint"):
         load_corpus(folder, verify=True)
     np.save(folder / "tokens.npy", np.arange(2, dtype=np.int32))
-    with pytest.raises(DataError, match="the table ends at"):
+    with pytest.raises(DataError, match="do not describe its 2 tokens"):
         load_corpus(folder)
     meta = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps({**meta, "format": 99}))
@@ -112,3 +112,48 @@ def test_damage_is_noticed_and_nothing_is_overwritten(tmp_path):
         load_corpus(folder)
     with pytest.raises(DataError, match="no documents"):
         save_corpus(tmp_path / "empty", [])
+
+
+def flip(path, at, bit=1):
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= bit
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "bit"),
+    [
+        ("segments.npy", 128, 64),  # a kind that there is not
+        ("segments.npy", 128 + 4, 64),  # a role
+        ("segments.npy", 128 + 8, 1),  # a length
+        ("segments.npy", 128 + 12, 2),  # neither trained nor not
+        ("documents.npy", 128 + 24, 1),  # where the second document begins
+        ("documents.npy", 128 + 32, 1),  # its first segment
+        ("documents.npy", 128 + 34, 1),  # the same, far behind the last
+        ("documents.npy", 128 + 16, 1),  # a data set that there is not
+        ("documents.npy", 62, 1),  # the header: numpy's own errors are of many kinds
+        ("tokens.npy", 10, 1),
+        ("corpus.json", 4, 1),  # the name of a field
+    ],
+)
+def test_a_flipped_bit_in_what_tells_documents_apart_is_noticed_at_once(tmp_path, name, at, bit):
+    save_corpus(tmp_path, [conversation([(1, [3], 2)]), text_document([7, 8], "chat")])
+    load_corpus(tmp_path)
+    flip(tmp_path / name, at, bit)
+    with pytest.raises(DataError, match="prepare the data again"):
+        load_corpus(tmp_path)
+
+
+def test_a_corpus_that_is_replaced_while_it_is_read_is_noticed(tmp_path):
+    for number in range(2):
+        save_corpus(tmp_path / f"{number}", [text_document([number, 8], "web")])
+    corpus, read_before = load_corpus(tmp_path / "0"), load_corpus(tmp_path / "0")
+    assert read_before[0].tokens.tolist() == [0, 8]
+    (tmp_path / "0").rename(tmp_path / "gone")
+    (tmp_path / "1").rename(tmp_path / "0")
+    with pytest.raises(DataError, match="was replaced while it was read"):
+        corpus[0]
+    assert read_before[0].tokens.tolist() == [0, 8]  # it holds the old file
+    (tmp_path / "0" / "tokens.npy").unlink()
+    with pytest.raises(DataError, match="was replaced while it was read"):
+        corpus[0]

@@ -208,6 +208,8 @@ def test_bad_records_are_counted_quarantined_and_beyond_a_share_stop_the_run(tmp
         for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     ]
     assert len(bad) == 25
+    (tmp_path / "out" / "shards" / "00000" / "bad.jsonl").write_bytes(b"\xff")  # bit rot
+    assert prepare(tmp_path / "out", {"a": str(file)}, model, loose) == card
     assert [entry["place"] for entry in bad] == sorted(entry["place"] for entry in bad)
     assert bad[0] == {
         "source": "a",
@@ -297,6 +299,10 @@ def test_damage_and_unfinished_folders_are_noticed(tmp_path, model):
     (out / "shards" / "was").rename(out / "shards" / "00001")
     with pytest.raises(DataError, match="not the one in the manifest"):
         load_prepared(out)
+    manifest = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(manifest.replace('"documents"', '"dokuments"'))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        load_prepared(out)
     (out / "manifest.json").unlink()
     with pytest.raises(DataError, match="it continues where it stopped"):
         load_prepared(out)
@@ -342,11 +348,28 @@ def test_documents_of_a_chunk_are_not_held_in_memory(tmp_path, model):
 def test_a_source_without_any_document_and_impossible_settings_are_refused(tmp_path, model):
     file = tmp_path / "a.jsonl"
     file.write_text("\n\n{\n")
-    with pytest.raises(DataError, match="no documents"):
+    with pytest.raises(DataError, match=r"no documents .*: invalid JSON \(1\); see"):
         prepare(tmp_path / "out", {"a": str(file)}, model)
     for wrong in ({"chunk_bytes": 0}, {"max_bad_share": 1.5}, {"contexts": (0,)}):
         with pytest.raises(ConfigError, match="correct it"):
             PrepareConfig(**wrong)
+
+
+def test_a_template_that_writes_no_reasoning_stops_the_run_with_the_cure(tmp_path, model):
+    body = "{% for m in messages %}{{ m.role }}{{ m.content }}<|im_end|>{% endfor %}"
+    (model / "chat_template.jinja").write_text(body)
+    sources, conversations, _ = write_sources(tmp_path)
+    lost = sum(any(turn.get("reasoning") for turn in talk) for talk in conversations)
+    with pytest.raises(DataError, match=rf"leaves out reasoning, .* \({lost}\)\. They"):
+        prepare(tmp_path / "out", sources, model, PrepareConfig())
+
+
+def test_columns_of_a_table_that_mean_nothing_here_may_hold_anything(tmp_path, model):
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"text": ["x"], "at": arrow.array([1 << 62], arrow.timestamp("us"))})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    card = prepare(tmp_path / "out", {"a": str(tmp_path / "a.parquet")}, model)
+    assert (card["documents"], card["sources"]["a"]["bad"]) == (1, {})
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes():

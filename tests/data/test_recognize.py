@@ -5,7 +5,7 @@ import json
 import pytest
 
 from openzaya.core.errors import DataError
-from openzaya.data.recognize import Conversation, recognize
+from openzaya.data.recognize import FIELDS, Conversation, recognize
 
 ASKED = {"role": "user", "content": "1+1?"}
 THOUGHT = {"role": "assistant", "content": "2", "reasoning": "one and one"}
@@ -74,7 +74,7 @@ def test_a_known_shape_becomes_its_turns(record, messages):
 )
 def test_calls_are_found_in_every_shape(calls):
     turns = [ASKED, {"role": "assistant", "content": None, **calls}, PLAIN]
-    call = {"function": {"name": "add", "arguments": {"x": 1}}}
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
     assert recognize({"messages": turns}).messages[1] == {
         "role": "assistant",
         "content": "",
@@ -110,11 +110,11 @@ def test_plain_text_stays_plain_text():
 
 
 def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
-    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
     tools = [{"type": "function", "function": {"name": "add"}}]
     turns = [
         ASKED,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "a", **call}]},
         {"role": "observation", "content": "2"},
         PLAIN,
     ]
@@ -130,7 +130,7 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
         "role": "assistant",
         "content": "",
         "reasoning": "",
-        "tool_calls": [{"function": {"name": "add", "arguments": {"x": 1}}}],
+        "tool_calls": [{**call, "function": {"name": "add", "arguments": {"x": 1}}}],
     }
     assert found.messages[2]["role"] == "tool"
     call["function"]["arguments"] = {"x": 1, "y": None}  # a column of another tool
@@ -169,3 +169,18 @@ def test_tool_calls_and_tools_are_found_in_objects_and_in_json_text():
 def test_a_record_without_meaning_is_refused_with_a_reason(record, reason):
     with pytest.raises(DataError, match=reason):
         recognize(record)
+
+
+def test_the_fields_of_a_table_that_are_read_are_those_looked_for():
+    asked = set()
+
+    class Watched(dict):
+        def get(self, key, default=None):
+            asked.add(key)
+            return super().get(key, default)
+
+    for record in ({"messages": [ASKED, PLAIN]}, {"question": "q", "answer": "a"}):
+        recognize(Watched(record))
+    with pytest.raises(DataError, match="unknown shape"):
+        recognize(Watched())
+    assert asked == FIELDS

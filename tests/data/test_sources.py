@@ -259,3 +259,21 @@ def test_files_of_arrow_and_feather_are_read_in_small_batches(tmp_path, compress
         (tmp_path / name).write_bytes(b"ARROW1 and nothing else")
         with pytest.raises(DataError, match="is damaged"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+def test_columns_that_nobody_asked_for_are_not_read(tmp_path, name):
+    """Dates in nanoseconds or out of Python's range, as pandas writes them, ended the run."""
+    arrow = pytest.importorskip("pyarrow")
+    ever = arrow.array([1, 1 << 62], arrow.timestamp("us"))
+    table = arrow.table({"text": ["x", "y"], "at": ever, "note": ["m", "n"]})
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / name)
+    else:
+        pytest.importorskip("pyarrow.feather").write_feather(table, tmp_path / name)
+    (chunk,) = chunks_of("s", str(tmp_path), MOST)
+    rows = [row.value for row in rows_of(chunk, MOST, {"text", "messages"})]
+    assert rows == [{"text": "x"}, {"text": "y"}]
+    for fields in ((), {"messages"}):  # without a known column, all are shown
+        with pytest.raises(DataError, match=r"is damaged or cannot be read .*out of range"):
+            list(rows_of(chunk, MOST, fields))

@@ -76,7 +76,45 @@ def test_a_turn_whose_reasoning_the_template_leaves_out_is_not_trained():
     thought = [ASKED[0], Message("assistant", "A", "Q"), ASKED[2], Message("assistant", "B", "R")]
     document = THINKS_ITSELF.encode_turns(thought, BARE)
     assert trained(document, BARE) == "<think>\nR\n</think>\n\nB<|im_end|>"
-    assert trained(HEADED.encode_turns(thought, HEADS), HEADS) == "A<|eot|>B<|eot|>"
+    ends_without = [*thought[:3], Message("assistant", "B")]
+    assert trained(THINKS_ITSELF.encode_turns(ends_without, BARE), BARE) == "B<|im_end|>"
+
+
+CALLS = [{"function": {"name": "f", "arguments": {}}}, {"name": "g", "arguments": {}}]
+CALLING = [*ASKED, {"role": "assistant", "content": "", "tool_calls": CALLS}]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+FIRST_CALL = HEADED.source.replace(
+    "{{ m.content }}", "{{ m.content }}{{ m.tool_calls[0].function.name if m.tool_calls }}"
+)
+ALL_CALLS = HEADED.source.replace(
+    "{{ m.content }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ (c.function or c).name }}{% endfor %}",
+)
+CALLS_ALONE = ALL_CALLS.replace("{{ m.content }}", "{{ m.content if not m.tool_calls }}")
+NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 'system' %}")
+
+
+@pytest.mark.parametrize(
+    ("lost", "source", "messages", "tools"),
+    [
+        ("reasoning", HEADED.source, [*ASKED, Message("assistant", "B", "R")], None),
+        ("tool_calls", HEADED.source, CALLING, None),
+        ("tool_calls", FIRST_CALL, CALLING, None),
+        ("the place of the text beside tool_calls", CALLS_ALONE, CALLING, None),
+        ("tools", ALL_CALLS, CALLING, TOOLS),
+        ("the text of the system", NO_SYSTEM, [Message("system", "S"), *CHAT], None),
+    ],
+)
+def test_what_a_template_would_lose_without_a_word_is_refused(lost, source, messages, tools):
+    chat = replace(HEADED, source=source)
+    with pytest.raises(DataError, match=f"leaves out {lost}, expected one .*take {lost} out"):
+        chat.encode_turns(messages, HEADS, tools=tools)
+    assert chat.encode_prompt(messages[:1], HEADS, tools=tools)
+
+
+def test_calls_that_a_template_writes_are_trained():
+    document = replace(HEADED, source=ALL_CALLS).encode_turns(CALLING, HEADS)
+    assert trained(document, HEADS) == "A<|eot|>fg<|eot|>"
 
 
 def test_the_stop_token_and_one_of_several_templates_are_read_from_the_folder(tmp_path):
@@ -86,3 +124,54 @@ def test_the_stop_token_and_one_of_several_templates_are_read_from_the_folder(tm
         text = json.dumps({**config, "chat_template": chat_template})
         (tmp_path / "tokenizer_config.json").write_text(text)
         assert ChatTemplate.load(tmp_path) == HEADED
+
+
+@pytest.mark.parametrize("between", ["", "\\n", "\\n\\n"])
+def test_calls_stand_behind_a_text_or_alone(between):
+    """Qwen 3.5 writes an empty line in front of calls, but only behind a text."""
+    source = ALL_CALLS.replace(
+        "{% for c", f"{{{{ '{between}' if m.content and m.tool_calls }}}}{{% for c"
+    )
+    for content in ("", "hm"):
+        messages = [*ASKED, {**CALLING[-1], "content": content}]
+        document = replace(HEADED, source=source).encode_turns(messages, HEADS)
+        ends = between.replace("\\n", "\n") if content else ""
+        assert trained(document, HEADS) == f"A<|eot|>{content}{ends}fg<|eot|>"
+
+
+def test_the_tags_by_which_transformers_finds_replies_change_nothing():
+    tagged = HEADED.source.replace(
+        "{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"
+    )
+    document = replace(HEADED, source=tagged).encode_turns(CHAT, HEADS)
+    assert document.tokens.tolist() == HEADED.encode_turns(CHAT, HEADS).tokens.tolist()
+
+
+CALL_OPEN, CALL_CLOSE = "<\uff5ccall\uff5c>", "<\uff5cend\uff5c>"
+CALLERS = TextTokenizer(
+    backend(markers=(*MARKERS, CALL_OPEN, CALL_CLOSE)), {"eos_token": "<|eot|>"}
+)
+
+
+@pytest.mark.parametrize("brought", ["", CALL_CLOSE])
+def test_markers_that_a_template_writes_around_calls_are_single_tokens(brought):
+    """DeepSeek's and others'; one that a call brings along is spelled out wherever it stands."""
+    source = ALL_CALLS.replace(
+        "{{ (c.function or c).name }}",
+        f"{CALL_OPEN}{{{{ c.name }}}}{{{{ c.arguments.x }}}}{CALL_CLOSE}",
+    )
+    chat = replace(HEADED, source=source)
+    call = {"name": "f", "arguments": {"x": brought}}
+    messages = [
+        ASKED[0],
+        {"role": "assistant", "content": CALL_OPEN, "tool_calls": [call]},
+        ASKED[2],
+    ]
+    document = chat.encode_turns([*messages, Message("assistant", "B")], CALLERS)
+    opened, closed = map(CALLERS.token_id, (CALL_OPEN, CALL_CLOSE))
+    text = document.tokens.tolist()
+    assert text.count(opened) == 1  # the template's, not the content's
+    assert text.count(closed) == (0 if brought else 1)
+    assert CALLERS.decode(text) == chat.render([*messages, Message("assistant", "B")], False)
+    prompt = chat.encode_prompt(messages, CALLERS)
+    assert prompt == text[: len(prompt)]

@@ -34,9 +34,11 @@ PREPARE = """
 A SOURCE is a file, a folder, a pattern or a URL, with NAME= in front to name the data set.
 Formats: jsonl and json, also .gz and .zst, parquet, arrow, feather and the folders of Hugging Face
 `datasets`; only json and .gz do without openzaya[data]. What is held out (test, validation) is not
-read along with what is trained: name one of them, such as 'data/train' or 'data/**/train*'.
+read along with what is trained: name one of them, such as 'data/train' or 'data/**/train*'. Of a
+folder whose README.md names several configurations, name the files of each that you mean.
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
-completion; question and answer. Killed? Run the same command again: finished chunks are kept.
+completion; question and answer. A record of which the folder's chat template would leave something
+out (reasoning, calls, tools) is bad. Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share
 """
 SHOWN_TOKENS = 160

@@ -47,6 +47,7 @@ EXTRAS = {
     "math_verify": "rl",
     "pyarrow": "data",
     "fsspec": "data",
+    "yaml": "data",
 }
 """Optional distributions by the extra that brings them."""
 

@@ -176,10 +176,14 @@ def fit(
     may_split = {"split_text": is_text, "split": True, "drop": False}[settings.no_reasoning]
     if not may_split or any(s.kind == "think" for s in document.segments):
         return []
-    starts = range(0, len(document), context_tokens)
-    return [
-        Trimmed(_clip(document, start, start + context_tokens), "split", 0, 0) for start in starts
-    ]
+    parts = range(-(-len(document) // context_tokens))
+    return [split_part(document, context_tokens, part) for part in parts]
+
+
+def split_part(document: Document, context_tokens: int, part: int) -> Trimmed:
+    """Return one piece, from 0 on, of a document that `fit` splits, without making the others."""
+    start = part * context_tokens
+    return Trimmed(_clip(document, start, start + context_tokens), "split", 0, 0)
 
 
 def trim_report(

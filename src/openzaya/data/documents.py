@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal, overload
 
 import numpy as np
@@ -85,6 +86,8 @@ class Corpus(StoredDocuments):
     """Names of the data sets."""
     fingerprint: str
     """Hash of all contents; the same documents always give the same one."""
+    written: tuple[int, int]
+    """Size of the token file in bytes, and when it was written last, in nanoseconds."""
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -180,7 +183,9 @@ def load_corpus(folder: str | Path, *, verify: bool = False) -> Corpus:
         table = np.load(root / "segments.npy", allow_pickle=False)
         places = np.load(root / "documents.npy", allow_pickle=False)
         tokens = np.load(root / "tokens.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        sources, fingerprint = tuple(meta["sources"]), str(meta["fingerprint"])
+    # The last two: headers of numpy and tables in JSON with a flipped bit.
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, KeyError) as error:
         raise DataError(
             f"{root} cannot be read as a corpus ({error}); expected corpus.json and "
             f"{', '.join(_FILES)}: prepare the data again"
@@ -190,31 +195,66 @@ def load_corpus(folder: str | Path, *, verify: bool = False) -> Corpus:
             f"{root} has corpus format {meta.get('format')}, expected {_FORMAT}; "
             "prepare the data again"
         )
-    if verify and _fingerprint(root, meta["sources"]) != meta["fingerprint"]:
+    if verify and _fingerprint(root, sources) != fingerprint:
         raise DataError(
-            f"{root} does not match its fingerprint {meta['fingerprint']}: its files changed after "
+            f"{root} does not match its fingerprint {fingerprint}: its files changed after "
             "they were written; prepare the data again"
         )
-    if tuple(places[-1, :2]) != (len(tokens), len(table)):
+    if not _agree(table, places, tokens, len(sources)):
         raise DataError(
-            f"{root}: the table ends at {places[-1, :2].tolist()}, the files hold {len(tokens)} "
-            f"tokens and {len(table)} segments; prepare the data again"
+            f"{root} is damaged: its tables, of {len(places) - 1} documents and {len(table)} "
+            f"segments, do not describe its {len(tokens)} tokens; prepare the data again"
         )
     return Corpus(
         folder=root,
         table=table,
         places=np.ascontiguousarray(places[:, :2]),
         source_of=places[:-1, 2].astype(np.int32),
-        sources=tuple(meta["sources"]),
-        fingerprint=meta["fingerprint"],
+        sources=sources,
+        fingerprint=fingerprint,
+        written=_written(root),
     )
+
+
+def _agree(
+    table: NDArray[np.int32], places: NDArray[np.int64], tokens: StoredTokens, num_sources: int
+) -> bool:
+    """Say whether the tables divide all tokens into documents, and those into segments."""
+    shapes = table.ndim, table.shape[1:], places.ndim, places.shape[1:], tokens.ndim
+    types = table.dtype.str, places.dtype.str
+    if shapes != (2, (_COLUMNS,), 2, (3,), 1) or types != ("<i4", "<i8"):
+        return False
+    rows, source_of = places[:, 1], places[:-1, 2]
+    if (table < [0, 0, 1, 0]).any() or (table >= [len(KINDS), len(ROLES), 1 << 31, 2]).any():
+        return False
+    if rows[0] or rows[-1] != len(table) or (np.diff(rows) < 1).any():
+        return False
+    ends = np.concatenate([[0], np.cumsum(table[:, 2], dtype=np.int64)])
+    known = tokens.dtype.str in ("<u2", "<i4") and bool(
+        ((source_of >= 0) & (source_of < num_sources)).all()
+    )
+    return known and ends[-1] == len(tokens) and np.array_equal(ends[rows], places[:, 0])
 
 
 @lru_cache(maxsize=64)
 def _mapped(corpus: Corpus) -> StoredTokens:
     """Map a token file; each one that stays mapped costs a file descriptor, so only some do."""
+    if _written(corpus.folder) != corpus.written:
+        raise DataError(
+            f"{corpus.folder} was replaced while it was read; stop what writes there, and start "
+            "again what reads it"
+        )
     found: StoredTokens = np.load(corpus.folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
     return found
+
+
+def _written(folder: Path) -> tuple[int, int]:
+    """Return size and time of the token file, zeros when it is gone."""
+    try:
+        state = (folder / "tokens.npy").stat()
+    except OSError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
 
 
 def _fingerprint(root: Path, sources: Sequence[str]) -> str:

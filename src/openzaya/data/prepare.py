@@ -27,6 +27,7 @@ from openzaya.core.files import write_whole
 from openzaya.data.card import shard_counts, write_card
 from openzaya.data.documents import load_corpus, save_corpus, token_dtype
 from openzaya.data.encoding import BadRecord, Encoder
+from openzaya.data.recognize import FIELDS
 from openzaya.data.shards import (
     FORMAT,
     read_table,
@@ -126,11 +127,14 @@ def prepare(
             _check_bad(root, shards, progress, settings)
         if not any(shard["documents"] for shard in shards):
             raise DataError(
-                f"no documents for {root}, expected at least one; see shards/*/bad.jsonl"
+                f"no documents for {root}, expected at least one{_reasons(shards)}; see "
+                "shards/*/bad.jsonl"
             )
         manifest = write_manifest(root, shards)
         quarantine = [
-            (root / "shards" / shard["name"] / "bad.jsonl").read_text(encoding="utf-8")
+            (root / "shards" / shard["name"] / "bad.jsonl").read_text(
+                encoding="utf-8", errors="replace"
+            )
             for shard in shards
         ]
         write_whole(root / "quarantine.jsonl", "".join(quarantine))
@@ -264,7 +268,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
         _encoders[own] = (TextTokenizer.load(own), ChatTemplate.load(own))
     tokenizer, chat = _encoders[own]
     encoder = Encoder(tokenizer, chat, loss=settings.loss, most_tokens=settings.max_tokens)
-    rows = rows_of(chunk, settings.max_line_bytes)
+    rows = rows_of(chunk, settings.max_line_bytes, FIELDS)
     documents = encoder.documents(rows, chunk.source)
     fingerprint, made = "", list(islice(documents, 1))
     stored = None
@@ -309,15 +313,20 @@ def _check_bad(
     allowed = max(settings.bad_allowed, int(settings.max_bad_share * seen))
     if progress.bad <= allowed:
         return
+    raise DataError(
+        f"{progress.bad} of {seen} records are bad, expected at most {allowed}{_reasons(shards)}. "
+        f"They are listed in {root}/shards/*/bad.jsonl; mend the source and start a new folder, or "
+        "raise max_bad_share or bad_allowed and run it again: what is done is kept"
+    )
+
+
+def _reasons(shards: Sequence[Shard]) -> str:
+    """Return the most frequent reasons for leaving records out, as the end of a sentence."""
     reasons: Counter[str] = Counter()
     for shard in shards:
         reasons.update(shard["bad"])
-    worst = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-    raise DataError(
-        f"{progress.bad} of {seen} records are bad, expected at most {allowed}: {worst}. They are "
-        f"listed in {root}/shards/*/bad.jsonl; mend the source and start a new folder, or raise "
-        "max_bad_share or bad_allowed and run it again: what is done is kept"
-    )
+    worst = [f"{reason} ({count})" for reason, count in reasons.most_common(3)]
+    return f": {'; '.join(worst)}" if worst else ""
 
 
 @contextmanager

@@ -30,6 +30,10 @@ _QUESTIONS = ("question", "problem", "instruction", "query", "prompt", "input")
 _ANSWERS = ("answer", "solution", "output", "response", "completion")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 _TEXTS = ("text", "content")
+FIELDS = frozenset(
+    (*_TURNS, *_QUESTIONS, *_ANSWERS, *_REASONING, *_TEXTS, "system", "tools", "functions")
+)
+"""What is looked for in a record."""
 _CALLERS = ("function_call", "tool_call")
 _ROLES = {
     **{role: role for role in ("system", "user", "assistant", "tool")},
@@ -188,7 +192,8 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError("a tool call needs a name and an object of arguments")
     # Columns of a table hold every argument of every tool: those without a value were not given.
     given = {key: value for key, value in (arguments or {}).items() if value is not None}
-    return {"function": {"name": body["name"], "arguments": given}}
+    # Some templates write the type.
+    return {"type": "function", "function": {"name": body["name"], "arguments": given}}
 
 
 def _objects(value: object, name: str) -> list[dict[str, Any]]:

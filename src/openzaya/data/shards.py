@@ -76,20 +76,26 @@ def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedData:
     root = Path(folder)
     manifest = read_table(root / "manifest.json")
     _check_format(root, manifest)
+    try:
+        entries = [(e["name"], e["documents"], e["fingerprint"]) for e in manifest["shards"]]
+        fingerprint = str(manifest["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{root}/manifest.json is damaged ({error!r}); prepare the data again"
+        ) from error
     shards: list[Corpus] = []
     ends: list[int] = []
-    for entry in manifest["shards"]:
-        if not entry["documents"]:
+    for name, documents, expected in entries:
+        if not documents:
             continue
-        corpus = load_corpus(root / "shards" / entry["name"], verify=verify)
-        if (corpus.fingerprint, len(corpus)) != (entry["fingerprint"], entry["documents"]):
+        corpus = load_corpus(root / "shards" / name, verify=verify)
+        if (corpus.fingerprint, len(corpus)) != (expected, documents):
             raise DataError(
-                f"shard {entry['name']} of {root} is not the one in the manifest; prepare the "
-                "data again"
+                f"shard {name} of {root} is not the one in the manifest; prepare the data again"
             )
         shards.append(corpus)
         ends.append((ends[-1] if ends else 0) + len(corpus))
-    return PreparedData(tuple(shards), ends, manifest["fingerprint"])
+    return PreparedData(tuple(shards), ends, fingerprint)
 
 
 def write_manifest(root: Path, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:

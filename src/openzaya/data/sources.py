@@ -13,13 +13,14 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
+from openzaya.data.subsets import check_subsets
 
 _ARROW = (".arrow", ".feather")
 _JSON = (".json", ".json.gz", ".json.zst")
@@ -106,9 +107,10 @@ def chunks_of(name: str, place: str, chunk_bytes: int) -> list[Chunk]:
     return found
 
 
-def rows_of(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
+def rows_of(chunk: Chunk, most_bytes: int, fields: Collection[str] = ()) -> Iterator[Row]:
     """Go through the records of a chunk; lines longer than `most_bytes` come as faults.
 
+    Of a table that has any of these `fields`, no other column is read.
     Raises DataError when the file changed since the plan or is damaged as a whole.
     """
     if _state(chunk.file) != (chunk.size_bytes, chunk.version):
@@ -118,13 +120,14 @@ def rows_of(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
         )
     try:
         if chunk.file.endswith((".parquet", *_ARROW)):
-            yield from _table_rows(chunk)
+            yield from _table_rows(chunk, fields)
         elif chunk.file.endswith(_JSON):
             yield from _whole_or_lines(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
-    # pyarrow's errors are ValueErrors and OSErrors; a cut gzip stream is an EOFError.
-    except (OSError, ValueError, EOFError, RecursionError, zlib.error) as error:
+    # pyarrow's errors are ValueErrors, OSErrors or, for dates out of range, OverflowErrors; a cut
+    # gzip stream is an EOFError.
+    except (OSError, ValueError, EOFError, RecursionError, OverflowError, zlib.error) as error:
         raise DataError(
             f"{chunk.file} is damaged or cannot be read ({error}); fetch it again, or leave it out"
         ) from error
@@ -144,6 +147,9 @@ def _files(place: str) -> list[str]:
         files = _remote_files(place)
     elif Path(place).is_dir():
         files = _data_in(Path(place).rglob("*"), Path(place))
+        card = Path(place) / "README.md"
+        readme = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        check_subsets(place, readme, [Path(file).relative_to(place).as_posix() for file in files])
     elif Path(place).is_file():
         files = [place]
     else:
@@ -198,8 +204,12 @@ def _remote_files(place: str) -> list[str]:
         system, path = core.url_to_fs(place)
         if "http" in system.protocol and path.endswith(SUFFIXES):
             return [place]  # to list it would fetch it whole, and take its links for files
-        paths = system.find(path) if system.isdir(path) else system.glob(path)
-    named = [str(item) for item in paths if _is_data(Path(str(item)), Path(path))]
+        is_folder, root = system.isdir(path), f"{path.rstrip('/')}/"
+        paths = list(map(str, system.find(path) if is_folder else system.glob(path)))
+        has_card = is_folder and f"{root}README.md" in paths
+        readme = system.cat_file(f"{root}README.md").decode(errors="replace") if has_card else ""
+    named = [item for item in paths if _is_data(Path(item), Path(path))]
+    check_subsets(place, readme, [item.removeprefix(root) for item in named])
     return [str(system.unstrip_protocol(item)) for item in named]
 
 
@@ -340,24 +350,25 @@ def _fault(reason: str, line: bytes) -> Fault:
     return Fault(reason, line[:200].decode("utf-8", "backslashreplace").strip())
 
 
-def _table_rows(chunk: Chunk) -> Iterator[Row]:
+def _table_rows(chunk: Chunk, fields: Collection[str]) -> Iterator[Row]:
     """Go through the rows of parquet row groups or of an arrow file."""
     number = 0
     with _open(chunk.file) as stream:
         if chunk.file.endswith(_ARROW):
-            batches = _arrow_batches(stream)
+            batches = _arrow_batches(stream, fields)
         else:
             file = _package("pyarrow.parquet").ParquetFile(stream)
             groups = range(chunk.start)
             number = sum(file.metadata.row_group(i).num_rows for i in groups)
-            batches = file.iter_batches(256, row_groups=range(chunk.start, chunk.end))
+            names = [name for name in file.schema_arrow.names if name in fields] or None
+            batches = file.iter_batches(256, range(chunk.start, chunk.end), names)
         for batch in batches:
             for at, value in enumerate(_values(batch)):
                 yield Row(number + at, value)
             number += batch.num_rows
 
 
-def _arrow_batches(stream: IO[bytes]) -> Iterator[Any]:
+def _arrow_batches(stream: IO[bytes], fields: Collection[str] = ()) -> Iterator[Any]:
     """Go through a file of Arrow's (as Feather is) or a stream of it (as `datasets` writes it)."""
     ipc = _package("pyarrow.ipc")
     is_file = stream.read(6) == b"ARROW1"
@@ -367,7 +378,9 @@ def _arrow_batches(stream: IO[bytes]) -> Iterator[Any]:
         batches = map(file.get_batch, range(file.num_record_batches))
     else:
         batches = ipc.open_stream(stream)
-    for batch in batches:  # which may be the whole table
+    for whole in batches:  # which may be the whole table
+        known = [i for i, name in enumerate(whole.schema.names) if name in fields]
+        batch = whole.select(known) if known else whole
         for start in range(0, batch.num_rows, 256):
             yield batch.slice(start, 256)
 

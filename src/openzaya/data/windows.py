@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from openzaya.core.errors import DataError
 from openzaya.core.seeding import numpy_stream
-from openzaya.data.ap_trim import ApTrimConfig, Trimmed, fit
+from openzaya.data.ap_trim import ApTrimConfig, Trimmed, fit, split_part
 from openzaya.data.documents import StoredDocuments
 from openzaya.data.packing import pack
 from openzaya.text.document import Document, Mask, Tokens
@@ -48,7 +48,7 @@ class _Pieces:
     numbers: NDArray[np.int64]
     """[pieces]: which document."""
     parts: NDArray[np.int64]
-    """[pieces]: which of its pieces; 0 unless it was split."""
+    """[pieces]: which of its pieces; -1 unless it was split."""
     sizes: NDArray[np.int64]
     """[pieces]: tokens."""
     sources: Sequence[str]
@@ -56,9 +56,11 @@ class _Pieces:
 
     def piece(self, at: int) -> tuple[Document, Trimmed]:
         """Return a document and what stays of it, trimmed once more."""
-        document = self.documents[int(self.numbers[at])]
-        pieces = fit(document, self.context_tokens, self.config)
-        return document, pieces[int(self.parts[at])]
+        document, part = self.documents[int(self.numbers[at])], int(self.parts[at])
+        if part >= 0:
+            return document, split_part(document, self.context_tokens, part)
+        (piece,) = fit(document, self.context_tokens, self.config)
+        return document, piece
 
 
 class _PackedWindow(Window):
@@ -137,9 +139,9 @@ def _pieces(
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         sources = [document.source for document in documents]
     short = np.flatnonzero(lengths <= context_tokens)
-    whole = np.stack([short, np.zeros_like(short), lengths[short]])
+    whole = np.stack([short, np.full_like(short, -1), lengths[short]])
     cut = [
-        (number, part, piece.length)
+        (number, part if piece.rule == "split" else -1, piece.length)
         for number in np.flatnonzero(lengths > context_tokens).tolist()
         for part, piece in enumerate(fit(documents[number], context_tokens, config))
     ]

@@ -17,6 +17,7 @@ from openzaya.text.sentinels import (
     as_mapping,
     clean_conversation,
     clean_strings,
+    name_calls,
     place_sentinels,
     split_at_sentinels,
     without_line_ends,
@@ -46,6 +47,8 @@ class Piece:
     """True for what the model itself writes: reasoning, close marker, answer, stop token."""
     message: int
     """Index of the message that the piece belongs to."""
+    calls: str | None = None
+    """Where the template writes on a reply: the turn's calls as text, else None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,8 @@ class ChatTemplate:
         reasoning the template leaves out, as some do with earlier turns. `loss="last"` trains only
         the last assistant turn. The newline after the final stop token is left out: the stop token
         ends a document. Its text is otherwise what `render` returns.
+
+        Raises DataError when the template leaves out a text, calls, tools or all reasoning.
         """
         builder = DocumentBuilder(source)
         for piece, trained in self.document_pieces(messages, loss, tools):
@@ -166,6 +171,12 @@ class ChatTemplate:
                 "the chat template rewrites what messages contain, so reasoning and answers cannot "
                 "be found in its text; train with the pinned template (ChatTemplate.pinned())"
             )
+        if lost := self._left_out(turns, tools, pieces):
+            raise DataError(
+                f"the chat template leaves out {lost}, expected one that writes all that a record "
+                "holds; put such a chat_template.jinja into the tokenizer's folder, or take "
+                f"{lost} out of the records"
+            )
         openings = _openings(self)
         pieces = [part for piece in pieces for part in _split_opening(piece, openings)]
         first = 0
@@ -173,12 +184,33 @@ class ChatTemplate:
             assistants = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
             first = max(assistants, default=0)
         shown = {piece.message for piece in pieces if piece.kind == "think"}
-        thought = {i for i, turn in enumerate(turns) if turn.get("reasoning")}
-        rewritten = thought - shown if shown else set()
+        rewritten = {i for i, turn in enumerate(turns) if turn.get("reasoning")} - shown
         return [
             (piece, piece.generated and piece.message >= first and piece.message not in rewritten)
             for piece in pieces
         ]
+
+    def _left_out(
+        self, turns: list[dict[str, Any]], tools: Tools | None, pieces: Sequence[Piece]
+    ) -> str:
+        """Return what a record holds and the template never writes, empty when it writes all."""
+        if any(turn.get("reasoning") for turn in turns) and not _writes_reasoning(self):
+            return "reasoning"
+        written = {(piece.message, piece.text) for piece in pieces}
+        generated = {piece.message for piece in pieces if piece.generated}
+        for number, turn in enumerate(turns):
+            if turn["content"] and (number, turn["content"]) not in written:
+                return f"the text of the {turn['role']}"
+            if turn.get("tool_calls") and number not in generated:
+                return "the place of the text beside tool_calls"
+        named, names = name_calls(turns)
+        if names:
+            text = self._render(named, False, True, tools)
+            if any(name not in text for name in names):
+                return "tool_calls"
+        if tools and len({self._render(turns, False, True, given) for given in (tools, None)}) == 1:
+            return "tools"
+        return ""
 
     def _render(
         self, turns: list[dict[str, Any]], generate: bool, thinking: bool, tools: Tools | None
@@ -205,17 +237,18 @@ class ChatTemplate:
         text = self._render(marked, add_generation_prompt, thinking, tools)
         parts = split_at_sentinels(text, contents)
         whole = self._render(turns, add_generation_prompt, thinking, tools)
-        for found in (parts, without_line_ends(parts)):
+        for line_ends in ("", "\n", "\n\n"):
+            found = without_line_ends(parts, line_ends)
             if "".join(part if isinstance(part, str) else part.text for part in found) == whole:
-                roles = [turn["role"] for turn in turns]
-                return _label(found, roles, not add_generation_prompt, self.eos_token)
+                return _label(found, turns, not add_generation_prompt, self.eos_token)
         return None
 
 
 def _label(
-    parts: list[str | Content], roles: list[SegmentRole], is_document: bool, eos_token: str
+    parts: list[str | Content], turns: list[dict[str, Any]], is_document: bool, eos_token: str
 ) -> list[Piece]:
     """Say of every part what it is and who writes it. A document's replies must stop."""
+    roles: list[SegmentRole] = [turn["role"] for turn in turns]
     pieces: list[Piece] = []
     before: Content | None = None
     for index, part in enumerate(parts):
@@ -236,7 +269,8 @@ def _label(
             continue
         stop = next((token for token in (IM_END, eos_token) if token and token in part), "")
         if stop or (after is not None and after.message == before.message):
-            own, rest = _after_assistant(part, before, stop)
+            calls = str(turns[before.message].get("tool_calls") or "")
+            own, rest = _after_assistant(part, before, stop, calls)
         elif is_document:
             raise _no_stop(eos_token)
         else:
@@ -257,7 +291,7 @@ def _no_stop(eos_token: str) -> DataError:
     )
 
 
-def _after_assistant(text: str, before: Content, stop: str) -> tuple[list[Piece], str]:
+def _after_assistant(text: str, before: Content, stop: str, calls: str) -> tuple[list[Piece], str]:
     """Take apart what follows an assistant's text: its own close marker, calls and stop token.
 
     Also returns the rest, the next turn's opening, which the model does not write.
@@ -270,12 +304,16 @@ def _after_assistant(text: str, before: Content, stop: str) -> tuple[list[Piece]
         while body[end : end + 1] == "\n":
             end += 1
         close = body[:end]
-    parts: list[tuple[str, Kind]] = [
-        (close, "markup"),
-        (body[len(close) :], "answer"),
-        (stop, "markup"),
+    parts: list[tuple[str, Kind, str | None]] = [
+        (close, "markup", None),
+        (body[len(close) :], "answer", calls),
+        (stop, "markup", None),
     ]
-    return [Piece(t, kind, "assistant", True, before.message) for t, kind in parts if t], rest
+    return [
+        Piece(part, kind, "assistant", True, before.message, own)
+        for part, kind, own in parts
+        if part
+    ], rest
 
 
 @lru_cache(maxsize=64)
@@ -289,6 +327,16 @@ def _openings(chat: ChatTemplate) -> tuple[str, ...]:
         return ()
     added = {text.removeprefix(told) for text in asked if text.startswith(told)}
     return tuple(sorted(added - {""}))
+
+
+@lru_cache(maxsize=64)
+def _writes_reasoning(chat: ChatTemplate) -> bool:
+    """Say whether the reasoning of a conversation's last turn is written, if only there."""
+    try:
+        text = chat.render((Message("user", "U"), Message("assistant", "A", "\ue0f0")), False)
+    except DataError:  # it wants other turns first
+        return True
+    return "\ue0f0" in text
 
 
 def _split_opening(piece: Piece, openings: Sequence[str]) -> list[Piece]:
@@ -313,7 +361,10 @@ def encoded_parts(piece: Piece, tokenizer: TextTokenizer) -> list[str]:
         )
     if piece.kind == "markup":
         return [piece.text]
-    return tokenizer.plain_parts(piece.text, TOOL_MARKERS if piece.role == "assistant" else ())
+    allowed = list(TOOL_MARKERS if piece.role == "assistant" else ())
+    if piece.calls is not None:  # the template's own markers, but none that a call brings along
+        allowed += [token for token in tokenizer.special_tokens if token not in piece.calls]
+    return tokenizer.plain_parts(piece.text, allowed)
 
 
 def _encode(piece: Piece, tokenizer: TextTokenizer) -> list[int]:

@@ -91,6 +91,22 @@ def place_sentinels(
     return marked, contents
 
 
+def name_calls(turns: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the turns with a name of ours in every tool call, and these names."""
+    names: list[str] = []
+    named: list[dict[str, Any]] = []
+    for turn in turns:
+        copy = dict(turn)
+        if turn.get("tool_calls"):
+            copy["tool_calls"] = calls = []
+            for call in turn["tool_calls"]:
+                names.append(f"openzaya_call_{len(names)}_")
+                function = {**call.get("function", call), "name": names[-1]}
+                calls.append({**call, "function": function} if "function" in call else function)
+        named.append(copy)
+    return named, names
+
+
 def split_at_sentinels(text: str, contents: Sequence[Content]) -> list[str | Content]:
     """Return template text and contents in the order in which the template wrote them."""
     parts: list[str | Content] = []
@@ -103,8 +119,8 @@ def split_at_sentinels(text: str, contents: Sequence[Content]) -> list[str | Con
     return parts
 
 
-def without_line_ends(parts: Sequence[str | Content]) -> list[str | Content]:
-    """Take away the line ends that templates put between a content and the calls behind it.
+def without_line_ends(parts: Sequence[str | Content], line_ends: str) -> list[str | Content]:
+    """Take away `line_ends` that a template puts between a content and the calls behind it.
 
     Where there is no content, they write none.
     """
@@ -112,7 +128,7 @@ def without_line_ends(parts: Sequence[str | Content]) -> list[str | Content]:
     for part in parts:
         before = found[-1] if found else None
         if isinstance(part, str) and isinstance(before, Content) and not before.text:
-            found.append(part.removeprefix("\n"))
+            found.append(part.removeprefix(line_ends))
         else:
             found.append(part)
     return found

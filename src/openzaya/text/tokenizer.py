@@ -151,6 +151,11 @@ class TextTokenizer:
         return None if found is None else int(found)
 
     @property
+    def special_tokens(self) -> list[str]:
+        """Return the texts of all special tokens."""
+        return list(self._special)
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """Return the ids of all special tokens."""
         return frozenset(self._special.values())
