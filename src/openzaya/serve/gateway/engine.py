@@ -83,6 +83,7 @@ class EngineBackend:
             stops=ask.stops,
             tools=schemas_of(tools),
             wants_json=wants_json,
+            must_call=ask.tool_choice not in (None, "none", "auto"),
             form=form,
             priority=ask.priority or 0,
             question_tokens=len(question),

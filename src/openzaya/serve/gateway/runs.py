@@ -320,7 +320,7 @@ class Runs:
                 self._parts.metrics.note(event)
                 self._parts.lengths.note(run.choice.model, event)
 
-        machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.wants_json)
+        machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.only_last)
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
         run.sampler = sampler
         recorded = await self._parts.journal.recorded(run.id)
