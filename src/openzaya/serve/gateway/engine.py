@@ -154,6 +154,7 @@ class EngineSampler:
     tenant: str
     live: LiveText | None
     tail_method: str = "exact"
+    counts_exactly: bool = True
     has_begun: bool = False
     """Whether any call got a slot."""
     broken_tokens: int = 0

@@ -47,7 +47,8 @@ class JournalConfig:
     max_pending_bytes: int = 64 << 20
     """Unwritten text beyond this fails the runs that add to it."""
     progress_tokens: int = 64
-    """Generated text is kept every so many tokens of a candidate, if progress is reported."""
+    """Generated text is kept at the first token of a candidate and every so many after it, if
+    progress is reported."""
     poll_s: float = 0.5
     """How often a follower in another process looks for news."""
 
