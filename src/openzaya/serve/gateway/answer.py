@@ -141,6 +141,7 @@ def facts_of(detail: Mapping[str, Any]) -> dict[str, Any]:
             "generated_by_stage": by_stage,
             "prefill": usage["prefill"],
             "cached": usage["cached"],
+            "lost": usage.get("lost", 0),
             "cap": usage["cap"],
         },
     }
