@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openzaya.cli.batch_files import AnswersFile, Problem, is_right, made_with, read_problems
+from openzaya.cli.batch_progress import ProblemLine, batch_bar
 from openzaya.core.errors import OpenZayaError, RequestError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from openzaya.core.protocols import Sampler
     from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.journal import Journal
@@ -40,6 +43,8 @@ class Batch:
     stop: asyncio.Event
     begun: float = field(default_factory=time.monotonic)
     lines: list[dict[str, Any]] = field(default_factory=list)
+    bar: "Bar | None" = None
+    """Where a terminal shows the problems in work."""
 
     async def solve(self, place: int, problem: Problem) -> None:
         """Solve one problem and write its line; an interrupted one is left for the next start."""
@@ -49,7 +54,8 @@ class Batch:
         try:
             if problem.error:
                 raise RequestError(problem.error)
-            line = await self._answer(place, problem)
+            with ProblemLine(self.bar, problem.id) as shown:
+                line = await self._answer(place, problem, shown)
         except OpenZayaError as error:
             line = {"error": f"{type(error).__name__}: {error}"}
         if line is None:
@@ -63,7 +69,9 @@ class Batch:
         self.lines.append(line)
         self.answers.write(line)
 
-    async def _answer(self, place: int, problem: Problem) -> dict[str, Any] | None:
+    async def _answer(
+        self, place: int, problem: Problem, shown: ProblemLine
+    ) -> dict[str, Any] | None:
         """Return the answer's part of a line; older problems get the model first."""
         from openzaya.cli.samplers import spec_of
         from openzaya.ttc import MarkovianRSA
@@ -76,6 +84,8 @@ class Batch:
                 seed=self.args.seed,
                 stop=self.stop,
                 priority=place,
+                on_event=shown,
+                wants_progress=shown.wants_progress,
             )
             if result.interrupted:
                 return None
@@ -91,7 +101,13 @@ class Batch:
             if begun.lease is None:
                 await self.journal.acquire(begun.run_id)
             result = await run_recorded(
-                self.journal, begun.run_id, self.sampler, stop=self.stop, priority=place
+                self.journal,
+                begun.run_id,
+                self.sampler,
+                stop=self.stop,
+                priority=place,
+                on_event=shown,
+                wants_progress=shown.wants_progress,
             )
             if result.interrupted:
                 return None
@@ -167,13 +183,9 @@ async def _run(
 
 async def _work(batch: Batch, todo: list[Problem]) -> None:
     """Keep some problems in work at a time, in the order of the file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     waiting, num_kept = iter(enumerate(todo)), len(batch.answers.kept)
-    console = Console(stderr=True, quiet=batch.args.json)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with batch_bar(quiet=batch.args.json) as bar:
+        batch.bar = bar if bar.console.is_terminal and not bar.console.quiet else None
         task = bar.add_task("problems", total=num_kept + len(todo), completed=num_kept)
 
         async def work() -> None:

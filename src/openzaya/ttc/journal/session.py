@@ -1,10 +1,11 @@
 """A run from its lease to its end in the journal."""
 
 import asyncio
+from collections.abc import Callable
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import Sampler
-from openzaya.ttc.events import Event, OnEvent, ignore
+from openzaya.ttc.events import CandidateProgress, Event, OnEvent, ignore, nobody
 from openzaya.ttc.journal.errors import LeaseLostError
 from openzaya.ttc.journal.journal import Journal
 from openzaya.ttc.markovian_rsa import MarkovianRSA
@@ -19,8 +20,11 @@ async def run_recorded(
     on_event: OnEvent = ignore,
     stop: asyncio.Event | None = None,
     priority: int = 0,
+    wants_progress: Callable[[], bool] = nobody,
 ) -> Result:
     """Do a run that is leased here, from where its record stands, and record how it ends.
+
+    `on_event` alone is told of text as it comes, while `wants_progress` says so.
 
     An error of ours marks the run as failed and is raised again; a cancelled coroutine leaves the
     record as it is, so that the run can be resumed.
@@ -29,7 +33,8 @@ async def run_recorded(
     record = journal.listener(run_id)
 
     def listen(event: Event) -> None:
-        record(event)
+        if not isinstance(event, CandidateProgress):
+            record(event)
         on_event(event)
 
     try:
@@ -41,6 +46,7 @@ async def run_recorded(
             task_hint=spec.hint or None,
             stop=stop,
             priority=priority,
+            wants_progress=wants_progress,
             recorded=await journal.recorded(run_id),
         )
     except LeaseLostError:
