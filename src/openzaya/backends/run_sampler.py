@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from openzaya.backends.chat_call import ChatCall
-from openzaya.backends.faults import CallFault
+from openzaya.backends.faults import CallFault, OtherModelError
 from openzaya.backends.model_pool import ModelPool
 from openzaya.backends.scheduler import Job, Scheduler
 from openzaya.backends.upstream import Upstream
@@ -166,6 +166,10 @@ class RunSampler:
                 if attempt.watch is not None:
                     attempt.watch.restart()
                 return _nothing()
+            except OtherModelError:
+                faults += 1
+                if not (model.can_do_without(attempt.upstream) and self._budget.take()):
+                    raise
             except CallFault as fault:
                 overloads += fault.is_overload
                 faults += not fault.is_overload
