@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from openzaya.core.protocols import Sampler
     from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.journal import Journal
+    from openzaya.ttc.result import Result
 
 EXIT_INTERRUPTED = 130
 EXIT_SOME_FAILED = 1
@@ -87,9 +88,7 @@ class Batch:
                 on_event=shown,
                 wants_progress=shown.wants_progress,
             )
-            if result.interrupted:
-                return None
-            return _line(None, result.answer, result.why, result.usage.generated, result.degraded)
+            return _line_of(None, result)
         spec = spec_of(problem.question, self.config, self.args)
         out = str(Path(self.args.out).absolute())
         name = json.dumps([out, problem.id, spec.fingerprint])
@@ -109,8 +108,7 @@ class Batch:
                 on_event=shown,
                 wants_progress=shown.wants_progress,
             )
-            if result.interrupted:
-                return None
+            return _line_of(begun.run_id, result)
         run = (await self.journal.run(begun.run_id))["run"]
         tokens = run["usage"]["generated"]
         return _line(run["id"], run["answer"], run["why"], tokens, run["degraded"])
@@ -128,6 +126,12 @@ class Batch:
             "tokens": sum(line.get("tokens", 0) for line in self.lines),
             "seconds": round(time.monotonic() - self.begun, 3),
         }
+
+
+def _line_of(run_id: str | None, result: "Result") -> dict[str, Any] | None:
+    if result.interrupted:
+        return None
+    return _line(run_id, result.answer, result.why, result.usage.generated, result.degraded)
 
 
 def _line(

@@ -19,7 +19,12 @@ from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
 from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
+from openzaya.ttc.journal.errors import (
+    JournalError,
+    JournalFullError,
+    JournalReadOnlyError,
+    LeaseLostError,
+)
 from openzaya.ttc.journal.followers import Followers, call_on
 from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.opening import open_database
@@ -74,13 +79,19 @@ class Journal:
         )
 
     @classmethod
-    def open(cls, url: str, config: JournalConfig | None = None) -> Self:
+    def open(
+        cls, url: str, config: JournalConfig | None = None, *, must_write: bool = False
+    ) -> Self:
         """Open or create the journal at a path, `sqlite:PATH` or `postgresql://...`.
 
-        Raises ConfigError for another scheme or a missing driver, JournalError for a newer schema
-        or a file that is no journal.
+        One that may only be read can be, unless it `must_write`. Raises ConfigError for another
+        scheme or a missing driver, JournalError for a newer schema or a file that is no journal.
         """
-        return cls(open_database(url), open_database(url), config or JournalConfig())
+        writing = open_database(url)
+        if must_write and not writing.is_writable:
+            writing.close()
+            raise JournalReadOnlyError(url)
+        return cls(writing, open_database(url), config or JournalConfig())
 
     async def close(self) -> None:
         """Write what is pending, give the leases back, and close."""
@@ -396,4 +407,6 @@ def _cancelling(run_id: str, *, waits: bool = False) -> Write:
 
 async def _end_of(write: Write) -> Any:
     """Return what came of a queued write; it is done even if nobody waits any more."""
-    return await asyncio.shield(asyncio.wrap_future(write.future))
+    result = asyncio.wrap_future(write.future)
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # not to be logged
+    return await asyncio.shield(result)

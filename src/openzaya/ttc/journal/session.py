@@ -1,15 +1,18 @@
 """A run from its lease to its end in the journal."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import Sampler
 from openzaya.ttc.events import CandidateProgress, Event, OnEvent, ignore, nobody
-from openzaya.ttc.journal.errors import LeaseLostError
+from openzaya.ttc.journal.errors import JournalFullError, LeaseLostError
 from openzaya.ttc.journal.journal import Journal
 from openzaya.ttc.markovian_rsa import MarkovianRSA
 from openzaya.ttc.result import Result
+
+log = logging.getLogger(__name__)
 
 
 async def run_recorded(
@@ -27,7 +30,8 @@ async def run_recorded(
     `on_event` alone is told of text as it comes, while `wants_progress` says so.
 
     An error of ours marks the run as failed and is raised again; a cancelled coroutine leaves the
-    record as it is, so that the run can be resumed.
+    record as it is, so that the run can be resumed. So does a disk that is full when the answer is
+    there: the log says so, and the answer is returned.
     """
     spec = await journal.spec(run_id)
     record = journal.listener(run_id)
@@ -54,5 +58,8 @@ async def run_recorded(
     except OpenZayaError as error:
         await journal.fail(run_id, error)
         raise
-    await journal.finish(run_id, result)
+    try:
+        await journal.finish(run_id, result)
+    except JournalFullError as error:
+        log.warning("run %s has its answer, but its record does not: %s", run_id, error)
     return result
