@@ -8,7 +8,7 @@ from rich.console import Console
 from ttc.fake_sampler import StreamingSampler
 from ttc_journal.journalled import SMALL, opened, spec
 
-from openzaya.cli.batch_progress import ProblemLine, batch_bar
+from openzaya.cli.batch_progress import ProblemLine, batch_bar, problem_line
 from openzaya.cli.progress import Progress
 from openzaya.ttc import CandidateDone, RunStarted
 from openzaya.ttc.budget import preview
@@ -56,7 +56,7 @@ def test_a_problem_of_a_batch_has_a_line_while_it_is_worked_on(tmp_path):
     async def main(bar):
         async with opened(str(tmp_path / "runs.sqlite")) as journal:
             begun = await journal.begin(spec())
-            with ProblemLine(bar, "p[/b]7") as line:
+            with problem_line(bar, "p[/b]7") as line:
                 coroutine, seen = run_shown(journal, begun.run_id, line)
                 result = await coroutine
                 bar.refresh()

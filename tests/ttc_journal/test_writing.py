@@ -111,7 +111,7 @@ def test_a_journal_that_may_only_be_read_is_read_and_says_so_when_it_is_written(
     asyncio.run(main())
     monkeypatch.setattr("openzaya.ttc.journal.database.access", lambda *_: False)
     with pytest.raises(JournalReadOnlyError, match=r"runs\.sqlite can be read here"):
-        Journal.open(url, must_write=True)
+        Journal.open(url, writes=True)
 
 
 def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openzaya.cli.batch_files import AnswersFile, Problem, is_right, made_with, read_problems
-from openzaya.cli.batch_progress import ProblemLine, batch_bar
+from openzaya.cli.batch_progress import ProblemLine, batch_bar, problem_line
 from openzaya.core.errors import OpenZayaError, RequestError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Batch:
         try:
             if problem.error:
                 raise RequestError(problem.error)
-            with ProblemLine(self.bar, problem.id) as shown:
+            with problem_line(self.bar, problem.id) as shown:
                 line = await self._answer(place, problem, shown)
         except OpenZayaError as error:
             line = {"error": f"{type(error).__name__}: {error}"}

@@ -1,7 +1,7 @@
 """What a batch looks like on a terminal: a bar over all problems, a line for each one in work."""
 
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -33,30 +33,26 @@ def batch_bar(*, quiet: bool = False, console: Console | None = None) -> Bar:
     )
 
 
+@contextmanager
+def problem_line(bar: Bar | None, name: str) -> Iterator["ProblemLine"]:
+    """Show the run of one problem while it lasts, where there is a bar."""
+    line = ProblemLine(bar, name)
+    try:
+        yield line
+    finally:
+        if bar is not None:
+            bar.remove_task(line.task)
+
+
 class ProblemLine:
-    """Listens to the run of one problem and shows it while it lasts, where there is a bar."""
+    """Listens to the run of one problem."""
 
     def __init__(self, bar: Bar | None, name: str) -> None:
-        """Show nothing yet."""
+        """Add a line to the bar, if there is one."""
         self.bar = bar
         self.counts = Progress(quiet=True)
-        self._name = name
-
-    def __enter__(self) -> Self:
-        """Add the line."""
-        if self.bar is not None:
-            self.task = self.bar.add_task(clip(self._name), total=None, counts=self.counts)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take the line away."""
-        if self.bar is not None:
-            self.bar.remove_task(self.task)
+        if bar is not None:
+            self.task = bar.add_task(clip(name), total=None, counts=self.counts)
 
     def wants_progress(self) -> bool:
         """Say whether somebody sees candidates grow."""

@@ -40,7 +40,7 @@ async def open_journal(where: str | None) -> "AsyncIterator[Journal | None]":
         yield None
         return
     try:
-        journal = Journal.open(where or default_journal(), must_write=True)
+        journal = Journal.open(where or default_journal(), writes=True)
     except (ConfigError, JournalError) as error:
         if where is not None:
             raise

@@ -81,11 +81,6 @@ class Database(ABC):
     def reclaim(self) -> None:
         """Give the room of forgotten rows back."""
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether rows can be added, as far as can be told without trying."""
-        return True
-
     @abstractmethod
     def close(self) -> None:
         """Close the connection."""

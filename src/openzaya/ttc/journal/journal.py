@@ -19,12 +19,7 @@ from openzaya.ttc.events import OnEvent, Recorded
 from openzaya.ttc.journal import leases, retention, views
 from openzaya.ttc.journal.candidates import View
 from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import (
-    JournalError,
-    JournalFullError,
-    JournalReadOnlyError,
-    LeaseLostError,
-)
+from openzaya.ttc.journal.errors import JournalError, JournalFullError, LeaseLostError
 from openzaya.ttc.journal.followers import Followers, call_on
 from openzaya.ttc.journal.history import History, Record
 from openzaya.ttc.journal.opening import open_database
@@ -52,8 +47,7 @@ class JournalConfig:
     max_pending_bytes: int = 64 << 20
     """Unwritten text beyond this fails the runs that add to it."""
     progress_tokens: int = 64
-    """Generated text is kept at the first token of a candidate and every so many after it, if
-    progress is reported."""
+    """Reported text is kept at a candidate's first token and every so many after it."""
     poll_s: float = 0.5
     """How often a follower in another process looks for news."""
 
@@ -79,19 +73,13 @@ class Journal:
         )
 
     @classmethod
-    def open(
-        cls, url: str, config: JournalConfig | None = None, *, must_write: bool = False
-    ) -> Self:
+    def open(cls, url: str, config: JournalConfig | None = None, *, writes: bool = False) -> Self:
         """Open or create the journal at a path, `sqlite:PATH` or `postgresql://...`.
 
-        One that may only be read can be, unless it `must_write`. Raises ConfigError for another
-        scheme or a missing driver, JournalError for a newer schema or a file that is no journal.
+        Raises ConfigError for another scheme or a missing driver, JournalError for a newer schema,
+        a file that is no journal, or one that may only be read where the caller `writes`.
         """
-        writing = open_database(url)
-        if must_write and not writing.is_writable:
-            writing.close()
-            raise JournalReadOnlyError(url)
-        return cls(writing, open_database(url), config or JournalConfig())
+        return cls(open_database(url, writes=writes), open_database(url), config or JournalConfig())
 
     async def close(self) -> None:
         """Write what is pending, give the leases back, and close."""
@@ -408,5 +396,5 @@ def _cancelling(run_id: str, *, waits: bool = False) -> Write:
 async def _end_of(write: Write) -> Any:
     """Return what came of a queued write; it is done even if nobody waits any more."""
     result = asyncio.wrap_future(write.future)
-    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # not to be logged
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # is not logged
     return await asyncio.shield(result)
