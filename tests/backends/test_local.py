@@ -18,10 +18,11 @@ from openzaya.core.errors import ContextLengthError, EngineError
 from openzaya.core.protocols import Sampler
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine
-from openzaya.engine.request import SamplingParams
+from openzaya.engine.request import Output, SamplingParams
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.think import split_thinking
 from openzaya.text.tokenizer import TextTokenizer
 
 CONTEXT_TOKENS = 256
@@ -106,8 +107,20 @@ def test_without_thinking_the_prompt_closes_the_block_and_the_completion_says_so
     chat = ChatTemplate.pinned()
     with LocalSampler(engine, tokenizer, chat, enable_thinking=False) as sampler:
         (completion,) = asyncio.run(gather(sampler, [REQUEST]))
+        ids = tokenizer.encode("say </think> now")
+        made = Output(
+            request_id=1,
+            prompt_len=3,
+            token_ids=ids,
+            logprobs=[0.0] * len(ids),
+            versions=[0] * len(ids),
+            experts=None,
+            finish_reason="length",
+        )
+        quoting = sampler._completion(made)
     assert not completion.started_in_think
     assert completion.token_ids == tuple(expected_ids(model, tokenizer, REQUEST, thinking=False))
+    assert split_thinking(quoting.text, quoting.started_in_think).answer == "say </think> now"
 
 
 def test_cancelling_the_coroutine_aborts_the_request_and_leaves_the_others(

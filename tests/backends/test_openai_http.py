@@ -94,6 +94,20 @@ def test_a_server_without_a_reasoning_parser_sends_the_block_in_content():
     assert (thought.reasoning.strip(), thought.answer.strip()) == ("hm", "seven")
 
 
+def test_a_server_that_tells_reasoning_apart_may_quote_markers_in_either():
+    mock = Mock(reasoning="first </think> second", content="close it with </think> at last")
+
+    async def main():
+        async with serve(mock), OpenAISampler(HttpConfig(url=mock.url)) as sampler:
+            both = await sampler.sample(ASK)
+            mock.reasoning = ""
+            return both, await sampler.sample(ASK)
+
+    for completion, reasoning in zip(asyncio.run(main()), ("first  second", ""), strict=True):
+        thought = split_thinking(completion.text, completion.started_in_think)
+        assert (thought.reasoning, thought.answer) == (reasoning, mock.content)
+
+
 @pytest.mark.parametrize(
     ("told", "kept"), [("length", "length"), ("content_filter", "error"), ("tool_calls", "stop")]
 )

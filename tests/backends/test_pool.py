@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -293,6 +294,88 @@ def test_a_missing_server_is_looked_for_and_none_at_all_is_an_error(monkeypatch)
         with pytest.raises(UpstreamError, match="cannot be reached"):
             async with Upstreams([HttpConfig(url=free_url())]):
                 raise AssertionError("it must not open")
+
+    run(main())
+
+
+@asynccontextmanager
+async def restarting(monkeypatch, *others: MockConfig):
+    """A pool over a server that can be started anew, and others; yields it and how to."""
+    monkeypatch.setattr("openzaya.backends.pool.REVISIT_S", 0.05)
+    monkeypatch.setattr("openzaya.backends.breaker.FIRST_OPEN_S", 0.05)
+    port = int(free_url().rpartition(":")[2])
+    config = PoolConfig(patience_s=0.3, min_retries=100)
+    async with AsyncExitStack() as stack:
+        running = [await MockUpstream(replace(FAST, port=port)).__aenter__()]
+        servers = [await stack.enter_async_context(MockUpstream(other)) for other in others]
+        urls = [one.url for one in (*running, *servers)]
+        configs = [HttpConfig(url=url, retry_base_s=0.02, max_attempts=20) for url in urls]
+        pool = await stack.enter_async_context(Upstreams(configs, config))
+
+        async def restart(**changes):
+            await running.pop().__aexit__(None, None, None)
+            found = await asyncio.gather(
+                *(pool.sampler().sample(ASK) for _ in range(8)), return_exceptions=True
+            )
+            running.append(await MockUpstream(replace(FAST, port=port, **changes)).__aenter__())
+            return found
+
+        yield pool, restart
+        await running.pop().__aexit__(None, None, None)
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_a_server_that_comes_back_with_another_context_is_learned_anew(monkeypatch):
+    async def main():
+        async with restarting(monkeypatch) as (pool, restart):
+            assert pool.context_tokens() == FAST.context_tokens
+            assert pool.upstreams[0].capabilities.ids_out is False
+            await restart(context_tokens=4096, ids="vllm")
+            await asyncio.sleep(0.1)
+            await pool.sampler().sample(ASK)
+            await until(lambda: pool.context_tokens() == 4096)
+            await until(lambda: pool.upstreams[0].capabilities.ids_out)
+            assert pool.status()["state"] == "up"
+
+    run(main())
+
+
+@pytest.mark.parametrize("num_others", [0, 1])
+def test_a_server_that_comes_back_with_another_model_is_left_alone_until_it_has_its_own(
+    monkeypatch, caplog, num_others
+):
+    async def main():
+        async with restarting(monkeypatch, *[FAST] * num_others) as (pool, restart):
+            first = pool.upstreams[0]
+            await restart(model="novel")
+            told = []
+            while not first.last_fault.startswith("model 'mock' is not among"):
+                made = [pool.sampler().sample(ASK) for _ in range(4)]
+                told += await asyncio.gather(*made, return_exceptions=True)
+                await asyncio.sleep(0.02)
+            assert first.breaker.state == "open"
+            calls = first.calls
+            again = await asyncio.gather(
+                *(pool.sampler().sample(ASK) for _ in range(8)), return_exceptions=True
+            )
+            if num_others:
+                assert not [one for one in told + again if isinstance(one, Exception)]
+            else:
+                assert any("check the model name 'mock'" in str(one) for one in told)
+                why = (
+                    r"no server of 'mock'.*'mock' is not among the 1 models of .* \(novel\).*again"
+                )
+                assert all(re.search(why, str(one)) for one in again)
+            assert first.calls == calls
+            await restart()
+            await until(lambda: pool.status()["state"] == "up")
+            assert (await pool.sampler().sample(ASK)).finish_reason == "stop"
+            assert caplog.text.count("is left alone until") == 1
 
     run(main())
 

@@ -449,11 +449,14 @@ def process(tmp_path):
         child.communicate()
 
 
-def test_sigterm_lets_running_requests_finish_and_exits_with_zero(process):
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]])
+def test_sigterm_and_a_closed_terminal_let_running_requests_finish(process, signals):
     child, port = process
-    sock = begin(port, stream=True, max_tokens=60)
+    sock = begin(port, stream=True, max_tokens=200)
     answer = sock.recv(4096)
-    child.send_signal(signal.SIGTERM)
+    for number in signals:
+        child.send_signal(number)
+        time.sleep(0.05)
     time.sleep(0.3)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)

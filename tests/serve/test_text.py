@@ -17,6 +17,7 @@ from openzaya.serve.tool_calls import ToolScanner, read_call, read_value
 from openzaya.text.think import split_thinking
 
 PARTS = ["<think>", "</think>", "<thi", "nk>", "</", "think>", "\n", "a", "b c", "<", ">"]
+PARTS += ["</zyphra_tool_call>"]
 PIECES = st.lists(st.sampled_from(PARTS), max_size=20)
 CALL = (
     "<zyphra_tool_call>\n<function=f>\n<parameter=x>\n{}\n</parameter>\n</function>\n"

@@ -19,8 +19,9 @@ from openzaya.text.tails import (
     selection_messages,
     tail_of,
 )
-from openzaya.text.think import Thought, _parts, split_thinking
+from openzaya.text.think import Thought, _parts, all_answer, split_thinking
 
+CALL = "<zyphra_tool_call>\n<function=f>\n</function>\n</zyphra_tool_call>"
 plain = st.text(st.characters(exclude_characters="\n<>\ufffd"), min_size=1, max_size=8)
 
 
@@ -42,10 +43,10 @@ def test_what_the_template_writes_comes_apart_again(reasoning, answer):
         ("r</think>a", False, Thought("r", "a", True)),
         ("never closed", True, Thought("never closed", "", False)),
         ("just text", False, Thought("", "just text", True)),
-        ("r1</think>call<think>r2</think>a", True, Thought("r1\n\nr2", "call\n\na", True)),
-        ("r1</think>call<think>r2", True, Thought("r1\n\nr2", "", False)),
+        (f"r1</think>{CALL}<think>r2</think>a", True, Thought("r1\n\nr2", f"{CALL}\n\na", True)),
+        (f"r1</think>{CALL}\n<think>r2", True, Thought("r1\n\nr2", "", False)),
         ("r<|im_end|></think>a", True, Thought("r", "", False)),
-        ("r</think>a</think>b", True, Thought("r", "a\n\nb", True)),
+        ("r</think>\n\n</think>\n\na", True, Thought("r", "a", True)),
         ("", True, Thought("", "", False)),
         ("\n\nr\n\n</think>\n\na\n", True, Thought("r", "a", True)),
         ("</think>", False, Thought("", "", True)),
@@ -53,6 +54,30 @@ def test_what_the_template_writes_comes_apart_again(reasoning, answer):
 )
 def test_odd_replies_come_apart_too(text, started, expected):
     assert split_thinking(text, started) == expected
+
+
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"note": "close with </think> first"}',
+        '{"a": "<think>x</think>", "b": "</think>"}',
+        "Write `<think>` before, and `</think>` after.",
+        "Never write <think>",
+        "For example:\n```\n<think>\nwhy\n</think>\n\nwhat\n```",
+        f"Calls end with {CALL[-18:]}, thoughts with </think>.",
+    ],
+)
+def test_an_answer_may_quote_the_markers_of_thinking(answer, started):
+    reply = f"<think>\nr\n</think>\n\n{answer}"
+    assert split_thinking(reply, started) == Thought("r", answer, True)
+    assert split_thinking(all_answer(answer), False) == Thought("", answer, True)
+
+
+def test_json_without_reasoning_may_quote_the_closing_marker():
+    for text in ('{"a": "</think>"}', '["</think>", "<b>"]'):
+        assert split_thinking(text, False) == Thought("", text, True)
+    assert split_thinking("{x}: hm</think>4", False) == Thought("{x}: hm", "4", True)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,21 @@ import sqlite3
 import time
 
 import pytest
+from ttc.fake_sampler import FakeSampler
 from ttc_journal.journalled import finished, in_rows, opened, run_over, spec
 
 from openzaya.core.errors import EngineError, RequestError
 from openzaya.ttc.events import CandidateProgress, CandidateStarted, StageDone
-from openzaya.ttc.journal import JournalError, JournalFullError, writer
+from openzaya.ttc.journal import (
+    Journal,
+    JournalError,
+    JournalFullError,
+    JournalReadOnlyError,
+    writer,
+)
+from openzaya.ttc.journal.journal import _end_of
 from openzaya.ttc.journal.recorder import Recorder
+from openzaya.ttc.journal.session import run_recorded
 from openzaya.ttc.journal.writer import Write
 
 
@@ -49,6 +58,60 @@ def test_a_full_disk_refuses_new_runs_keeps_running_ones_and_recovers(tmp_path):
             assert journal.pending_bytes == 0
 
     asyncio.run(main())
+
+
+def test_an_answer_outlives_a_disk_that_is_full_at_the_end(tmp_path, caplog):
+    async def main():
+        async with opened(str(tmp_path / "runs.sqlite"), full_wait_s=0.1) as journal:
+            run_id = (await journal.begin(spec())).run_id
+            await journal.flush()
+            await fill_up(journal)
+            result = await run_recorded(journal, run_id, FakeSampler())
+            assert result.answer is not None
+        return run_id
+
+    run_id = asyncio.run(main())
+    assert f"run {run_id} has its answer, but its record does not" in caplog.text
+
+
+def test_nobody_is_told_of_a_write_that_fails_when_nobody_waits_any_more():
+    async def main():
+        told = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        write = Write(lambda _database: None)
+        waiting = asyncio.create_task(_end_of(write))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        write.end(JournalFullError("full"))
+        await asyncio.sleep(0.01)
+        del write, waiting
+        gc.collect()
+        return told
+
+    assert not asyncio.run(main())
+
+
+def test_a_journal_that_may_only_be_read_is_read_and_says_so_when_it_is_written(
+    tmp_path, monkeypatch
+):
+    url = str(tmp_path / "runs.sqlite")
+
+    async def main():
+        async with opened(url) as journal:
+            run_id, _ = await finished(journal)
+        async with opened(url) as journal:
+            only_read = Write(lambda db: db.execute("PRAGMA query_only = 1"))
+            journal.writer.put(only_read)
+            await asyncio.wrap_future(only_read.future)
+            with pytest.raises(JournalReadOnlyError, match="can be read here, but not written"):
+                await journal.begin(spec())
+            assert (await journal.runs())[0]["id"] == run_id
+
+    asyncio.run(main())
+    monkeypatch.setattr("openzaya.ttc.journal.database.access", lambda *_: False)
+    with pytest.raises(JournalReadOnlyError, match=r"runs\.sqlite can be read here"):
+        Journal.open(url, writes=True)
 
 
 def test_a_run_that_was_about_to_begin_is_refused_when_the_disk_is_found_full(tmp_path):
@@ -278,12 +341,10 @@ def test_progress_is_kept_while_a_candidate_runs_and_gone_when_it_is_done(url):
                 listen(CandidateProgress(0, 0, f"w{number} ", number, number / 10))
             await journal.flush()
             news = [e for e in await journal.events(begun.run_id) if e.kind == "progress"]
-            assert [e.data for e in news] == [
-                {"stage": 0, "slot": 0, "num_tokens": 4},
-                {"stage": 0, "slot": 0, "num_tokens": 8},
-            ]
+            told = [{"stage": 0, "slot": 0, "num_tokens": count} for count in (1, 5, 9)]
+            assert [e.data for e in news] == told
             found = await journal.candidate(begun.run_id, 0, 0)
-            assert (found["state"], found["text"]) == ("running", "w1 w2 w3 w4 w5 w6 w7 w8 ")
+            assert (found["state"], found["text"]) == ("running", "w1 w2 w3 w4 w5 w6 w7 w8 w9 ")
             await journal.finish(begun.run_id, await run_over(journal, begun.run_id))
             kinds = {e.kind for e in await journal.events(begun.run_id)}
             assert "progress" not in kinds

@@ -21,7 +21,7 @@ class Breaker:
     """Opens after five failures in a row within 30 s; then one call at a time probes the server.
 
     A success closes it. While it is open `is_open` says so; when its time is over, one call is let
-    through and decides.
+    through and decides. A server that is held is called by nobody until it is released.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -32,19 +32,26 @@ class Breaker:
         self.reopens_at = 0.0
         """When the next probe may go; meaningless while closed."""
         self.is_closed = True
+        self.has_returned = False
+        """An answer closed the circuit: the server may have begun anew. Whoever looks clears it."""
         self._is_probing = False
+        self._is_held = False
 
     @property
     def can_call(self) -> bool:
         """Whether a call may go to the server now."""
-        return self.is_closed or (not self._is_probing and self._clock() >= self.reopens_at)
+        return self.is_closed or (not self._is_probing and self._may_probe)
+
+    @property
+    def _may_probe(self) -> bool:
+        return not self._is_held and self._clock() >= self.reopens_at
 
     @property
     def state(self) -> str:
         """`up`, `open` or `half-open`."""
         if self.is_closed:
             return "up"
-        return "half-open" if self._is_probing or self._clock() >= self.reopens_at else "open"
+        return "half-open" if self._is_probing or self._may_probe else "open"
 
     def begin(self) -> None:
         """Take note that a call goes out."""
@@ -57,10 +64,24 @@ class Breaker:
 
     def succeed(self) -> None:
         """Take note of an answer."""
+        self._is_probing = False
+        if self._is_held:
+            return
         self._failures.clear()
         self._open_s = 0.0
+        self.has_returned |= not self.is_closed
         self.is_closed = True
-        self._is_probing = False
+
+    def hold(self) -> None:
+        """Let nobody call the server, whatever it answers, until `release`."""
+        self.is_closed = False
+        self._is_held = True
+
+    def release(self) -> None:
+        """Close the circuit: somebody looked, and the server is as it should be."""
+        self._is_held = False
+        self.succeed()
+        self.has_returned = False
 
     def fail(self) -> None:
         """Take note of a failure."""

@@ -25,6 +25,8 @@ class Capabilities:
     engine: str = ""
     """vllm, sglang, llamacpp, llama-cpp-python, or empty where the server does not tell."""
     version: str = ""
+    has_answered: bool = False
+    """Whether the server took a call of the probe; what follows is assumed where it did not."""
     extensions: bool = True
     """Fields beyond OpenAI's may be sent; some servers refuse any (HTTP 400 or 422)."""
     length_field: LengthField = "max_tokens"
@@ -153,6 +155,7 @@ class _Asking:
                 if stream is not None:
                     return replace(
                         known,
+                        has_answered=True,
                         extensions=bool(extra),
                         length_field=name,
                         reasoning_field=stream.reasoning_field,

@@ -4,8 +4,14 @@ import asyncio
 
 from openzaya.backends.chat_stream import ChatStream
 from openzaya.backends.client import Connection, Exchange, StaleConnectionError
-from openzaya.backends.faults import RETRIED_STATUS, CallFault
-from openzaya.backends.http_server import HttpConfig, Server, retry_after_s, says_too_long
+from openzaya.backends.faults import RETRIED_STATUS, CallFault, OtherModelError
+from openzaya.backends.http_server import (
+    HttpConfig,
+    Server,
+    retry_after_s,
+    says_other_model,
+    says_too_long,
+)
 from openzaya.backends.sse import EventReader, StreamError, clip
 from openzaya.backends.wire import Head
 from openzaya.core.errors import ContextLengthError, UpstreamError
@@ -209,8 +215,9 @@ class ChatCall(Exchange):
                 )
             )
         else:
+            kind_of = OtherModelError if says_other_model(status, body) else UpstreamError
             self._fail(
-                UpstreamError(
+                kind_of(
                     f"{self._server.base} answered HTTP {status}: {body!r}; check the model name "
                     f"{self._server.model!r} and the key in {self._config.api_key_env}"
                 )

@@ -142,7 +142,8 @@ class ChatStream:
     @property
     def text(self) -> str:
         """Everything generated, as the model wrote it."""
-        reasoning, content = self.reasoning.text, self.content.text
+        # The server says where thinking ends; a marker that a thought quotes would end it before.
+        reasoning, content = self.reasoning.text.replace(THINK_CLOSE, ""), self.content.text
         is_closed = bool(reasoning) and (bool(content) or self.finish_reason == "stop")
         return _mended(f"{reasoning}{THINK_CLOSED}{content}" if is_closed else reasoning + content)
 

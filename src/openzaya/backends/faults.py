@@ -32,5 +32,9 @@ class CallFault(Exception):
         return self.kind in BREAKING
 
 
+class OtherModelError(UpstreamError):
+    """The server does not serve the model, now at least."""
+
+
 class NoUpstreamError(UpstreamError):
     """No server of the model can be reached."""

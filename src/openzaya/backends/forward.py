@@ -99,6 +99,7 @@ class Forward(Exchange):
         """Hand the head to who waits for it."""
         if head.status >= 300:
             self._meter.refuse()
+        self._upstream.has_doubt |= head.status == 404
         if not self._head.done():
             self._head.set_result(head)
 

@@ -23,6 +23,8 @@ CONNECT_S = 10.0
 """Longest wait for a connection."""
 TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximum context")
 """Words by which servers say that a prompt does not fit."""
+NO_MODEL = ("not exist", "not found", "model_not_found")
+"""Words by which servers say that they do not serve a model."""
 MAX_ANSWER_BYTES = 1 << 24
 """A longer answer to a small question is cut, and then is no JSON."""
 
@@ -270,6 +272,13 @@ def retry_after_s(header: str) -> float:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         return 0.0
+
+
+def says_other_model(status: int, body: str) -> bool:
+    """Say whether a refusal means that the server has no such model."""
+    told = body.lower()
+    is_named = "model" in told and any(words in told for words in NO_MODEL)
+    return status == 404 or (status == 400 and is_named)
 
 
 def says_too_long(body: str) -> bool:

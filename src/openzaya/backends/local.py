@@ -21,6 +21,7 @@ from openzaya.model.blocks import blocks_of
 from openzaya.model.cache_parts import blocks_within
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.markers import THINK_CLOSE
+from openzaya.text.think import all_answer
 from openzaya.text.tokenizer import TextTokenizer
 
 KEPT_PROMPTS = 32
@@ -210,13 +211,15 @@ class LocalSampler:
     def _completion(self, output: Output, opening: str = "") -> Completion:
         ids = output.token_ids
         shown = ids[:-1] if output.finish_reason == "stop" else ids
+        text = self._tokenizer.decode(shown)
+        thinks = self._enable_thinking and THINK_CLOSE not in opening
         return Completion(
-            text=self._tokenizer.decode(shown),
+            text=text if thinks else all_answer(text),
             num_tokens=len(ids),
             finish_reason=output.finish_reason,
             num_prompt_tokens=output.prompt_len,
             token_ids=tuple(ids),
-            started_in_think=self._enable_thinking and THINK_CLOSE not in opening,
+            started_in_think=thinks,
             logprobs=tuple(output.logprobs),
         )
 

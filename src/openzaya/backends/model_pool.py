@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from openzaya.backends.chat_call import OVERRUN_TOKENS, ChatCall
 from openzaya.backends.faults import NoUpstreamError
@@ -19,15 +20,21 @@ class ModelPool:
     """The servers of one model."""
 
     def __init__(
-        self, name: str, scheduler: Scheduler, patience_s: float, tokenizer: Tokenizer | None
+        self,
+        name: str,
+        scheduler: Scheduler,
+        patience_s: float,
+        tokenizer: Tokenizer | None,
+        on_doubt: Callable[[Upstream], None],
     ) -> None:
-        """Belong to a scheduler; servers come with `add`."""
+        """Belong to a scheduler; `on_doubt` is told of servers that may serve something else."""
         self.name = name
         self.upstreams: list[Upstream] = []
         self.route = Route(name, self.upstreams)
         self.tails = TailCutter(tokenizer)
         self._scheduler = scheduler
         self._patience_s = patience_s
+        self._on_doubt = on_doubt
         self._dead_since: float | None = None
         scheduler.routes.append(self.route)
 
@@ -96,6 +103,10 @@ class ModelPool:
         if upstream.alarms == 1:
             _log.warning("%s does not keep its own count: %s", upstream.server.base, message)
 
+    def can_do_without(self, upstream: Upstream | None) -> bool:
+        """Say whether another server of the model may be called."""
+        return any(other.breaker.can_call for other in self.upstreams if other is not upstream)
+
     def refuse_if_dead(self) -> None:
         """Raise NoUpstreamError when no server was there for long and none may be tried now."""
         is_dead = self._dead_since is not None and self._is_given_up
@@ -104,6 +115,8 @@ class ModelPool:
 
     def settle(self, upstream: Upstream) -> None:
         """Draw the consequences of a call that ended at one of the servers."""
+        if upstream.is_doubtful:
+            self._on_doubt(upstream)
         if upstream.is_up and not upstream.limit.is_paused:
             self._dead_since = None
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -94,7 +94,8 @@ class Upstreams:
         self._tokenizer = tokenizer
         self._sleep = sleep
         self._probes_all = probes_all
-        self._searching: asyncio.Task[None] | None = None
+        self._missing: list[Upstream] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Upstreams":
         """Learn the models and what each server can do.
@@ -116,7 +117,7 @@ class Upstreams:
                 _log.warning(
                     "%s is not there and will be looked for: %s", upstream.server.base, error
                 )
-            self._searching = asyncio.create_task(self._search(list(missing)))
+            self._look_for(missing)
         return self
 
     async def __aexit__(
@@ -278,13 +279,14 @@ class Upstreams:
                 upstream.breaker.open()
                 upstream.last_fault = str(error)
                 continue
-            upstream.breaker.succeed()
+            upstream.breaker.release()
             name = upstream.server.model
             if name not in self._models:
                 self._models[name] = ModelPool(
-                    name, self._scheduler, self.config.patience_s, self._tokenizer
+                    name, self._scheduler, self.config.patience_s, self._tokenizer, self._doubt
                 )
-            self._models[name].upstreams.append(upstream)
+            if upstream not in self._models[name].upstreams:
+                self._models[name].upstreams.append(upstream)
         return missing
 
     async def _learn(self, upstream: Upstream) -> UpstreamError | None:
@@ -298,19 +300,70 @@ class Upstreams:
             return error
         return None
 
-    async def _search(self, missing: list[Upstream]) -> None:
-        """Look for servers that were not there until they are."""
-        while missing:
+    def _doubt(self, upstream: Upstream) -> None:
+        """Have a look at a server that was away, or that knows its model no more."""
+        now = asyncio.get_running_loop().time()
+        if now - upstream.looked_at >= REVISIT_S and upstream not in self._missing:
+            upstream.looked_at = now
+            self._begin(self._look(upstream))
+
+    async def _look(self, upstream: Upstream) -> None:
+        """Learn a server anew; one that serves something else is left alone and looked for."""
+        server = upstream.server
+        before = (server.context_tokens, upstream.capabilities)
+        try:
+            if await self._learn(upstream) is not None:
+                return  # it is away again: calls tell
+        except UpstreamError as error:
+            upstream.last_fault = (
+                f"{error}; it is left alone until it serves {server.model!r} again: start it so, "
+                "or restart what calls it"
+            )
+            upstream.breaker.hold()
+            _log.warning("%s changed: %s", server.base, upstream.last_fault)
+            self._look_for([upstream])
+            self._models[server.model].settle(upstream)
+            return
+        finally:
+            upstream.has_doubt = upstream.breaker.has_returned = False
+        if before != (server.context_tokens, upstream.capabilities):
+            _log.warning(
+                "%s came back and can do other things: a context of %s tokens, %s",
+                server.base,
+                server.context_tokens,
+                upstream.capabilities,
+            )
+
+    def _look_for(self, missing: Iterable[Upstream]) -> None:
+        """Look for servers now and then until they are there."""
+        is_searching = bool(self._missing)
+        self._missing += missing
+        if not is_searching:
+            self._begin(self._search())
+
+    async def _search(self) -> None:
+        while self._missing:
             await asyncio.sleep(REVISIT_S)
-            try:
-                missing = list(await self._open(missing))
-            except UpstreamError as error:
-                _log.warning("a server came that cannot be used: %s", error)
-                return
+            for upstream in [*self._missing]:
+                try:
+                    if await self._open([upstream]):
+                        continue
+                except UpstreamError as error:
+                    if str(error) not in upstream.last_fault:
+                        _log.warning("a server came that cannot be used: %s", error)
+                        upstream.last_fault = str(error)
+                    continue
+                _log.warning("%s is there", upstream.server.base)
+                self._missing.remove(upstream)
             self._scheduler.admit()
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _close(self) -> None:
-        if self._searching is not None:
-            self._searching.cancel()
+        for task in self._tasks:
+            task.cancel()
         for upstream in self.upstreams:
             await upstream.server.close()

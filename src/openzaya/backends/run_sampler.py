@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 
 from openzaya.backends.chat_call import ChatCall
-from openzaya.backends.faults import CallFault
+from openzaya.backends.faults import CallFault, OtherModelError
 from openzaya.backends.model_pool import ModelPool
 from openzaya.backends.scheduler import Job, Scheduler
 from openzaya.backends.upstream import Upstream
@@ -14,6 +14,7 @@ from openzaya.core.errors import UpstreamError
 from openzaya.core.records import Completion, FinishReason, Message, SampleRequest, Served, Watch
 from openzaya.core.seeding import stream
 from openzaya.text.markers import THINK_OPEN
+from openzaya.text.think import all_answer
 
 MAX_WAIT_S = 30.0
 MAX_OVERLOADS = 8
@@ -165,6 +166,10 @@ class RunSampler:
                 if attempt.watch is not None:
                     attempt.watch.restart()
                 return _nothing()
+            except OtherModelError:
+                faults += 1
+                if not (model.can_do_without(attempt.upstream) and self._budget.take()):
+                    raise
             except CallFault as fault:
                 overloads += fault.is_overload
                 faults += not fault.is_overload
@@ -218,8 +223,10 @@ class RunSampler:
         num_tokens = model.count(upstream, call, attempt.request.max_tokens)
         upstream.tokens["generated"] += num_tokens
         first = call.first_token_at
+        # A server that tells reasoning apart leaves none in the content.
+        is_answer = not state.reasoning and upstream.capabilities.reasoning_field is not None
         return Completion(
-            text=state.text,
+            text=all_answer(state.text) if is_answer else state.text,
             num_tokens=num_tokens,
             finish_reason="abort" if call.is_cut else _finish_reason(state.finish_reason),
             num_prompt_tokens=state.usage.get("prompt_tokens", 0),

@@ -9,7 +9,7 @@ from typing import Any
 from openzaya.backends.breaker import Breaker, Limit, Pace
 from openzaya.backends.capabilities import Capabilities
 from openzaya.backends.chat_call import ChatCall
-from openzaya.backends.faults import CallFault
+from openzaya.backends.faults import CallFault, OtherModelError
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
 from openzaya.backends.json_text import body_with_messages
 from openzaya.core.errors import ContextLengthError, UpstreamError
@@ -38,14 +38,28 @@ class Upstream:
         self.tokens = {"generated": 0, "prompt": 0, "cached": 0}
         self.alarms = 0
         self.last_fault = ""
+        self.has_doubt = False
+        """It was asked for its model and knew none of that name."""
+        self.looked_at = -math.inf
+        """When somebody looked at what it serves, in monotonic seconds."""
 
     @property
     def is_up(self) -> bool:
         """Whether the circuit is closed."""
         return self.breaker.is_closed
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it may serve something else than when it was learned."""
+        return self.has_doubt or self.breaker.has_returned
+
     def learn(self, capabilities: Capabilities) -> None:
-        """Take note of what the server can do, and how much of it at once."""
+        """Take note of what the server can do, and how much of it at once.
+
+        A server that is too busy to answer can do what it could.
+        """
+        if self.capabilities.has_answered and not capabilities.has_answered:
+            return
         self.capabilities = capabilities
         most = capabilities.max_in_flight
         if most is not None and most < self.limit.most:
@@ -86,8 +100,9 @@ class Upstream:
         except CallFault as fault:
             self.settle_fault(fault, began)
             raise
-        except (ContextLengthError, UpstreamError):
+        except (ContextLengthError, UpstreamError) as error:
             self.failures["refused"] += 1
+            self.has_doubt |= isinstance(error, OtherModelError)
             self.breaker.succeed()
             raise
         except asyncio.CancelledError:
@@ -150,7 +165,7 @@ class Upstream:
     def _check_model(self, call: ChatCall) -> None:
         asked, told = self.server.model, call.stream.model
         if self.config.check_model and not is_same_model(asked, told):
-            raise UpstreamError(
+            raise OtherModelError(
                 f"{self.server.base} was asked for model {asked!r} and answered as {told!r}; name "
                 "the model that you mean with --upstream-model"
             )

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from openzaya.cli.batch_files import AnswersFile, Problem, is_right, made_with, read_problems
+from openzaya.cli.batch_progress import ProblemLine, batch_bar, problem_line
 from openzaya.core.errors import OpenZayaError, RequestError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from openzaya.core.protocols import Sampler
     from openzaya.ttc.config import MarkovianRSAConfig
     from openzaya.ttc.journal import Journal
+    from openzaya.ttc.result import Result
 
 EXIT_INTERRUPTED = 130
 EXIT_SOME_FAILED = 1
@@ -40,6 +44,8 @@ class Batch:
     stop: asyncio.Event
     begun: float = field(default_factory=time.monotonic)
     lines: list[dict[str, Any]] = field(default_factory=list)
+    bar: "Bar | None" = None
+    """Where a terminal shows the problems in work."""
 
     async def solve(self, place: int, problem: Problem) -> None:
         """Solve one problem and write its line; an interrupted one is left for the next start."""
@@ -49,7 +55,8 @@ class Batch:
         try:
             if problem.error:
                 raise RequestError(problem.error)
-            line = await self._answer(place, problem)
+            with problem_line(self.bar, problem.id) as shown:
+                line = await self._answer(place, problem, shown)
         except OpenZayaError as error:
             line = {"error": f"{type(error).__name__}: {error}"}
         if line is None:
@@ -63,7 +70,9 @@ class Batch:
         self.lines.append(line)
         self.answers.write(line)
 
-    async def _answer(self, place: int, problem: Problem) -> dict[str, Any] | None:
+    async def _answer(
+        self, place: int, problem: Problem, shown: ProblemLine
+    ) -> dict[str, Any] | None:
         """Return the answer's part of a line; older problems get the model first."""
         from openzaya.cli.samplers import spec_of
         from openzaya.ttc import MarkovianRSA
@@ -76,10 +85,10 @@ class Batch:
                 seed=self.args.seed,
                 stop=self.stop,
                 priority=place,
+                on_event=shown,
+                wants_progress=shown.wants_progress,
             )
-            if result.interrupted:
-                return None
-            return _line(None, result.answer, result.why, result.usage.generated, result.degraded)
+            return _line_of(None, result)
         spec = spec_of(problem.question, self.config, self.args)
         out = str(Path(self.args.out).absolute())
         name = json.dumps([out, problem.id, spec.fingerprint])
@@ -91,10 +100,15 @@ class Batch:
             if begun.lease is None:
                 await self.journal.acquire(begun.run_id)
             result = await run_recorded(
-                self.journal, begun.run_id, self.sampler, stop=self.stop, priority=place
+                self.journal,
+                begun.run_id,
+                self.sampler,
+                stop=self.stop,
+                priority=place,
+                on_event=shown,
+                wants_progress=shown.wants_progress,
             )
-            if result.interrupted:
-                return None
+            return _line_of(begun.run_id, result)
         run = (await self.journal.run(begun.run_id))["run"]
         tokens = run["usage"]["generated"]
         return _line(run["id"], run["answer"], run["why"], tokens, run["degraded"])
@@ -112,6 +126,12 @@ class Batch:
             "tokens": sum(line.get("tokens", 0) for line in self.lines),
             "seconds": round(time.monotonic() - self.begun, 3),
         }
+
+
+def _line_of(run_id: str | None, result: "Result") -> dict[str, Any] | None:
+    if result.interrupted:
+        return None
+    return _line(run_id, result.answer, result.why, result.usage.generated, result.degraded)
 
 
 def _line(
@@ -167,13 +187,9 @@ async def _run(
 
 async def _work(batch: Batch, todo: list[Problem]) -> None:
     """Keep some problems in work at a time, in the order of the file."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     waiting, num_kept = iter(enumerate(todo)), len(batch.answers.kept)
-    console = Console(stderr=True, quiet=batch.args.json)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with batch_bar(quiet=batch.args.json) as bar:
+        batch.bar = bar if bar.console.is_terminal and not bar.console.quiet else None
         task = bar.add_task("problems", total=num_kept + len(todo), completed=num_kept)
 
         async def work() -> None:

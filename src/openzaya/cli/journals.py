@@ -40,7 +40,7 @@ async def open_journal(where: str | None) -> "AsyncIterator[Journal | None]":
         yield None
         return
     try:
-        journal = Journal.open(where or default_journal())
+        journal = Journal.open(where or default_journal(), writes=True)
     except (ConfigError, JournalError) as error:
         if where is not None:
             raise

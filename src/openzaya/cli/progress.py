@@ -14,7 +14,14 @@ from rich.text import Text
 
 from openzaya.ttc.budget import Preview
 from openzaya.ttc.config import MarkovianRSAConfig
-from openzaya.ttc.events import CandidateDone, Event, RunDone, RunStarted, StageDone
+from openzaya.ttc.events import (
+    CandidateDone,
+    CandidateProgress,
+    Event,
+    RunDone,
+    RunStarted,
+    StageDone,
+)
 from openzaya.ttc.result import Candidate, Result, Round
 from openzaya.ttc.selection import histogram
 
@@ -35,14 +42,21 @@ class Progress:
         self.preview: Preview | None = None
         self.answers: list[list[str | None]] = []
         self.tokens: list[int] = []
+        self.running: dict[tuple[int, int], int] = {}
+        """Tokens of the candidates that are being written, by round and slot."""
         self.begun = time.monotonic()
 
     def __enter__(self) -> "Progress":
         """Start drawing."""
         if self.console.is_terminal and not self.console.quiet:
-            self.live = Live(console=self.console, refresh_per_second=8, transient=False)
+            # Drawn anew by itself, as its clock goes on while nothing happens.
+            self.live = Live(console=self.console, refresh_per_second=8, get_renderable=self.table)
             self.live.start()
         return self
+
+    def wants_progress(self) -> bool:
+        """Say whether somebody sees candidates grow."""
+        return self.live is not None
 
     def __exit__(
         self,
@@ -61,13 +75,26 @@ class Progress:
             self.answers = [[] for _ in range(event.config.num_stages)]
             self.tokens = [0] * event.config.num_stages
             self.console.print(plan_line(event), soft_wrap=True)
+        elif isinstance(event, CandidateProgress):
+            self.running[event.stage, event.slot] = event.num_tokens
         elif isinstance(event, CandidateDone):
+            self.running.pop((event.stage, event.slot), None)
             self.answers[event.stage].append(None if event.failed else event.answer)
             self.tokens[event.stage] += event.num_tokens
         elif isinstance(event, StageDone) and self.live is None:
             self.console.print(self.stage_line(event.stage), markup=False, soft_wrap=True)
-        if self.live is not None:
-            self.live.update(self.table(), refresh=isinstance(event, StageDone | RunDone))
+        if self.live is not None and isinstance(event, StageDone | RunDone):
+            self.live.refresh()
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the run so far, those of candidates that are being written among them."""
+        return sum(self.tokens) + sum([*self.running.values()])
+
+    @property
+    def num_done(self) -> int:
+        """Candidates that are complete."""
+        return sum(map(len, self.answers))
 
     def stage_line(self, stage: int) -> str:
         """Return one round as one line, for logs."""
@@ -83,16 +110,19 @@ class Progress:
         for stage, answers in enumerate(self.answers):
             done, total = len(answers), self._total(stage)
             bar = "#" * done + "." * (total - done) if total <= 32 else ""
+            running = [count for (at, _), count in [*self.running.items()] if at == stage]
             table.add_row(
                 str(stage),
                 f"{bar} {done}/{total}",
-                str(self.tokens[stage]),
+                str(self.tokens[stage] + sum(running)),
                 Text(shown_answers(answers)),
             )
         cap = self.preview.decode_cap if self.preview else 0
-        spent = sum(self.tokens)
         elapsed = time.monotonic() - self.begun
-        return Group(table, Text(f"{spent} of at most {cap} tokens, {elapsed:.0f} s", style="dim"))
+        return Group(
+            table,
+            Text(f"{self.total_tokens} of at most {cap} tokens, {elapsed:.0f} s", style="dim"),
+        )
 
     def _total(self, stage: int) -> int:
         return self.config.candidates_at(stage) if self.config else 0

@@ -206,7 +206,12 @@ async def resume_run(journal: "Journal", args: argparse.Namespace) -> int:
         async with open_sampler(model, upstream_model, spec.config) as sampler:
             with Progress(quiet=args.json) as progress:
                 result: Result = await run_recorded(
-                    journal, args.id, sampler, on_event=progress, stop=stop
+                    journal,
+                    args.id,
+                    sampler,
+                    on_event=progress,
+                    stop=stop,
+                    wants_progress=progress.wants_progress,
                 )
     finally:
         loop.remove_signal_handler(signal.SIGINT)

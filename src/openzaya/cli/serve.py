@@ -172,7 +172,7 @@ def open_journal(config: "GatewayConfig") -> "Journal":
                 f"the journal's folder {folder} cannot be made: {error.strerror}; name another "
                 "file with --set journal=PATH"
             ) from error
-    return Journal.open(path)
+    return Journal.open(path, writes=True)
 
 
 def sandbox_app(

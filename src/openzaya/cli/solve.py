@@ -167,11 +167,21 @@ async def solve(question: str, config: "MarkovianRSAConfig", args: argparse.Name
             with Progress(quiet=args.json) as progress:
                 if journal is None:
                     return await MarkovianRSA(config).run(
-                        question, sampler, seed=args.seed, on_event=progress, stop=stop
+                        question,
+                        sampler,
+                        seed=args.seed,
+                        on_event=progress,
+                        stop=stop,
+                        wants_progress=progress.wants_progress,
                     )
                 begun = await journal.begin(spec_of(question, config, args))
                 return await run_recorded(
-                    journal, begun.run_id, sampler, on_event=progress, stop=stop
+                    journal,
+                    begun.run_id,
+                    sampler,
+                    on_event=progress,
+                    stop=stop,
+                    wants_progress=progress.wants_progress,
                 )
     finally:
         loop.remove_signal_handler(signal.SIGINT)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from openzaya.text.markers import THINK_CLOSE, THINK_OPEN
+from openzaya.text.think import SAID_CHARS, may_open
 
 _THINK = re.compile(f"{re.escape(THINK_OPEN)}|{re.escape(THINK_CLOSE)}")
 
@@ -78,7 +79,7 @@ class ThinkScanner:
     """Tells reasoning from answer, as `text.think.split_thinking` does for a whole reply.
 
     A thought that is never closed is all reasoning. What came as an answer before a block was
-    opened again stays an answer; a closing marker outside a block is dropped.
+    opened again stays an answer; markers that an answer quotes are text.
     """
 
     def __init__(self, started_in_think: bool, *, once: bool = False) -> None:
@@ -87,6 +88,8 @@ class ThinkScanner:
         self._once = once
         self._held = ""
         self._trimmer = EdgeTrimmer()
+        self._said = ""
+        """The end of what was said since the last marker that counted."""
         self._began = {True: False, False: False}
 
     @property
@@ -103,9 +106,12 @@ class ThinkScanner:
             if self._once and not self._inside:
                 break
             out[self._inside] += self._add(text[start : match.start()])
-            self._inside = match.group() == THINK_OPEN
-            self._trimmer = EdgeTrimmer()
             start = match.end()
+            if not self._inside and not may_open(self._said):
+                out[False] += self._add(match.group())
+                continue
+            self._inside = match.group() == THINK_OPEN
+            self._trimmer, self._said = EdgeTrimmer(), ""
         rest = text[start:]
         looks = self._inside or not self._once
         cut = len(rest) - (held_length(rest, (THINK_OPEN, THINK_CLOSE)) if looks else 0)
@@ -121,6 +127,7 @@ class ThinkScanner:
 
     def _add(self, text: str) -> str:
         """Return what a text adds to its side: blocks of a side are joined by an empty line."""
+        self._said = (self._said + text)[-SAID_CHARS:]
         begins = self._trimmer.is_empty
         added = self._trimmer.feed(text)
         if begins and added:

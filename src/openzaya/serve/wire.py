@@ -176,17 +176,23 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at SIGTERM and SIGINT; in another thread than the main one there are no signals."""
+        """Drain at SIGTERM, SIGINT and SIGHUP; only the main thread gets signals.
+
+        Under nohup SIGHUP stays ignored.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.drain)
+        handlers = {signal.SIGTERM: self.drain, signal.SIGINT: self.drain}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            handlers[signal.SIGHUP] = self.hang_up
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
     def drain(self) -> None:
@@ -195,6 +201,11 @@ class Server(uvicorn.Server):
             os._exit(EXIT_AT_ONCE)
         self.should_exit = True
         self._on_drain()
+
+    def hang_up(self) -> None:
+        """Drain, as the terminal is closed; kernel and shell may both say so, so never at once."""
+        if not self.should_exit:
+            self.drain()
 
 
 def allow_files() -> None:

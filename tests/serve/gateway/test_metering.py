@@ -166,6 +166,18 @@ def test_a_run_costs_what_its_usage_says_and_one_that_is_left_what_its_calls_wro
         assert means(gateway) == {"run"}
 
 
+def test_a_try_that_an_upstream_lost_is_told_and_costs_nothing(tmp_path):
+    config = MockConfig(ttft_s=0.001, length="fixed:96", chunk_tokens=1, ids="vllm")
+    with upstream(config) as mock, gatewaying(mock, tmp_path / "j", KEYS) as gateway:
+        gateway.gateway.purses = Purses(lambda: 0.0)
+        before, calls = mock.records.completion_tokens, mock.records.calls
+        mock.set_faults([f"cut@{calls + 2}-{calls + 3}"])
+        answer = gateway.ask(CHAT, {"model": "mock", **ASKED, "ttc": TTC}, headers=BEARER)[1]
+        told = answer["usage"]["completion_tokens"]
+        assert 0 < answer["ttc"]["usage"]["lost"] <= mock.records.completion_tokens - before - told
+        wait_for(lambda: spent(gateway) == told)
+
+
 def test_a_run_that_fails_costs_what_was_generated_before(tmp_path):
     config = MockConfig(ttft_s=0.001, length="fixed:96", ids="vllm")
     with upstream(config) as mock, gatewaying(mock, tmp_path / "j", KEYS) as gateway:

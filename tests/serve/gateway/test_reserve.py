@@ -129,6 +129,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
+def test_what_a_run_reads_on_our_own_engine_is_bounded_by_its_own_tokens(engine):
+    """Not by bytes, as before servers whose tokenizer nobody knows."""
+    ttc = {"num_candidates": 2, "rounds": 1, "budget_tokens": 64, "tail_tokens": 8}
+    ttc |= {"tails_per_prompt": 2, "final_budget_tokens": 64}
+    body = {"model": "nano", "messages": [{"role": "user", "content": "sort qdkax \u00e9\u4e2d"}]}
+    status, answer, _ = ask(engine, CHAT, {**body, "ttc": ttc})
+    assert status == 200, answer
+    cap = ask(engine, f"/v1/ttc/runs/{answer['ttc']['run_id']}")[1]["run"]["preview"]["prefill_cap"]
+    assert 0 <= cap - answer["ttc"]["usage"]["prefill"] <= 2 * 2 * 8  # tails may be shorter
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_our_own_engine_answers_although_its_thinking_was_ended(engine, streams):
     """Four tokens are too few for the nano model to think, and then it answers all the same."""

@@ -4,12 +4,18 @@ import json
 import logging
 import sqlite3
 import time
+from dataclasses import replace
 
 import openai
 import pytest
 from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, wait_for
 
+from openzaya.serve.gateway.answer import extractor
+from openzaya.serve.gateway.backend import Wish
+from openzaya.serve.gateway.conversation import Conversation
+from openzaya.serve.gateway.schema import OpenMessage
 from openzaya.serve.logs import TextLines
+from openzaya.ttc import MarkovianRSAConfig
 
 TOOLS = [
     {
@@ -120,6 +126,34 @@ def test_tool_calls_are_voted_on_by_name_and_arguments(served):
     chunks, _ = served.stream(tools=TOOLS)
     called = [c for chunk in chunks for c in chunk["choices"] if c["delta"].get("tool_calls")]
     assert called[0]["delta"]["tool_calls"][0]["function"]["name"] == "add"
+
+
+NAMED = {"type": "function", "function": {"name": "add"}}
+
+
+@pytest.mark.parametrize("tool_choice", ["required", NAMED, "auto"])
+def test_a_call_that_must_be_made_is_not_replaced_by_the_prose_of_an_earlier_stage(
+    served, tool_choice
+):
+    answer = served.run(tools=TOOLS, tool_choice=tool_choice, max_tokens=8)  # ends in the thinking
+    (choice,) = answer["choices"]
+    if tool_choice == "auto":
+        assert (answer["ttc"]["winner"]["stage"], choice["finish_reason"]) == (0, "stop")
+    else:
+        assert (answer["ttc"]["winner"]["stage"], choice["finish_reason"]) == (1, "length")
+        assert not choice["message"]["content"]
+
+
+def test_only_calls_vote_where_one_must_be_made():
+    turns = [OpenMessage(**turn) for turn in QUESTION]
+    wish = Wish(
+        conversation=Conversation.of(turns),
+        config=MarkovianRSAConfig(),
+        tools={"add": {}},
+        must_call=True,
+    )
+    assert extractor(wish)("no call") is None
+    assert extractor(replace(wish, must_call=False))("no call") == "no call"
 
 
 def test_n_choices_are_different_final_candidates_of_the_same_run(served):

@@ -49,6 +49,8 @@ def extractor(wish: Wish) -> Extract:
             _, calls = take_calls(answer_text, wish.tools, wish.form is not None)
             if calls:
                 return canonical(calls)
+            if wish.must_call:
+                return None
         if wish.wants_json:
             try:
                 value = json.loads(answer_text)
@@ -139,6 +141,7 @@ def facts_of(detail: Mapping[str, Any]) -> dict[str, Any]:
             "generated_by_stage": by_stage,
             "prefill": usage["prefill"],
             "cached": usage["cached"],
+            "lost": usage.get("lost", 0),
             "cap": usage["cap"],
         },
     }

@@ -53,6 +53,8 @@ class Wish:
     """The tools that the last stage may call."""
     wants_json: bool = False
     """Whether the answer must be JSON."""
+    must_call: bool = False
+    """Whether the answer must call a tool."""
     form: Form | None = None
     """What the calls of the last stage keep on our own engine."""
     priority: int = 0
@@ -64,6 +66,11 @@ class Wish:
     """What the calls of the last stage carry on top."""
     body: Any = None
     """The request as the backend's schema read it."""
+
+    @property
+    def only_last(self) -> bool:
+        """Whether an answer of the last stage alone can be what was asked for."""
+        return self.wants_json or self.must_call
 
     def is_final(self, stage: int) -> bool:
         """Say whether answers of a stage may be given to the client."""

@@ -28,6 +28,7 @@ from openzaya.serve.schema import ChatRequest, CompletionRequest, reader
 from openzaya.serve.service import Service
 from openzaya.serve.stream import Detokenizer
 from openzaya.text.markers import THINK_CLOSE
+from openzaya.text.think import all_answer
 from openzaya.ttc.continuing import before_of, written
 
 BUSY_S = 0.2
@@ -82,6 +83,7 @@ class EngineBackend:
             stops=ask.stops,
             tools=schemas_of(tools),
             wants_json=wants_json,
+            must_call=ask.tool_choice not in (None, "none", "auto"),
             form=form,
             priority=ask.priority or 0,
             question_tokens=len(question),
@@ -152,6 +154,7 @@ class EngineSampler:
     tenant: str
     live: LiveText | None
     tail_method: str = "exact"
+    counts_exactly: bool = True
     has_begun: bool = False
     """Whether any call got a slot."""
     broken_tokens: int = 0
@@ -288,8 +291,9 @@ class EngineSampler:
             cut.cancel()
             service.metrics.generated_tokens.inc(len(reply.events))
         check_kept(job.asks[0].params.constraint)
+        text = _text_of(reply) if reply.hit_stop_string else "".join(watch.pieces)
         return Completion(
-            text=_text_of(reply) if reply.hit_stop_string else "".join(watch.pieces),
+            text=text if thinks else all_answer(text),
             num_tokens=len(reply.events),
             finish_reason=_reason_of(reply),
             num_prompt_tokens=len(job.asks[0].prompt),

@@ -92,7 +92,8 @@ class LiveRun:
     def charged_tokens(self) -> int:
         """What is to be paid for: all that `usage` tells, and calls that broke off with the run.
 
-        Tries that a server lost and that were made again are in neither.
+        Tries that a server lost and that were made again, and calls that a run with an answer no
+        longer needs, are in neither: its usage names them apart, as `lost`.
         """
         if self.result is not None:
             return self.result.usage.generated - self.recorded_tokens
@@ -320,7 +321,7 @@ class Runs:
                 self._parts.metrics.note(event)
                 self._parts.lengths.note(run.choice.model, event)
 
-        machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.wants_json)
+        machine = MarkovianRSA(wish.config, extract=extractor(wish), only_last=wish.only_last)
         sampler = self._parts.backend.sampler(wish, run.choice.model, run.number, run.who, run.live)
         run.sampler = sampler
         recorded = await self._parts.journal.recorded(run.id)

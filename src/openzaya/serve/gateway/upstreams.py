@@ -94,6 +94,7 @@ class UpstreamBackend:
             stops=ask.stops,
             tools=_schemas(ask) if has_tools else None,
             wants_json=wants_json,
+            must_call=ask.tool_choice not in (None, "none", "auto"),
             priority=ask.priority or 0,
             question_tokens=sampler.count_prompt_tokens(question),
             fields={name: value for name, value in given.items() if name not in FINAL_ONLY},

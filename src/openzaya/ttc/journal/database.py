@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain
-from os import umask
+from os import W_OK, access, umask
 from pathlib import Path
 from time import time
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from openzaya.ttc.journal.errors import JournalDamagedError, JournalError
 from openzaya.ttc.journal.schema import TABLES, VERSION
 
-Trouble = Literal["full", "busy", "damaged"]
+Trouble = Literal["full", "busy", "damaged", "read-only"]
 Value = str | int | float | None
 
 APPLICATION_ID = 0x6F7A6A31
@@ -115,10 +115,12 @@ class SqliteDatabase(Database):
             self._connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             self._prepare()
         except (OSError, sqlite3.Error) as error:
-            raise JournalError(
-                f"the journal {path} cannot be opened: {error}; name a file that this user may "
-                "write, and that is a journal or does not exist yet"
-            ) from error
+            cure = (
+                "name a file that this user may write, and that is a journal or does not exist yet"
+            )
+            if self.trouble(error) == "full":
+                cure = "free space on its disk, or name a file elsewhere"
+            raise JournalError(f"the journal {path} cannot be opened: {error}; {cure}") from error
         finally:
             umask(old)
 
@@ -210,7 +212,12 @@ class SqliteDatabase(Database):
             return "busy"
         if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return "damaged"
-        return None
+        return "read-only" if primary == sqlite3.SQLITE_READONLY else None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this user may write the file, and its log beside it."""
+        return access(self.path, W_OK) and access(self.path.parent, W_OK)
 
     def size_bytes(self) -> int:
         """Return the size of the pages in use."""

@@ -11,6 +11,17 @@ class JournalFullError(JournalError):
     """No space is left for the journal: HTTP 507. Nothing acknowledged is lost."""
 
 
+class JournalReadOnlyError(JournalError):
+    """The journal may be read by this user, and not written."""
+
+    def __init__(self, where: str) -> None:
+        """Name the journal."""
+        super().__init__(
+            f"the journal {where} can be read here, but not written; give this user leave to write "
+            "the file and its folder, or name another file (`--set journal=` of solve and serve)"
+        )
+
+
 class JournalDamagedError(JournalError):
     """A row, or the file, does not hold what was written; the message names it."""
 

@@ -47,7 +47,7 @@ class JournalConfig:
     max_pending_bytes: int = 64 << 20
     """Unwritten text beyond this fails the runs that add to it."""
     progress_tokens: int = 64
-    """Generated text is kept every so many tokens of a candidate, if progress is reported."""
+    """Reported text is kept at a candidate's first token and every so many after it."""
     poll_s: float = 0.5
     """How often a follower in another process looks for news."""
 
@@ -73,13 +73,13 @@ class Journal:
         )
 
     @classmethod
-    def open(cls, url: str, config: JournalConfig | None = None) -> Self:
+    def open(cls, url: str, config: JournalConfig | None = None, *, writes: bool = False) -> Self:
         """Open or create the journal at a path, `sqlite:PATH` or `postgresql://...`.
 
-        Raises ConfigError for another scheme or a missing driver, JournalError for a newer schema
-        or a file that is no journal.
+        Raises ConfigError for another scheme or a missing driver, JournalError for a newer schema,
+        a file that is no journal, or one that may only be read where the caller `writes`.
         """
-        return cls(open_database(url), open_database(url), config or JournalConfig())
+        return cls(open_database(url, writes=writes), open_database(url), config or JournalConfig())
 
     async def close(self) -> None:
         """Write what is pending, give the leases back, and close."""
@@ -395,4 +395,6 @@ def _cancelling(run_id: str, *, waits: bool = False) -> Write:
 
 async def _end_of(write: Write) -> Any:
     """Return what came of a queued write; it is done even if nobody waits any more."""
-    return await asyncio.shield(asyncio.wrap_future(write.future))
+    result = asyncio.wrap_future(write.future)
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # is not logged
+    return await asyncio.shield(result)

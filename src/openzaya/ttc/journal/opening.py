@@ -4,10 +4,14 @@ from pathlib import Path
 
 from openzaya.core.errors import ConfigError
 from openzaya.ttc.journal.database import Database, SqliteDatabase
+from openzaya.ttc.journal.errors import JournalReadOnlyError
 
 
-def open_database(url: str) -> Database:
-    """Open a journal by path, `sqlite:PATH` or `postgresql://...`."""
+def open_database(url: str, *, writes: bool = False) -> Database:
+    """Open a journal by path, `sqlite:PATH` or `postgresql://...`.
+
+    Raises JournalReadOnlyError for one that may only be read where the caller `writes`.
+    """
     if url.startswith(("postgresql://", "postgres://")):
         from openzaya.ttc.journal.postgres import PostgresDatabase
 
@@ -21,4 +25,8 @@ def open_database(url: str) -> Database:
         )
     if not url:
         raise ConfigError("the journal's path is empty; give a path or postgresql://...")
-    return SqliteDatabase(Path(url).expanduser())
+    database = SqliteDatabase(Path(url).expanduser())
+    if writes and not database.is_writable:
+        database.close()
+        raise JournalReadOnlyError(url)
+    return database

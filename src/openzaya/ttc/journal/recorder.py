@@ -238,7 +238,8 @@ class Recorder:
         if known.first_token_s is None:
             known.first_token_s = event.at
         known.pieces.append(event.text)
-        if event.num_tokens - known.kept_tokens < self.progress_tokens:
+        since = event.num_tokens - known.kept_tokens
+        if known.kept_tokens and since < self.progress_tokens:  # the first says that it is begun
             return
         value = {
             "stage": event.stage,

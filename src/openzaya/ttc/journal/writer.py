@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from openzaya.core.errors import OpenZayaError
 from openzaya.ttc.journal.database import Database
-from openzaya.ttc.journal.errors import JournalError, JournalFullError
+from openzaya.ttc.journal.errors import JournalError, JournalFullError, JournalReadOnlyError
 from openzaya.ttc.journal.leases import epochs, lost
 from openzaya.ttc.journal.rows import Place, Row, drop_deltas
 from openzaya.ttc.journal.spec import Lease
@@ -330,7 +330,9 @@ class Writer:
                 self._commit([write])
             return
         self._forget(batch)
-        if not isinstance(error, OpenZayaError):
+        if self.database.trouble(error) == "read-only":
+            error = JournalReadOnlyError(f"({error})")
+        elif not isinstance(error, OpenZayaError):
             error = _bug(error)
         batch[0].end(error)
 
