@@ -158,11 +158,11 @@ def round_table(entry: Round, result: Result) -> Table:
     """Return one round's candidates."""
     title = f"round {entry.stage}" + (" (final)" if entry is result.rounds[-1] else "")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("slot", justify="right")
+    table.add_column("slot", justify="right", no_wrap=True)
     table.add_column("saw tails of")
-    table.add_column("tokens", justify="right")
+    table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("answer")
-    table.add_column("end of the reasoning", overflow="ellipsis", no_wrap=True)
+    table.add_column("end of the reasoning")  # shrinks first, as it may be wrapped, but is cut
     for candidate in entry.candidates:
         chosen = candidate is result.chosen
         mark = "*" if chosen else " "
@@ -174,7 +174,7 @@ def round_table(entry: Round, result: Result) -> Table:
             seen,
             str(candidate.num_tokens),
             Text(answer, style="bold" if chosen else ""),
-            Text(tail, style="dim"),
+            Text(tail, style="dim", overflow="ellipsis", no_wrap=True),
         )
     return table
 
