@@ -274,6 +274,20 @@ def test_an_answer_that_is_too_long_is_clipped_to_the_width_of_its_cell():
     assert clip("a\nb  c") == "a b c"
 
 
+def test_the_live_table_of_a_narrow_terminal_cuts_the_answers_and_keeps_the_rest():
+    config = MarkovianRSAConfig(
+        num_candidates=8, tails_per_prompt=2, rounds=1, budget_tokens=100, tail_tokens=10
+    )
+    console = Console(file=StringIO(), width=40)
+    with Progress(console=console) as progress:
+        progress(RunStarted(config, preview(config, 5), 5))
+        progress(CandidateDone(written(0, 1234, "a long answer of a model"), 1234))
+        console.print(progress.table())
+    row = next(line for line in console.file.getvalue().splitlines() if "1/8" in line)
+    assert row.split()[:5] == ["0", "#.......", "1/8", "1234", "a"]
+    assert row.rstrip().endswith("\u2026")
+
+
 def test_a_narrow_terminal_cuts_the_reasoning_and_keeps_the_rest():
     found = replace(written(3, 61, "42"), parents=(3, 7), thinking="saw again that 6 * 7 = 42")
     stage = Round(0, (found,))

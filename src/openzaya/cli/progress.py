@@ -78,8 +78,9 @@ class Progress:
     def table(self) -> Group:
         """Return the live table."""
         table = Table(box=None, pad_edge=False)
-        for heading in ("round", "candidates", "tokens", "answers (how many candidates)"):
+        for heading in ("round", "candidates", "tokens"):
             table.add_column(heading, no_wrap=True)
+        table.add_column("answers (how many candidates)")  # shrinks first; its text is cut
         for stage, answers in enumerate(self.answers):
             done, total = len(answers), self._total(stage)
             bar = "#" * done + "." * (total - done) if total <= 32 else ""
@@ -87,7 +88,7 @@ class Progress:
                 str(stage),
                 f"{bar} {done}/{total}",
                 str(self.tokens[stage]),
-                Text(shown_answers(answers)),
+                Text(shown_answers(answers), overflow="ellipsis", no_wrap=True),
             )
         cap = self.preview.decode_cap if self.preview else 0
         spent = sum(self.tokens)
