@@ -24,7 +24,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -69,6 +76,25 @@ def fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other run.py of this folder sets up; two in one .venv break it.
+
+    The lock is on this file and goes with the process. Without flock everybody is alone.
+    """
+    with Path(__file__).open() as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up in this folder")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system that has no locks
+            pass
+        yield
+
+
+@alone()
 def setup(extra: str) -> None:
     """Make .venv hold openzaya with `extra`, names with commas; do nothing when it already does."""
     extras = {"", *extra.split(",")}
@@ -174,4 +200,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        say("stopped by Ctrl-C; running this again continues")
+        sys.exit(130)

@@ -7,6 +7,7 @@ import pytest
 
 from openzaya.backends import machine
 from openzaya.backends.machine import Cores
+from openzaya.cli import doctor
 from openzaya.cli import main as cli
 
 
@@ -128,6 +129,20 @@ def test_doctor_reports_what_the_choice_rests_on(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "float32 200, bfloat16 100 GFLOP/s" in shown
     assert "bfloat16 runs at 0.50 of float32's speed" in shown
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+def test_doctor_tells_whether_our_kernels_can_be_compiled(monkeypatch, tmp_path, has_one):
+    path = tmp_path / "mine++"
+    path.write_text("")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path) if has_one else str(tmp_path / "none"))
+    monkeypatch.setenv("OPENZAYA_CACHE", str(tmp_path / "cache"))
+    report = doctor.examine()
+    told = dict(doctor.describe(report))["compiler"]
+    assert report["compiler"]["path"] == (str(path) if has_one else None)
+    assert (str(path) in told, str(tmp_path / "cache") in told) == (has_one, has_one)
+    assert ("install g++" in told) is not has_one
 
 
 @pytest.mark.gpu

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.checkpoint import Source, load, save_model
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
+from openzaya.train.lock import LOCK, RunLock
 
 
 @pytest.fixture
@@ -99,3 +104,79 @@ def test_a_failed_conversion_leaves_no_target(source: Path, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="cannot be read"):
         run(str(source), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_two_conversions_into_one_target_do_not_mix(source: Path, tmp_path: Path) -> None:
+    target, partial = tmp_path / "new", tmp_path / "new.partial"
+    with RunLock(partial):
+        (partial / "model.safetensors").write_bytes(b"the other's")
+        with pytest.raises(CheckpointError, match=r"new\.partial is in use by pid"):
+            run(str(source), str(target))
+    assert (partial / "model.safetensors").read_bytes() == b"the other's"
+    assert run(str(source), str(target)) == 0  # the other was killed
+    assert isinstance(load(target), Zaya)
+    assert not partial.exists()
+    assert not (target / LOCK).exists()
+
+
+def test_a_target_that_another_conversion_made_meanwhile_is_kept(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, enter = tmp_path / "new", RunLock.__enter__
+
+    def late(lock: RunLock) -> RunLock:
+        target.mkdir()
+        (target / "config.json").write_text("the other's")
+        return enter(lock)
+
+    monkeypatch.setattr(RunLock, "__enter__", late)
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        run(str(source), str(target))
+    assert [path.name for path in target.iterdir()] == ["config.json"]
+
+
+def test_a_folder_of_somebody_elses_in_the_place_is_not_deleted(
+    source: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("...")
+    (tmp_path / "link.partial").symlink_to(mine)
+    with pytest.raises(ConfigError, match="would be deleted"):
+        run(str(source), str(tmp_path / "link"))
+    mine.rename(tmp_path / "new.partial")
+    with pytest.raises(ConfigError, match="would be deleted"):
+        run(str(source), str(tmp_path / "new"))
+    assert (tmp_path / "new.partial" / "thesis.tex").exists()
+
+
+def test_ctrl_c_leaves_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert.shutil, "copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(str(source), str(tmp_path / "new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_full_disk_is_told_with_the_target_and_leaves_nothing(
+    source: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "openzaya", "convert", str(source), str(tmp_path / "new")],
+        env={**os.environ, "PYTHONPATH": str(Path(convert.__file__).parents[2])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+        capture_output=True,
+        text=True,
+    )
+    told = f"openzaya: error: {tmp_path / 'new'} could not be written: [Errno 27]"
+    assert (done.returncode, done.stderr[: len(told)]) == (3, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_bundled_model_has_its_name_here_too(tmp_path: Path) -> None:
+    assert run("nano", str(tmp_path / "int8"), "--weights", "int8") == 0
+    assert Source(tmp_path / "int8").form is not None

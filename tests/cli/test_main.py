@@ -116,6 +116,12 @@ def test_a_wrong_verb_gets_a_suggestion_and_code_2(words, message, capsys):
     assert shown.out == ""
 
 
+@pytest.mark.parametrize("words", [["runs"], ["runs", "show"], ["convert"]])
+def test_help_may_come_first(words, capsys):
+    assert cli.main(["help", *words]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: openzaya {' '.join(words)} ")
+
+
 def fake_verb(run, **names) -> ModuleType:
     module = ModuleType("openzaya.cli.fake")
     module.NAME, module.SUMMARY, module.run = "fake", "A verb for tests.", run

@@ -13,18 +13,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from backends.mock_openai import Mock, serve, silence, status
 from rich.console import Console
 
 from openzaya.cli import main as cli
-from openzaya.cli.progress import SHOWN_CHARS, Progress, clip, show_result
+from openzaya.cli.progress import SHOWN_CHARS, Progress, clip, round_table, show_result
 from openzaya.ttc import (
     Candidate,
     CandidateDone,
     MarkovianRSA,
     MarkovianRSAConfig,
+    Round,
     RunStarted,
     StageDone,
 )
@@ -182,9 +184,19 @@ def test_an_unreachable_or_lying_server_exits_4(capsys):
     assert "HTTP 401" in capsys.readouterr().err
 
 
-def test_a_missing_model_folder_exits_3(tmp_path, capsys):
-    assert cli.main(["solve", "x", "--model", str(tmp_path), "--preset", "nano"]) == 3
-    assert "Traceback" not in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("empty", "empty has no config.json"),
+        ("none", "none' is no folder here; name a model folder"),
+    ],
+)
+def test_a_missing_model_folder_exits_3(tmp_path, capsys, name, told):
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["solve", "x", "--model", str(tmp_path / name), "--preset", "nano"]) == 3
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
 
 
 def test_ctrl_c_prints_the_best_so_far_and_exits_130():
@@ -260,6 +272,39 @@ def test_an_answer_that_is_too_long_is_clipped_to_the_width_of_its_cell():
     assert clip("x" * SHOWN_CHARS) == "x" * SHOWN_CHARS
     assert clip("x" * (SHOWN_CHARS + 1)) == "x" * (SHOWN_CHARS - 3) + "..."
     assert clip("a\nb  c") == "a b c"
+
+
+def test_the_live_table_of_a_narrow_terminal_cuts_the_answers_and_keeps_the_rest():
+    config = MarkovianRSAConfig(
+        num_candidates=8, tails_per_prompt=2, rounds=1, budget_tokens=100, tail_tokens=10
+    )
+    console = Console(file=StringIO(), width=40)
+    with Progress(console=console) as progress:
+        progress(RunStarted(config, preview(config, 5), 5))
+        progress(CandidateDone(written(0, 1234, "a long answer of a model"), 1234))
+        console.print(progress.table())
+    row = next(line for line in console.file.getvalue().splitlines() if "1/8" in line)
+    assert row.split()[:5] == ["0", "#.......", "1/8", "1234", "a"]
+    assert row.rstrip().endswith("\u2026")
+
+
+def test_a_narrow_terminal_cuts_the_reasoning_and_keeps_the_rest():
+    found = replace(written(3, 61, "42"), parents=(3, 7), thinking="saw again that 6 * 7 = 42")
+    stage = Round(0, (found,))
+    table = round_table(stage, SimpleNamespace(rounds=(stage,), chosen=found))
+
+    def last_line(width: int) -> list[str]:
+        console = Console(file=StringIO(), width=width)
+        console.print(table)
+        return console.file.getvalue().splitlines()[-1].split()
+
+    whole = ["*3", "3,", "7", "61", "42", *found.thinking.split()]
+    assert last_line(80) == whole
+    for width in (36, 40, 50):
+        *kept, cut = last_line(width)
+        assert whole[: len(kept)] == kept
+        assert len(kept) >= 5
+        assert cut.endswith("\u2026")
 
 
 def test_a_run_stopped_before_its_first_candidate_still_reports(capsys):

@@ -3,8 +3,12 @@
 import importlib.util
 import json
 import re
+import signal
 import subprocess
+import sys
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +94,66 @@ def test_a_failing_install_leaves_no_stamp(runner, monkeypatch):
     with pytest.raises(SystemExit):
         runner.setup("")
     assert not runner.STAMP.exists()
+
+
+def test_two_set_ups_at_once_install_one_after_the_other(runner, monkeypatch):
+    """The second waits while the first installs, then adds to what it finds."""
+    begun, waits = threading.Event(), threading.Event()
+    pretend = runner.run
+
+    def slow(command):
+        begun.set()
+        assert waits.wait(20), "the other set-up did not wait"
+        pretend(command)
+
+    monkeypatch.setattr(runner, "run", slow)
+    monkeypatch.setattr(runner, "say", lambda line: waits.set() if "waiting" in line else None)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(runner.setup, "")
+        assert begun.wait(20)
+        second = threads.submit(runner.setup, "dev")
+        first.result(), second.result()
+    assert pip_targets(runner) == [str(runner.ROOT), f"{runner.ROOT}[dev]"]
+    assert json.loads(runner.STAMP.read_text())["extras"] == ["", "dev"]
+
+
+def test_a_failed_set_up_holds_up_nobody(runner, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, "run", lambda command: runner.sys.exit(7))
+        with pytest.raises(SystemExit):
+            runner.setup("")
+    monkeypatch.setattr(runner, "say", lambda line: pytest.fail(line) if "wait" in line else None)
+    runner.setup("")
+    assert runner.STAMP.exists()
+
+
+@pytest.mark.parametrize("has_flock", [True, False])
+def test_where_files_have_no_locks_the_set_up_goes_on(runner, monkeypatch, has_flock):
+    def refuse(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(runner.fcntl, "flock", refuse)
+    if not has_flock:
+        monkeypatch.setattr(runner, "fcntl", None)
+    runner.setup("")
+    assert runner.STAMP.exists()
+
+
+def test_ctrl_c_while_waiting_is_no_traceback(runner):
+    command = [sys.executable, str(runner.ROOT / "run.py"), "setup"]
+    with runner.alone():
+        waits = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            assert "waiting for another set-up" in waits.stderr.readline()
+            waits.send_signal(signal.SIGINT)
+            _, shown = waits.communicate(timeout=20)
+        finally:
+            waits.kill()
+    assert (waits.returncode, shown) == (
+        130,
+        "run.py: stopped by Ctrl-C; running this again continues\n",
+    )
+    assert not runner.VENV.exists()
 
 
 def test_an_old_python_and_a_missing_venv_are_told_how_to_go_on(runner, monkeypatch):

@@ -5,6 +5,10 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openzaya.model.checkpoint import Source
 
 NAME = "convert"
 SUMMARY = "Rewrite a model folder: current or legacy layout, full or 8- or 4-bit weights."
@@ -31,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="SRC", help="model folder, either layout")
+    parser.add_argument("source", metavar="SRC", help="model folder, either layout, or nano")
     parser.add_argument("target", metavar="DST", help="folder to write")
     parser.add_argument(
         "--layout", choices=("native", "legacy"), default="native", help="layout of DST [native]"
@@ -49,24 +53,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert the folder with its tokenizer and chat template; the target appears whole."""
-    from openzaya.core.errors import ConfigError
+    from openzaya.cli.samplers import model_folder
+    from openzaya.core.errors import CheckpointError, ConfigError
     from openzaya.model.checkpoint import Source
-    from openzaya.model.convert import convert
-    from openzaya.model.quantize import FORMATS
 
     if not 0 < args.max_shard_gb < math.inf:
         raise ConfigError(f"--max-shard-gb is {args.max_shard_gb}; give a number above 0")
     target = Path(args.target)
-    is_other = target.is_symlink() or (target.exists() and not target.is_dir())
-    if not target.name or is_other or (target.exists() and any(target.iterdir())):
-        raise ConfigError(f"{target} is not an empty folder; name a new one")
-    source = Source(args.source)
-    partial = target.with_name(f"{target.name}.partial")
-    if partial.resolve() in (source.folder.resolve(), *source.folder.resolve().parents):
-        raise ConfigError(
-            f"{source.folder} lies where a new {target} would be built, and would be deleted; name "
-            "another target, or move the source"
-        )
+    refuse_used(target)
+    source = Source(model_folder("nano") if args.source == "nano" else args.source)
     plan = {
         "source": str(source.folder),
         "source_layout": source.layout,
@@ -79,20 +74,70 @@ def run(args: argparse.Namespace) -> int:
     as_json = getattr(args, "json", False)
     if not as_json:
         print("\n".join(f"{name}: {value}" for name, value in plan.items()))
-    shutil.rmtree(partial, ignore_errors=True)
-    convert(
-        source,
-        partial,
-        args.layout,
-        form=FORMATS.get(args.weights),
-        max_shard_bytes=int(args.max_shard_gb * 1e9),
-    )
-    for pattern in _SIDE_FILES:
-        for path in sorted(source.folder.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, partial / path.name)
-    if target.exists():
-        target.rmdir()
-    partial.rename(target)
+    try:
+        write(source, target, args)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise CheckpointError(
+            f"{target} could not be written: {error}; make room there, or name a target on "
+            "another disk"
+        ) from error
     print(json.dumps(plan) if as_json else "done")
     return 0
+
+
+def refuse_used(target: Path) -> None:
+    """Raise ConfigError where no new folder can be put."""
+    from openzaya.core.errors import ConfigError
+
+    is_other = target.is_symlink() or (target.exists() and not target.is_dir())
+    if not target.name or is_other or (target.exists() and any(target.iterdir())):
+        raise ConfigError(f"{target} is not an empty folder; name a new one")
+
+
+def write(source: "Source", target: Path, args: argparse.Namespace) -> None:
+    """Build the target aside under a lock and put it in place; a failure leaves nothing."""
+    from openzaya.model.convert import convert
+    from openzaya.model.quantize import FORMATS
+    from openzaya.train.lock import LOCK, RunLock
+
+    partial = target.with_name(f"{target.name}.partial")
+    refuse_foreign(partial, source.folder, LOCK)
+    with RunLock(partial):
+        refuse_used(target)  # by another conversion, which has ended meanwhile
+        for path in partial.iterdir():  # of a conversion that was killed
+            if path.name != LOCK:
+                path.unlink()
+        try:
+            convert(
+                source,
+                partial,
+                args.layout,
+                form=FORMATS.get(args.weights),
+                max_shard_bytes=int(args.max_shard_gb * 1e9),
+            )
+            for pattern in _SIDE_FILES:
+                for path in sorted(source.folder.glob(pattern)):
+                    if path.is_file():
+                        shutil.copyfile(path, partial / path.name)
+            if target.exists():
+                target.rmdir()
+            (partial / LOCK).unlink()
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def refuse_foreign(partial: Path, source: Path, lock: str) -> None:
+    """Raise ConfigError for a folder that is not what a killed conversion has left."""
+    from openzaya.core.errors import ConfigError
+
+    ours = (partial / lock).is_file() or not (partial.exists() and any(partial.iterdir()))
+    holds_source = partial.resolve() in (source.resolve(), *source.resolve().parents)
+    if partial.is_symlink() or not ours or holds_source:
+        raise ConfigError(
+            f"the target would be built in {partial}, and what is there would be deleted; move it "
+            "away, or name another target"
+        )

@@ -39,6 +39,7 @@ def examine() -> dict[str, Any]:
 
     from openzaya import __version__
     from openzaya.backends import machine
+    from openzaya.core.native.build import cache_folder, compiler
 
     cores = machine.measure_cores()
     threads, device = machine.choose_threads(cores), machine.choose_device()
@@ -71,6 +72,7 @@ def examine() -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "hip": torch.version.hip,
         },
+        "compiler": {"path": compiler(), "cache": str(cache_folder())},
         "gpu": gpus(),
         "gemm_flops": rates,
         "bandwidth": bandwidths,
@@ -152,6 +154,7 @@ def describe(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("disk", f"{report['disk']['free'] / GIB:.1f} GiB free here"),
         ("torch", f"{torch_build['version']} ({build} build), Python {report['python']}"),
     ]
+    rows.append(("compiler", compiler_text(report["compiler"])))
     rows += [("gpu", f"{gpu['name']}, {gpu['memory'] / GIB:.0f} GiB") for gpu in report["gpu"]]
     rows += [] if report["gpu"] else [("gpu", "none")]
     for place, rates in report["gemm_flops"].items():
@@ -166,6 +169,13 @@ def describe(report: dict[str, Any]) -> list[tuple[str, str]]:
     if held:
         rows.append(("it held against", f"{len(held)} probes: {', '.join(held)}"))
     return rows
+
+
+def compiler_text(found: dict[str, Any]) -> str:
+    """Return which C++ compiler makes our CPU kernels, and where they are kept."""
+    if found["path"] is None:
+        return "none, so torch computes instead of our CPU kernels, slower; install g++ or clang++"
+    return f"{found['path']} (what it makes is kept in {found['cache']})"
 
 
 def explain(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -129,6 +129,8 @@ def meant(unknown: list[str], parser: argparse.ArgumentParser, argv: list[str]) 
 
 def dispatch(argv: list[str]) -> int:
     """Run one command line; errors pass through. Returns the exit code."""
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
@@ -152,8 +154,8 @@ def dispatch(argv: list[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0 success, 2 bad input, 3 checkpoint, 4 upstream, 1 other errors of ours, 130 Ctrl-C, 141 the
-    reader of our output went away.
+    0 success, 2 bad input, 3 checkpoint, 4 upstream, 1 other errors of ours, 75 training was
+    stopped and can go on, 130 Ctrl-C, 141 the reader of our output went away.
     """
     open_streams()
     words = list(sys.argv[1:] if argv is None else argv)

@@ -105,8 +105,9 @@ class Progress:
     def table(self) -> Group:
         """Return the live table."""
         table = Table(box=None, pad_edge=False)
-        for heading in ("round", "candidates", "tokens", "answers (how many candidates)"):
+        for heading in ("round", "candidates", "tokens"):
             table.add_column(heading, no_wrap=True)
+        table.add_column("answers (how many candidates)")  # shrinks first; its text is cut
         for stage, answers in enumerate(self.answers):
             done, total = len(answers), self._total(stage)
             bar = "#" * done + "." * (total - done) if total <= 32 else ""
@@ -115,7 +116,7 @@ class Progress:
                 str(stage),
                 f"{bar} {done}/{total}",
                 str(self.tokens[stage] + sum(running)),
-                Text(shown_answers(answers)),
+                Text(shown_answers(answers), overflow="ellipsis", no_wrap=True),
             )
         cap = self.preview.decode_cap if self.preview else 0
         elapsed = time.monotonic() - self.begun
@@ -188,11 +189,11 @@ def round_table(entry: Round, result: Result) -> Table:
     """Return one round's candidates."""
     title = f"round {entry.stage}" + (" (final)" if entry is result.rounds[-1] else "")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("slot", justify="right")
+    table.add_column("slot", justify="right", no_wrap=True)
     table.add_column("saw tails of")
-    table.add_column("tokens", justify="right")
+    table.add_column("tokens", justify="right", no_wrap=True)
     table.add_column("answer")
-    table.add_column("end of the reasoning", overflow="ellipsis", no_wrap=True)
+    table.add_column("end of the reasoning")  # shrinks first, as it may be wrapped, but is cut
     for candidate in entry.candidates:
         chosen = candidate is result.chosen
         mark = "*" if chosen else " "
@@ -204,7 +205,7 @@ def round_table(entry: Round, result: Result) -> Table:
             seen,
             str(candidate.num_tokens),
             Text(answer, style="bold" if chosen else ""),
-            Text(tail, style="dim"),
+            Text(tail, style="dim", overflow="ellipsis", no_wrap=True),
         )
     return table
 

@@ -83,8 +83,13 @@ async def open_sampler(
 
 
 def model_folder(model: str) -> Path:
-    """Return the folder of a model named on the command line; `nano` is the bundled one."""
+    """Return the folder of a model named on the command line; `nano` is the bundled one.
+
+    Raises CheckpointError where there is none.
+    """
     if model != "nano":
+        if not Path(model).is_dir():
+            raise CheckpointError(f"{model!r} is no folder here; name a model folder, or nano")
         return Path(model)
     from importlib.resources import files
 
