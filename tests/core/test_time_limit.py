@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -33,11 +34,9 @@ def clean_up_badly():
 
 
 def go_on_after_errors():
-    while True:
-        try:
-            time.sleep(60)
-        except Exception:  # noqa: BLE001 - as careless scorers do
-            time.sleep(60)
+    for _ in range(3):
+        with suppress(Exception):
+            time.sleep(1)
 
 
 @pytest.mark.parametrize(
