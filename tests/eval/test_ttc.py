@@ -105,14 +105,16 @@ def test_what_its_budget_cuts_is_wrong_in_all_four_scores_and_does_not_vote():
         assert (score.mean, score.num_problems) == (0.0, 2)
 
     class Half(Dice):
-        """Right replies end, the others are cut."""
+        """Every third reply is right and ends; the others, all alike, are cut."""
 
         async def sample(self, request):
-            found = await super().sample(request)
-            return found if judge(0, found.text).reward else replace(found, finish_reason="length")
+            self.calls += 1
+            if self.calls % 3 == 0:
+                return Completion("hm\n</think>\n\n1", 8, "stop")
+            return Completion("hm\n</think>\n\n2", 8, "length")
 
     table = asyncio.run(compare(["a", "b"], judge, Half(), CONFIG, seed=5))
-    assert table.single.mean < 1.0
+    assert table.single.mean < 0.5
     assert table.majority.mean == table.mrsa_vote.mean == 1.0
 
 
