@@ -1,10 +1,14 @@
 """Sampling and judging with the bundled model: every sample is judged once, by its own problem."""
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from openzaya.cli.samplers import model_folder
 from openzaya.core.records import infra, right, wrong
 from openzaya.engine.engine import Engine
+from openzaya.eval import protocol
 from openzaya.eval.rollouts import Codec, EvalConfig, pass_at_1, sample_and_judge
 from openzaya.model.checkpoint import load
 from openzaya.text.chat import ChatTemplate
@@ -44,9 +48,16 @@ def test_a_reply_is_what_stands_before_its_stop_token(codec):
     assert codec.reply(ids) == codec.reply([*ids, codec.tokenizer.eos_id]) == "abc"
 
 
-def test_each_sample_has_a_stream_of_its_own(engine, codec):
+def test_each_sample_has_a_stream_of_its_own(engine, codec, monkeypatch):
+    """At this temperature nothing ends by itself, so what is cut counts as ended here."""
     config = EvalConfig(num_samples=4, max_tokens=24, temperature=4.0, seed=3)
     heard = []
+    sample = engine.generate
+    monkeypatch.setattr(
+        engine,
+        "generate",
+        lambda *asked: [replace(output, finish_reason="stop") for output in sample(*asked)],
+    )
 
     def listen(index, reply):
         heard.append((index, reply))
@@ -61,8 +72,42 @@ def test_each_sample_has_a_stream_of_its_own(engine, codec):
     assert heard == again
 
 
+def test_a_reply_that_its_budget_cuts_is_wrong_whatever_it_says(engine, codec):
+    """As in RL. The judge is asked about replies that ended by themselves only."""
+    config = EvalConfig(temperature=0.0, max_tokens=64)
+    heard = []
+
+    def listen(index, reply):
+        heard.append(reply)
+        return right()
+
+    (whole,) = sample_and_judge(engine, codec, QUESTIONS[:1], listen, config)
+    (exact,) = sample_and_judge(
+        engine, codec, QUESTIONS[:1], listen, replace(config, max_tokens=whole.num_tokens)
+    )
+    (cut,) = sample_and_judge(
+        engine, codec, QUESTIONS[:1], listen, replace(config, max_tokens=whole.num_tokens - 1)
+    )
+    assert (whole.rewards, exact.rewards, cut.rewards) == ([1.0], [1.0], [0.0])
+    assert cut.num_tokens == whole.num_tokens - 1
+    assert len(heard) == 2
+
+
+def test_a_judge_that_hangs_is_a_failure_of_ours(engine, codec, monkeypatch, caplog):
+    monkeypatch.setattr(protocol, "JUDGE_LIMIT_S", 0.1)
+
+    def hangs(index, reply):
+        return time.sleep(60) if index == 1 else judge(index, reply)
+
+    config = EvalConfig(temperature=0.0, max_tokens=64)
+    outcomes = sample_and_judge(engine, codec, QUESTIONS, hangs, config)
+    assert [outcome.rewards for outcome in outcomes] == [[1.0], [], [1.0]]
+    assert outcomes[1].num_infra == 1
+    assert "no verdict on a reply to question 1 (it took more than 0.1 s)" in caplog.text
+
+
 def test_a_failure_of_ours_counts_for_nothing(engine, codec):
-    config = EvalConfig(num_samples=2, max_tokens=8)
+    config = EvalConfig(num_samples=2, max_tokens=64, temperature=0.5)
     verdicts = iter([right(), wrong("no"), infra("x"), right(), infra("x"), infra("x")])
     outcomes = sample_and_judge(engine, codec, QUESTIONS, lambda *_: next(verdicts), config)
     assert [outcome.rewards for outcome in outcomes] == [[1.0, 0.0], [1.0], []]

@@ -1,11 +1,14 @@
 """The comparison gives the vote what Markovian RSA spent, and scores as the paper does."""
 
 import asyncio
+import time
+from dataclasses import replace
 
 import pytest
 
 from openzaya.core.records import Completion, infra, right, wrong
 from openzaya.core.seeding import stream
+from openzaya.eval import protocol
 from openzaya.eval.ttc import compare
 from openzaya.ttc.config import MarkovianRSAConfig
 
@@ -90,6 +93,39 @@ def test_a_rollout_without_a_verdict_is_not_sampled_again():
     asyncio.run(compare(["a"], failing, Noted(), CONFIG, seed=5))
     assert len(seeds) > 8
     assert len(set(seeds)) == len(seeds)
+
+
+def test_what_its_budget_cuts_is_wrong_in_all_four_scores_and_does_not_vote():
+    class Cut(Dice):
+        async def sample(self, request):
+            return replace(await super().sample(request), finish_reason="length")
+
+    table = asyncio.run(compare(["a", "b"], judge, Cut(), CONFIG, seed=5))
+    for score in (table.single, table.majority, table.mrsa_mean, table.mrsa_vote):
+        assert (score.mean, score.num_problems) == (0.0, 2)
+
+    class Half(Dice):
+        """Every third reply is right and ends; the others, all alike, are cut."""
+
+        async def sample(self, request):
+            self.calls += 1
+            if self.calls % 3 == 0:
+                return Completion("hm\n</think>\n\n1", 8, "stop")
+            return Completion("hm\n</think>\n\n2", 8, "length")
+
+    table = asyncio.run(compare(["a", "b"], judge, Half(), CONFIG, seed=5))
+    assert table.single.mean < 0.5
+    assert table.majority.mean == table.mrsa_vote.mean == 1.0
+
+
+def test_a_judge_that_hangs_leaves_its_question_out(monkeypatch):
+    monkeypatch.setattr(protocol, "JUDGE_LIMIT_S", 0.02)
+
+    def hangs(index, reply):
+        return time.sleep(60) if index == 1 else judge(index, reply)
+
+    table = asyncio.run(compare(["a", "b"], hangs, Dice(), CONFIG, seed=5))
+    assert table.single.num_problems == 1
 
 
 def test_a_model_that_generates_nothing_comes_to_an_end():

@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 
 from openzaya.core.config import resolve
-from openzaya.core.errors import ConfigError
+from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.checkpoint import load
 from openzaya.recipes.nano import evaluation
 from openzaya.recipes.nano.report import STAGES, report_card
 from openzaya.recipes.nano.speedrun import Speedrun, SpeedrunConfig, speedrun
 from openzaya.recipes.nano.tasks import LEVELS, held_out
+from openzaya.train.lock import RunLock
 
 pytestmark = pytest.mark.slow
 SUPERVISED = STAGES[:3]
@@ -125,3 +126,21 @@ def test_a_folder_of_other_settings_is_refused(run):
     folder, *_ = run
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
         speedrun(folder, replace(CONFIG, seed=1))
+
+
+def test_settings_that_change_no_number_may_change(run, tmp_path):
+    folder, report, _ = run
+    shutil.copytree(folder, tmp_path / "again")
+    changes = ["pretrain.train.recompute=true", "rl.train.score_limit_s=900"]
+    again = speedrun(tmp_path / "again", resolve(CONFIG, [], changes))
+    assert again["stages"] == report["stages"]
+
+
+def test_a_second_run_in_the_folder_is_refused_whatever_the_first_does_and_changes_nothing(run):
+    folder, *_ = run
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with RunLock(folder):
+        before[folder / "LOCK"] = (folder / "LOCK").read_bytes()
+        with pytest.raises(CheckpointError, match="is in use by pid"):
+            speedrun(folder, CONFIG)
+        assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before

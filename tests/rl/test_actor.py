@@ -1,6 +1,7 @@
 """What the actor does with verdicts, failures, loops and prompts that do not fit."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 import tiny_rl
 from tiny_rl import TOKENIZER
 
-from openzaya.core.errors import ContextLengthError, SandboxError
+from openzaya.core.errors import ContextLengthError, EnvError, SandboxError
 from openzaya.core.records import Judgement, Message, Verdict, infra, right, wrong
 from openzaya.engine.request import Output, SamplingParams
 from openzaya.rl.config import Prompt
-from openzaya.rl.pipeline.actor import ActorStats, ordinary_ids
+from openzaya.rl.pipeline.actor import MAX_HUNG_GROUPS, ActorStats, ordinary_ids
 from openzaya.rl.stages import RLStage
 from openzaya.rl.tails import TailPool
 
@@ -111,6 +112,44 @@ def test_an_error_that_is_not_infrastructure_is_not_hidden() -> None:
 
     with pytest.raises(KeyError):
         tiny_rl.stage(scorer=broken).actor.rollout(tiny_rl.prompts(0, 0, POOL), 0, 0, ActorStats())
+
+
+def test_a_scorer_that_hangs_costs_its_group_only() -> None:
+    """One time limit a group: the others of the group are not asked any more."""
+    asked: list[int] = []
+
+    def hangs(prompt: Prompt, text: str) -> Verdict:
+        asked.append(prompt.payload["i"])
+        if prompt.payload["i"] == 1 and asked.count(1) == 2:
+            time.sleep(60)
+        return tiny_rl.score(prompt, text)
+
+    clean = tiny_rl.stage().actor.rollout(tiny_rl.prompts(0, 0, POOL), 0, 0, ActorStats())
+    stage, stats = tiny_rl.stage(tiny_rl.config(score_limit_s=0.1), hangs), ActorStats()
+    found = stage.actor.rollout(tiny_rl.prompts(0, 0, POOL), 0, 0, stats)
+    assert [g.rewards for g in found] == [clean[0].rewards, clean[2].rewards]
+    assert asked == [0] * 4 + [1] * 2 + [2] * 4
+    assert (stats.infra_groups, stats.infra_rollouts, stats.rollouts) == (1, 1, 8)
+    assert stats.reasons == ["no verdict on a reply to '0.0.1' (it took more than 0.1 s)"]
+
+
+def test_a_scorer_that_hangs_always_ends_the_run_soon() -> None:
+    """And one that answers in between does not: only what hangs in a row counts."""
+    groups: list[str] = []
+
+    def hangs(prompt: Prompt, text: str) -> Verdict:
+        if prompt.key not in groups:
+            groups.append(prompt.key)
+        if len(groups) == MAX_HUNG_GROUPS:
+            return right()
+        raise TimeoutError("the reward server does not answer")
+
+    stage, stats = tiny_rl.stage(scorer=hangs), ActorStats()
+    prompts = [p for attempt in range(9) for p in tiny_rl.prompts(0, attempt, POOL)]
+    with pytest.raises(EnvError, match=r"5 groups in a row: .*the reward server does not answer"):
+        stage.actor.rollout(prompts, 0, 0, stats)
+    assert len(groups) == 2 * MAX_HUNG_GROUPS
+    assert stats.rollouts == 4
 
 
 def test_a_loop_loses_its_reward_before_any_group_statistic() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from openzaya.core.log import MetricWriter, read_metrics
 from openzaya.core.records import Message, Verdict, infra, right, wrong
 from openzaya.rl import stages
 from openzaya.rl.config import Prompt, RLConfig
+from openzaya.rl.spine import LengthRewardConfig
 from openzaya.rl.stages import RLStage, run_rl
 from openzaya.rl.tails import TailEntry, TailPool
 from openzaya.train import ckpt
 from openzaya.train.lock import RunLock
-from openzaya.train.saver import Saving
+from openzaya.train.saver import Saver, Saving
 
 
 def weights(stage: RLStage) -> dict[str, torch.Tensor]:
@@ -142,6 +144,58 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_as_if_there_had_been_none(
     assert all(torch.equal(t, weights(resumed)[name]) for name, t in weights(straight).items())
 
 
+@pytest.mark.parametrize(("at_step", "saved"), [(2, 3), (5, 5)])
+def test_a_signal_at_any_moment_ends_the_stage_with_the_named_step_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int, saved: int
+) -> None:
+    """Here it comes when the loop has just looked for one."""
+
+    def is_due(_clock: object, step: int) -> bool:
+        if step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    real = stages.RLStage.save
+
+    def save(stage: stages.RLStage, saver: Saver, *, is_last: bool) -> None:
+        if stage.state.step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(stage, saver, is_last=is_last)
+
+    monkeypatch.setattr(stages.CheckpointClock, "is_due", is_due)
+    monkeypatch.setattr(stages.RLStage, "save", save)
+    with pytest.raises(TrainingStopped, match=f"after step {saved} of 5, which is saved"):
+        run_rl(tiny_rl.stage(tiny_rl.config(steps=5)), tiny_rl.prompts, tmp_path)
+    found = ckpt.load_newest(tmp_path)
+    assert found is not None
+    assert found.step == saved
+
+
+def test_long_steps_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is 400 seconds later; a save is due after 900."""
+    now = iter(range(0, 100_000, 400))
+    monkeypatch.setattr("openzaya.train.loop.monotonic", lambda: float(next(now)))
+    saved: list[int] = []
+    real = stages.RLStage.save
+
+    def save(stage: stages.RLStage, saver: Saver, *, is_last: bool) -> None:
+        saved.append(stage.state.step)
+        real(stage, saver, is_last=is_last)
+
+    monkeypatch.setattr(stages.RLStage, "save", save)
+    tiny_rl.run(tmp_path, tiny_rl.config(steps=5, checkpoint_every_steps=1000))
+    assert saved == [3, 5]
+
+
+def test_a_run_that_met_slow_verdicts_goes_on_with_more_patience(tmp_path: Path) -> None:
+    settings = tiny_rl.config(steps=2)
+    straight, _ = tiny_rl.run(tmp_path, settings)
+    patient = replace(settings, score_limit_s=900.0, max_infra_share=0.5, max_useless_steps=99)
+    resumed, outcomes = tiny_rl.run(tmp_path, patient)
+    assert outcomes == []
+    assert resumed.state == straight.state
+
+
 def test_a_run_without_a_prompt_that_fits_says_so() -> None:
     stage = tiny_rl.stage(tiny_rl.config(context_tokens=8, max_useless_steps=1))
     with pytest.raises(DataError, match=r"in the last one 9 prompts were too long and 0 groups"):
@@ -230,6 +284,18 @@ def test_infra_is_counted_and_stops_the_run_when_it_is_frequent(
         tolerant.step(tiny_rl.prompts)
 
 
+def test_groups_that_could_not_be_judged_are_told_of_with_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def flaky(prompt: Prompt, text: str) -> Verdict:
+        return infra("sandbox down") if prompt.payload["i"] == 1 else tiny_rl.score(prompt, text)
+
+    stage = tiny_rl.stage(tiny_rl.config(max_oversampling=1.0), scorer=flaky)
+    stage.step(tiny_rl.prompts)
+    assert "rl, step 1: groups dropped because they could not be judged: 1 (" in caplog.text
+    assert "sandbox down" in caplog.text
+
+
 def test_a_source_of_prompts_that_runs_dry_is_an_error_and_not_an_endless_loop() -> None:
     with pytest.raises(DataError, match="no prompts"):
         tiny_rl.stage().step(lambda _step, _attempt, _pool: [])
@@ -270,6 +336,11 @@ def test_the_pool_is_bounded_keeps_the_newest_tails_and_survives_json() -> None:
         ({"steps": 0}, "steps"),
         ({"sync_every": 3, "wait_batches": 2}, "max_lag"),
         ({"wait_batches": 3, "buffer_batches": 2, "max_lag": 9}, "buffer"),
+        ({"score_limit_s": 0.0}, "score_limit_s"),
+        (
+            {"length_reward": LengthRewardConfig(), "max_response_tokens": 320},
+            "at most max_response_tokens = 320: .* set length_reward.max_tokens=320",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], match: str) -> None:

@@ -145,7 +145,7 @@ def test_advantages_follow_the_configured_rule_and_the_length_ramp() -> None:
     _, grpo = trainer(advantage="grpo")
     assert torch.equal(grpo.advantages(groups, 0), grpo_advantages(rewards))
     length = LengthRewardConfig(coefficient=1.0, max_tokens=100)
-    _, ramped = trainer(length_reward=length, length_ramp_steps=10)
+    _, ramped = trainer(length_reward=length, length_ramp_steps=10, max_response_tokens=100)
     for step, share in [(0, 0.1), (5, 0.55), (10, 1.0), (99, 1.0)]:
         shift = ramped.advantages(groups, step) - maxrl_advantages(rewards)
         expected = torch.tensor([[0.5, -0.5, 0.0, 0.0]]) * share

@@ -52,6 +52,14 @@ def test_every_part_is_compared_named_and_can_be_allowed(caplog, part, changes, 
     assert line in caplog.text
 
 
+def test_settings_that_change_no_number_may_change_and_nothing_else_of_their_name():
+    """A data set may be named as a setting is."""
+    wanted = identity(stage(recompute=True, offload=True, checkpoint_every_steps=5))
+    refuse_changes(PATH, identity(stage()), wanted, ())
+    with pytest.raises(CheckpointError, match=r"data\.recompute: a -> b"):
+        refuse_changes(PATH, {"data": {"recompute": "a"}}, {"data": {"recompute": "b"}}, ())
+
+
 @pytest.mark.parametrize("name", ["step.py", "rows.h", "kernels.cpp"])
 def test_an_edited_file_is_named(tmp_path, monkeypatch, name):
     (tmp_path / "train").mkdir()

@@ -277,7 +277,7 @@ def test_a_sigterm_at_any_moment_ends_the_stage_with_the_named_step_saved(
     """Here it comes when the loop has just looked for one."""
     real = loop.Run.save
 
-    def is_due(_clock, step, _config):
+    def is_due(_clock, step):
         if step == at_step:
             os.kill(os.getpid(), signal.SIGTERM)
         return False

@@ -97,6 +97,21 @@ def test_weights_and_balancing_biases_after_steps_are_those_of_one_plain_big_bat
         torch.testing.assert_close(other_parameter, parameter, atol=2e-3, rtol=1e-2, msg=name)
 
 
+@pytest.mark.parametrize("fused", ["off", "on"])
+def test_layers_computed_again_or_kept_elsewhere_change_no_bit(fused):
+    """So a run may be resumed with or without."""
+    found = []
+    for recompute, offload in ((False, False), (True, False), (False, True), (True, True)):
+        model = tiny_model()
+        model.fused, model.recompute, model.offload = fused, recompute, offload
+        found.append(computed(model, [[window([9, 6, 30], 1)]], 40.0))
+    loss, grads, counts = found[0]
+    for other_loss, other_grads, other_counts in found[1:]:
+        assert other_loss == loss
+        assert all(torch.equal(grad, other_grads[name]) for name, grad in grads.items())
+        assert torch.equal(counts, other_counts)
+
+
 def test_a_layer_that_is_computed_again_takes_the_experts_of_the_first_time():
     """A bias that moves in between must not change the gradient."""
     grads = []

@@ -51,14 +51,11 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.cli.samplers import run_threads
     from openzaya.core.config import resolve
     from openzaya.recipes.nano.speedrun import SpeedrunConfig, speedrun
-    from openzaya.train.threads import record_threads
 
     config = resolve(SpeedrunConfig(), args.config, args.set)
     folder = Path(args.run_dir)
     threads = run_threads(args.threads, folder)
     torch.set_num_threads(threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    record_threads(folder)
     begun = time.monotonic()
 
     def echo(line: str) -> None:

@@ -56,6 +56,11 @@ def wrong(reason: str, score: float = 0.0) -> Verdict:
     return Verdict(Judgement.WRONG, score, reason)
 
 
+CUT = wrong("cut at the budget")
+"""For a reply that did not end by itself, whatever it says so far: in RL it must not be rewarded
+for going on and on, and an evaluation says what RL rewards."""
+
+
 def infra(reason: str) -> Verdict:
     """Return the verdict for a failure of our own."""
     return Verdict(Judgement.INFRA, 0.0, reason)

@@ -3,8 +3,29 @@
 Paper: V-A (avg@k), VI-A (mean correctness of the final candidates).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
+
+from openzaya.core.records import Verdict, infra
+from openzaya.core.time_limit import within
+
+Judge = Callable[[int, str], Verdict]
+"""Judges a reply (thinking included) to the question with that index."""
+JUDGE_LIMIT_S = 300.0
+"""Most seconds to judge one reply, as in RL."""
+
+
+def patient(judge: Judge) -> Judge:
+    """Return a judge that calls INFRA what takes more than JUDGE_LIMIT_S, instead of hanging."""
+
+    def ask(index: int, reply: str) -> Verdict:
+        try:
+            return within(JUDGE_LIMIT_S, judge, index, reply)
+        except TimeoutError as error:
+            return infra(f"no verdict on a reply to question {index} ({error})")
+
+    return ask
 
 
 @dataclass(frozen=True, slots=True)

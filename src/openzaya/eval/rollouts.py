@@ -1,15 +1,18 @@
 """Sample an engine on a list of items and judge every reply."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from openzaya.core.records import Judgement, Message, Verdict
+from openzaya.core.records import CUT, Judgement, Message
 from openzaya.core.seeding import stream_seed
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import SamplingParams
-from openzaya.eval.protocol import Score, score_of
+from openzaya.eval.protocol import Judge, Score, patient, score_of
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class EvalConfig:
     temperature: float = 1.0
     """0 is greedy, where one sample says it all."""
     max_tokens: int = 320
-    """Budget of a reply; an unfinished one is wrong."""
+    """Budget of a reply; an unfinished one is wrong, as in RL. Deviation: D-018."""
     seed: int = 0
     """Names the random streams."""
 
@@ -58,10 +61,11 @@ def sample_and_judge(
     engine: Engine,
     codec: Codec,
     questions: Sequence[str],
-    judge: Callable[[int, str], Verdict],
+    judge: Judge,
     config: EvalConfig,
 ) -> list[Outcome]:
-    """Answer every question `num_samples` times; `judge` gets the question's index and a reply."""
+    """Answer every question `num_samples` times and judge what ended by itself."""
+    judge = patient(judge)
     samples = 1 if config.temperature == 0 else config.num_samples
     prompts, params = [], []
     for i, question in enumerate(questions):
@@ -79,9 +83,11 @@ def sample_and_judge(
     for j, output in enumerate(engine.generate(prompts, params)):
         outcome = outcomes[j // samples]
         outcome.num_tokens += len(output.token_ids)
-        verdict = judge(j // samples, codec.reply(output.token_ids))
+        is_cut = output.finish_reason == "length"
+        verdict = CUT if is_cut else judge(j // samples, codec.reply(output.token_ids))
         if verdict.judgement is Judgement.INFRA:
             outcome.num_infra += 1
+            log.warning("a reply could not be judged and counts for nothing: %s", verdict.reason)
         else:
             outcome.rewards.append(verdict.reward)
     return outcomes

@@ -9,17 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from openzaya.core.protocols import Sampler
-from openzaya.core.records import Judgement, Message, SampleRequest, Verdict, wrong
+from openzaya.core.records import (
+    CUT,
+    Completion,
+    Judgement,
+    Message,
+    SampleRequest,
+    Verdict,
+    wrong,
+)
 from openzaya.core.seeding import stream_seed
-from openzaya.eval.protocol import Score, score_of
+from openzaya.eval.protocol import Judge, Score, patient, score_of
 from openzaya.text.think import split_thinking
 from openzaya.ttc import MarkovianRSA
 from openzaya.ttc.config import MarkovianRSAConfig
-from openzaya.ttc.result import Result
+from openzaya.ttc.result import Candidate, Result
 from openzaya.ttc.selection import extract_answer, majority
-
-Judge = Callable[[int, str], Verdict]
-"""Judges a reply (thinking included) to the question with that index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,9 @@ async def compare(
     """Run the three methods on every question; `on_done` is called after each one.
 
     A question whose judge failed (INFRA) on all rollouts, or on a final candidate, is in no figure.
+    What its budget cut is wrong and does not vote. Deviation: D-018.
     """
+    judge = patient(judge)
 
     async def one(index: int) -> tuple[Result, list[_Sample]]:
         solver = MarkovianRSA(config)
@@ -124,20 +131,26 @@ async def _vote_pool(
             if tried and spent + cost > result.usage.generated:
                 return pool
             spent, tried = spent + cost, tried + 1
-            verdict = judge(index, completion.text)
+            verdict = judged(judge, index, completion)
             if verdict.judgement is Judgement.INFRA:
                 continue
             thought = split_thinking(completion.text, completion.started_in_think)
-            answer = extract_answer(thought.answer) if thought.closed else None
+            ended = thought.closed and completion.finish_reason != "length"
+            answer = extract_answer(thought.answer) if ended else None
             pool.append(_Sample(answer, verdict.reward, completion.num_tokens))
+
+
+def judged(judge: Judge, index: int, reply: Completion | Candidate) -> Verdict:
+    """Return the verdict on a reply, which is wrong when its budget cut it."""
+    return CUT if reply.finish_reason == "length" else judge(index, reply.text)
 
 
 def _tally(pairs: Sequence[tuple[Result, list[_Sample]]], judge: Judge) -> Comparison:
     single, vote, mean, chosen = [], [], [], []
     kept: list[tuple[Result, list[_Sample]]] = []
     for index, (result, pool) in enumerate(pairs):
-        final = [judge(index, c.text) for c in result.rounds[-1].survivors]
-        answer = judge(index, result.chosen.text) if result.chosen else wrong("no answer")
+        final = [judged(judge, index, c) for c in result.rounds[-1].survivors]
+        answer = judged(judge, index, result.chosen) if result.chosen else wrong("no answer")
         if not pool or any(v.judgement is Judgement.INFRA for v in (*final, answer)):
             continue
         kept.append((result, pool))

@@ -288,8 +288,8 @@ def claim(
         if key != "model" and known.get(key) != value
     ]
     found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
-    free = {name: getattr(config, name) for name in ("trackers", *HARMLESS)}
-    changed += diff(replace(found, **free), config)
+    free = [name for name in ("trackers", *HARMLESS) if hasattr(config, name)]
+    changed += diff(replace(found, **{name: getattr(config, name) for name in free}), config)
     if changed:
         raise ConfigError(
             f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "

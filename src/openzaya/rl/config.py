@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from openzaya.core.errors import ConfigError
 from openzaya.core.records import Message, Verdict
+from openzaya.core.time_limit import check_limit
 from openzaya.model.balance import BalanceConfig
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.rl.spine import CanaryConfig, DppoConfig, LengthRewardConfig
@@ -54,6 +55,8 @@ class RLConfig:
     """Skip the update when fewer groups have contrast: Muon's step size knows no doubt."""
     max_useless_steps: int = 20
     """Stop with an error after that many skipped updates in a row."""
+    score_limit_s: float = 300.0
+    """Most seconds to judge one rollout; more is a failure of ours (INFRA)."""
     max_infra_share: float = 0.02
     """Stop when more than this share of the last 1,000 rollouts could not be judged."""
     micro_tokens: int = 131_072
@@ -79,7 +82,8 @@ class RLConfig:
     balance: BalanceConfig | None = None
     """How the routers' balancing biases move; none freezes them, as replayed routes suggest."""
     checkpoint_every_steps: int = 20
-    """Steps between checkpoints; the last step always makes one."""
+    """Steps between checkpoints; the last step always makes one, and so does the first step after
+    a quarter of an hour without one."""
     slots: int = 256
     """Rollouts decoded at once."""
     context_tokens: int = 131_072
@@ -101,6 +105,7 @@ class RLConfig:
                 f"temperature is {self.temperature}; the trainer divides by it, and greedy groups "
                 "have no contrast: choose a value > 0"
             )
+        check_limit("score_limit_s", self.score_limit_s)
         if self.group_size < 2 or self.prompts_per_step < 1:
             raise ConfigError(
                 f"group_size is {self.group_size} and prompts_per_step {self.prompts_per_step}; "
@@ -127,6 +132,13 @@ class RLConfig:
             raise ConfigError(
                 "the length reward is defined for advantage='maxrl' only; set "
                 "length_reward.coefficient=0"
+            )
+        longest = self.length_reward.max_tokens
+        if self.length_reward.coefficient and longest > self.max_response_tokens:
+            raise ConfigError(
+                f"length_reward.max_tokens is {longest}, but a response has at most "
+                f"max_response_tokens = {self.max_response_tokens}: measured against that, all "
+                f"are short; set length_reward.max_tokens={self.max_response_tokens}"
             )
 
     def length_reward_at(self, step: int) -> LengthRewardConfig:
@@ -198,4 +210,5 @@ class Group:
 
 Score = Callable[[Prompt, str], Verdict]
 """Judges a response text (it begins inside the think block). Failures of its own become INFRA:
-return that verdict, or raise SandboxError, EnvError, EngineError or UpstreamError."""
+return that verdict, or raise SandboxError, EnvError, EngineError, UpstreamError or TimeoutError.
+It is interrupted after `RLConfig.score_limit_s`, which counts as TimeoutError."""

@@ -3,6 +3,7 @@
 Paper: IV-B.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from openzaya.text.think import split_thinking
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.lineage import RL_CODE, identity, shape_of
 from openzaya.train.lock import StopSignal
-from openzaya.train.loop import stopped
+from openzaya.train.loop import CheckpointClock, stopped
 from openzaya.train.saver import DEFAULT_SAVING, Saver, Saving
 
 NextPrompts = Callable[[int, int, TailPool], Sequence[Prompt]]
@@ -40,6 +41,8 @@ NextPrompts = Callable[[int, int, TailPool], Sequence[Prompt]]
 
 INFRA_WINDOW = 1_000
 """Rollouts over which the share of INFRA verdicts is judged."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -110,6 +113,14 @@ class RLStage:
         are skipped for too long, EnvError when too many rollouts cannot be judged.
         """
         seen, kept, stats = self._fill(next_prompts)
+        if stats.reasons:
+            log.warning(
+                "%s, step %d: groups dropped because they could not be judged: %d (%s)",
+                self.config.name,
+                self.state.step + 1,
+                stats.infra_groups,
+                "; ".join(stats.reasons),
+            )
         groups: list[Group] = []
         if len(self.buffer) >= self.config.min_groups:
             groups = self.buffer.take(self.config.prompts_per_step, self.state.updates)
@@ -285,16 +296,21 @@ def run_rl(
         stage.resume(saver)
         if writer is not None:
             writer.truncate_after(stage.state.step, config.name)
-        while stage.state.step < config.steps and not stop.requested:
+        clock = CheckpointClock(config.checkpoint_every_steps)
+        while stage.state.step < config.steps:
             outcome = stage.step(next_prompts)
             step = stage.state.step
             if writer is not None:
                 writer.write(step, config.name, outcome.metrics)
             on_step(step, outcome)
             saver.poll()
-            is_last = step == config.steps or stop.requested
-            if is_last or saver.wants_retry or step % config.checkpoint_every_steps == 0:
+            stopping = stop.requested  # read once: a later signal is the next step's business
+            is_last = step == config.steps or stopping
+            if is_last or saver.wants_retry or clock.is_due(step):
                 stage.save(saver, is_last=is_last)
+                clock.restart()
+            if stopping:
+                break
         if stop.requested:
             raise stopped(config.name, stage.state.step, config.steps, run_dir)
     return stage.state

@@ -22,8 +22,18 @@ from openzaya.train.manifest import sha256
 
 REFUSED = ("config", "model", "tokenizer", "data", "code")
 """Parts of an identity in which a resume may not differ unless it says so."""
-HARMLESS = ("checkpoint_every_steps", "evaluate_every_steps")
-"""Settings that change no number; a resume may have others."""
+HARMLESS = (
+    "checkpoint_every_steps",
+    "evaluate_every_steps",
+    "recompute",
+    "offload",
+    "score_limit_s",
+    "max_infra_share",
+    "max_useless_steps",
+)
+"""Settings that change no number; a resume may have others: it may meet less memory, or a verifier
+that needs more time. (Compiled layers of a GPU may round otherwise when they are computed again.)
+"""
 TRAINING_CODE = ("core", "data", "model", "optim", "text", "train")
 """Packages whose code decides the numbers of a supervised stage."""
 RL_CODE = (*TRAINING_CODE, "engine", "envs", "rl")
@@ -109,12 +119,11 @@ def refuse_changes(
     unknown = sorted(set(allowed) - set(REFUSED))
     if unknown:
         raise ConfigError(f"cannot allow changes of {unknown[0]!r}; choose of {', '.join(REFUSED)}")
-    harmless = [f"config.{name}" for name in HARMLESS]
     refused: list[str] = []
     changed_parts: list[str] = []
     for part in REFUSED:
         changed = diff({part: found.get(part)}, {part: wanted[part]}) if part in wanted else []
-        changed = [c for c in changed if c.partition(":")[0] not in harmless]
+        changed = changed if part != "config" else without_harmless(changed)
         if changed and part in allowed:
             log.warning("%s is resumed although it changed: %s", path, listed(changed))
         elif changed:
@@ -128,6 +137,11 @@ def refuse_changes(
         )
     for line in diff({"machine": found.get("machine")}, {"machine": wanted.get("machine")}):
         log.warning("%s: the resumed run is right but need not be bit-identical (%s)", path, line)
+
+
+def without_harmless(changes: Sequence[str]) -> list[str]:
+    """Return the lines of `core.config.diff` whose setting changes a number."""
+    return [c for c in changes if c.partition(":")[0].rpartition(".")[2] not in HARMLESS]
 
 
 def listed(changes: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
     model.train()
     model.recompute, model.offload = config.recompute, config.offload
     run = Run(config, model, parallel)
-    clock = CheckpointClock()
+    clock = CheckpointClock(config.checkpoint_every_steps)
     start = identity_of(model, config, saving, parallel)
     with parallel.saver(run_dir, start, saving) as saver, StopSignal() as stop:
         run.resume(saver)
@@ -115,7 +115,7 @@ def run_stage(  # noqa: PLR0913 - who trains what, on which data, where to, on w
             is_last = run.state.step == config.steps
             stopping, saves = parallel.agree(
                 stop.requested,
-                is_last or saver.wants_retry or clock.is_due(run.state.step, config),
+                is_last or saver.wants_retry or clock.is_due(run.state.step),
             )
             is_last |= stopping
             if is_last or saves:
@@ -249,16 +249,14 @@ def check_health(config: StageConfig, state: TrainState) -> None:
 class CheckpointClock:
     """Decides when to save."""
 
-    def __init__(self) -> None:
+    def __init__(self, every_steps: int) -> None:
+        self.every_steps = every_steps
         self.restart()
 
     def restart(self) -> None:
         """Count from now."""
         self.last_s = monotonic()
 
-    def is_due(self, step: int, config: StageConfig) -> bool:
+    def is_due(self, step: int) -> bool:
         """Say whether to save now, by steps or by wall time."""
-        return (
-            step % config.checkpoint_every_steps == 0
-            or monotonic() - self.last_s > CHECKPOINT_EVERY_S
-        )
+        return step % self.every_steps == 0 or monotonic() - self.last_s > CHECKPOINT_EVERY_S

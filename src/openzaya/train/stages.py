@@ -51,7 +51,8 @@ class StageConfig:
     """Steps between evaluations, where the run has one; the last step always makes one. 0 = only
     then."""
     checkpoint_every_steps: int = 100
-    """Steps between checkpoints; the last step always makes one."""
+    """Steps between checkpoints; the last step always makes one, and so does the first step after
+    a quarter of an hour without one."""
     seed: int = 0
     """Names the order of the data."""
 

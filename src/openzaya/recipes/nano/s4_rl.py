@@ -15,6 +15,7 @@ from openzaya.envs.base import Problem
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.recipes.nano.tasks import draw_training
 from openzaya.rl.config import Prompt, RLConfig
+from openzaya.rl.spine import LengthRewardConfig
 from openzaya.rl.tails import TailEntry, TailPool
 from openzaya.text.tails import aggregation_messages
 
@@ -49,6 +50,7 @@ def stage() -> NanoRL:
             min_groups=6,
             micro_tokens=16_384,
             length_norm=320.0,
+            length_reward=LengthRewardConfig(coefficient=0.0, max_tokens=320),
             optim=OptimConfig(
                 muon=MuonConfig(lr=0.0015, momentum=None, weight_decay=0.0), lr_adamw=5e-4
             ),

@@ -35,10 +35,13 @@ from openzaya.recipes.nano.vocabulary import build_tokenizer
 from openzaya.rl.stages import RLStage, StepOutcome, run_rl
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.document import Document
+from openzaya.train.lineage import without_harmless
+from openzaya.train.lock import RunLock
 from openzaya.train.loop import run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.state import TrainState
 from openzaya.train.step import StepReport
+from openzaya.train.threads import record_threads
 from openzaya.ttc.config import MarkovianRSAConfig
 from openzaya.ttc.presets import NANO
 
@@ -83,16 +86,17 @@ def speedrun(
     """Run or resume all stages in `run_dir`; return the report that was written there.
 
     `allow_changed` is that of `train.saver.Saving`. Raises ConfigError when `run_dir` belongs to a
-    run with other settings.
+    run with other settings, CheckpointError when another process works in it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    claim(run_dir, config)
-    run = Speedrun(run_dir, config, echo, allow_changed)
-    model = run.fresh_model()
-    for name in ("pretrain", "midtrain", "sft"):
-        model = run.finish(name, model, run.supervise)
-    model = run.finish("rl", model, run.reinforce)
-    return run.report(model)
+    with RunLock(run_dir):
+        claim(run_dir, config)
+        record_threads(run_dir)
+        run = Speedrun(run_dir, config, echo, allow_changed)
+        model = run.fresh_model()
+        for name in ("pretrain", "midtrain", "sft"):
+            model = run.finish(name, model, run.supervise)
+        model = run.finish("rl", model, run.reinforce)
+        return run.report(model)
 
 
 def claim(run_dir: Path, config: SpeedrunConfig) -> None:
@@ -102,7 +106,7 @@ def claim(run_dir: Path, config: SpeedrunConfig) -> None:
         write_whole(path, dump_toml(config))
         return
     found = from_mapping(SpeedrunConfig, load_toml(path), str(path))
-    changed = diff(found, config)
+    changed = without_harmless(diff(found, config))
     if changed:
         raise ConfigError(
             f"{run_dir} holds a run with other settings ({'; '.join(changed[:5])}); resume it with "

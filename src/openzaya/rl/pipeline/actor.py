@@ -14,8 +14,9 @@ from openzaya.core.errors import (
     UpstreamError,
 )
 from openzaya.core.log import span
-from openzaya.core.records import Judgement, Verdict, infra, wrong
+from openzaya.core.records import CUT, Judgement, Verdict, infra
 from openzaya.core.seeding import stream_seed
+from openzaya.core.time_limit import within
 from openzaya.engine.engine import Engine
 from openzaya.engine.request import Output, SamplingParams
 from openzaya.model.config import ZayaConfig
@@ -27,6 +28,9 @@ from openzaya.text.tokenizer import TextTokenizer
 
 RARE_SHARE = 0.10
 """Share of the id range whose use raises the alarm; the finer ones are in `spine`."""
+MAX_HUNG_GROUPS = 5
+"""Groups in a row whose scoring may come to no end before the run stops: it would take hours to
+notice by the share of failures."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,7 @@ class Actor:
         self.config = config
         self.model_config = model_config
         self.updates_of = updates_of
+        self.hung_in_a_row = 0
         self.ordinary_ids = ordinary_ids(tokenizer.special_ids, tokenizer.vocab_size)
 
     def rollout(
@@ -123,10 +128,16 @@ class Actor:
     ) -> Group | None:
         """Score a group; None when a member failed on our side: its statistics mean nothing."""
         texts = [self._text(output) for output in outputs]
-        verdicts = [
-            self._verdict(prompt, len(prompt_ids), output, text)
-            for output, text in zip(outputs, texts, strict=True)
-        ]
+        try:
+            verdicts = [
+                self._verdict(prompt, len(prompt_ids), output, text)
+                for output, text in zip(outputs, texts, strict=True)
+            ]
+        except TimeoutError as error:
+            # The others could not save the group, and may take as long.
+            self._count_hung(f"no verdict on a reply to {prompt.key!r} ({error})", stats)
+            return None
+        self.hung_in_a_row = 0
         failed = [v.reason for v in verdicts if v.judgement is Judgement.INFRA]
         if failed:
             stats.drop(failed)
@@ -144,6 +155,17 @@ class Actor:
             stats.rare += share[RARE_SHARE]
         return Group(prompt, prompt_ids, rollouts)
 
+    def _count_hung(self, reason: str, stats: ActorStats) -> None:
+        """Drop a group whose scoring took too long. Raises EnvError when that is the rule."""
+        stats.drop([reason])
+        self.hung_in_a_row += 1
+        if self.hung_in_a_row >= MAX_HUNG_GROUPS:
+            raise EnvError(
+                f"scoring took too long in {MAX_HUNG_GROUPS} groups in a row: {reason}; look why "
+                f"it hangs, or raise score_limit_s = {self.config.score_limit_s:g} and go on from "
+                "the last checkpoint"
+            )
+
     def _text(self, output: Output) -> str:
         ids = output.token_ids
         return self.tokenizer.decode(ids[:-1] if output.finish_reason == "stop" else ids)
@@ -157,10 +179,9 @@ class Actor:
         if problem:
             return infra(problem)
         if output.finish_reason == "length":
-            # Whatever it says so far, it must not be rewarded for going on and on.
-            return wrong("cut at the budget")
+            return CUT
         try:
-            verdict = self.score(prompt, text)
+            verdict = within(self.config.score_limit_s, self.score, prompt, text)
         except (SandboxError, EnvError, EngineError, UpstreamError) as error:
             return infra(f"{type(error).__name__}: {error}")
         if self.config.reward == "score" and not 0.0 <= verdict.score <= 1.0:

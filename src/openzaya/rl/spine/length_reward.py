@@ -20,7 +20,8 @@ class LengthRewardConfig:
     coefficient: float = 1.0
     """c: strength; the paper ramps it to 1.0 by the third stage. 0 switches the bonus off."""
     max_tokens: int = 81_920
-    """l_max: the constant that lengths are measured against; the longest allowed response."""
+    """l_max: the constant that lengths are measured against; the longest allowed response, which
+    is `RLConfig.max_response_tokens`."""
     slack_share: float = 0.02
     """T_l as a share of `max_tokens`: answers this close to the shortest one count as short."""
     accuracy_slack: float = 0.1
