@@ -22,7 +22,7 @@ import torch.distributed as dist
 from openzaya.core.errors import OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
 from openzaya.train.distributed.cluster import Cluster
-from openzaya.train.distributed.export import export_model
+from openzaya.train.distributed.export import export_adapter, export_model
 from openzaya.train.distributed.inputs import Inputs, read_alike
 from openzaya.train.distributed.mesh import Ranks
 from openzaya.train.evaluate import held_out_loss
@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, type=Path, help="checkpoints and metrics")
     flags.add_argument("--config", required=True, type=Path, help="TOML with a StageConfig")
     flags.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
+    flags.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="train adapters of this rank only, into OUT/adapter; more by --set lora_alpha=, "
+        "lora_targets=",
+    )
     flags.add_argument("--mesh", default="", help="dp_replicate=,dp_shard=,ep=,cp=; default all")
     flags.add_argument("--param-dtype", choices=DTYPES, default="float32")
     flags.add_argument(
@@ -141,6 +148,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
             saving=Saving(
                 tokenizer_hash=inputs.tokenizer_hash,
                 data=inputs.data,
+                base=inputs.base,
                 allow_changed=tuple(args.allow_changed),
             ),
             parallel=cluster,
@@ -148,6 +156,10 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     except TrainingStopped:
         mark(args.out / STOPPED, cluster)
         raise
+    if inputs.base:
+        folder = Path(args.model)
+        base = str(folder.resolve()) if folder.is_dir() else args.model
+        export_adapter(model, cluster, args.out / "adapter", base)
     if args.export is not None:
         export_model(model, cluster, args.export, tokenizer=inputs.tokenizer)
     mark(args.out / DONE, cluster)
