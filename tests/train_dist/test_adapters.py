@@ -184,10 +184,13 @@ def test_the_command_writes_the_adapters_apart_and_the_merged_model(tmp_path):
         assert torch.equal(tensor, before[name]) == (not is_adapted), name
 
 
-def test_what_makes_no_sense_is_refused():
+def test_what_makes_no_sense_is_refused(tmp_path):
     words = ["--data", "d", "--out", "o", "--config", "c", "--model", "xs"]
     with pytest.raises(ConfigError, match="xs names fresh weights; give the folder"):
         adapt(tiny_model(), launch.parser().parse_args([*words, "--lora", "2"]), stage())
+    onto = [*words[:-1], str(tmp_path), "--lora", "2", "--export", str(tmp_path)]
+    with pytest.raises(ConfigError, match="would replace the model that the adapters belong to"):
+        adapt(tiny_model(), launch.parser().parse_args(onto), stage())
     with pytest.raises(ConfigError, match="add --lora RANK"):
         lora_of(launch.parser().parse_args([*words, "--set", "lora_alpha=2"]))
     with pytest.raises(ConfigError, match="rank is 0"):

@@ -30,6 +30,8 @@ from openzaya.train.loop import NextWindows
 from openzaya.train.manifest import sha256
 from openzaya.train.stages import StageConfig
 
+CLAIM = "run.json"
+"""What `openzaya train` leaves in its folder."""
 LORA = "lora_"
 """Begins the names of the adapters' settings, as in `openzaya train`."""
 
@@ -95,6 +97,10 @@ def read_alike(args: argparse.Namespace) -> Inputs:
 
 def read(args: argparse.Namespace) -> Inputs:
     """Read what the flags name."""
+    if (args.out / CLAIM).exists():
+        raise ConfigError(
+            f"{args.out} holds a run of `openzaya train`; choose another folder with --out"
+        )
     config = stage_of(args)
     mesh = MeshConfig.parse(args.mesh, dist.get_world_size())
     entries = dict(map(split_weight, args.data))
@@ -161,7 +167,7 @@ def lora_of(args: argparse.Namespace) -> LoraConfig | None:
 def adapt(model: Zaya, args: argparse.Namespace, config: StageConfig) -> str:
     """Add the adapters that are wanted, the same on every rank; return the name of their base.
 
-    Raises ConfigError for adapters of weights that no file holds.
+    Raises ConfigError for adapters of weights that no file holds, or that the export would replace.
     """
     lora = lora_of(args)
     if lora is None:
@@ -170,6 +176,11 @@ def adapt(model: Zaya, args: argparse.Namespace, config: StageConfig) -> str:
         raise ConfigError(
             f"--lora adapts a finished model, and --model {args.model} names fresh weights; give "
             "the folder of one"
+        )
+    if args.export is not None and args.export.resolve() == Path(args.model).resolve():
+        raise ConfigError(
+            f"--export {args.export} would replace the model that the adapters belong to; choose "
+            "another folder"
         )
     base = content_of(model)
     add_lora(model, lora, stream_seed(config.seed, "lora"))
