@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_training import stage, tiny_model, windows_of
+from tiny_training import stage, tiny_model, window, windows_of
 
 from openzaya.data.prepare import PrepareConfig, prepare
 from openzaya.model.balance import RouterBalancer
@@ -20,6 +20,11 @@ from openzaya.train.evaluate import held_out_loss
 from openzaya.train.parallel import ALONE
 from openzaya.train.state import SpikeGuard, TrainState
 from openzaya.train.step import train_step
+
+LOSS, GRADIENT = 1e-6, 1e-5
+"""How far sums in another order may lead; gradients relative to a tensor's largest value."""
+WEIGHT = 1e-3
+"""AdamW makes much of the last bits of a gradient that is as small as its epsilon."""
 
 
 def spawn(function, world, *arguments, timeout_s=60):
@@ -79,6 +84,14 @@ def _child(pipe, rank, world, meeting, function, arguments):
         pipe.close()
 
 
+def straddling(step):
+    """Return documents of every size, so that cuts fall inside and between documents.
+
+    One of 61 tokens lies on all ranks; after it come documents of one and two tokens.
+    """
+    return [window([61, 1, 2, 3], seed=step), window([2, 2, 30], seed=step + 7, source="other")]
+
+
 def steps(parallel_of, windows=windows_of, count=3, model=None, settings=None):
     """Train some steps; return losses, first gradients, weights, counts, norms, the loss after it.
 
@@ -96,7 +109,11 @@ def steps(parallel_of, windows=windows_of, count=3, model=None, settings=None):
             train_step(model, optimizers, balancer, windows(step), settings, state, parallel)
         )
         if step == 0:
-            gradients = {n: whole(p.grad, parallel, n) for n, p in model.named_parameters()}
+            gradients = {
+                n: whole(p.grad, parallel, n)
+                for n, p in model.named_parameters()
+                if p.requires_grad
+            }
     held_out = held_out_loss(model, windows(count), settings.micro_tokens, parallel)
     return {
         "held_out": held_out["eval/loss"],

@@ -206,6 +206,18 @@ def test_settings_that_no_run_can_have_are_refused_and_leave_the_folder_alone(
     assert not list(tmp_path.iterdir())
 
 
+def test_several_processes_are_sent_to_the_command_that_divides_the_work(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "1")
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path / "run", *QUICK]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, shown = train(capsys, *words)
+    assert code == 2
+    assert "torchrun -m openzaya.train.distributed" in shown.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_code_is_refused_unless_allowed_and_other_trackers_are_no_other_run(
     prepared, tmp_path, capsys, monkeypatch
 ):

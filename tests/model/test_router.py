@@ -171,6 +171,18 @@ def test_balancing_biases_keep_mean_zero_and_the_skip_bias_stays() -> None:
         assert float(bias[-1]) == pytest.approx(skip)
 
 
+@pytest.mark.parametrize("method", ["adam", "distance"])
+def test_at_a_rate_of_zero_the_biases_keep_every_bit_and_their_mean(method) -> None:
+    model = skewed_model()
+    before = [bias.clone() for bias in model.router_biases()]
+    balancer = RouterBalancer(model, BalanceConfig(method=method, learning_rate=0.0))
+    trunk = model.trunk(tokens(64))
+    balancer.observe(trunk.experts_TL, trunk.probs_TLX)
+    balancer.step()
+    assert balancer.last_LX.any()
+    assert all(map(torch.equal, model.router_biases(), before))
+
+
 def test_the_first_step_moves_each_bias_by_the_rate_against_its_error() -> None:
     model = tiny_model(0)
     for bias in model.router_biases():

@@ -230,6 +230,7 @@ def refused(rank, folder, is_shared=True):
 def test_what_is_wrong_on_one_rank_is_an_error_on_all_and_leaves_nothing(tmp_path):
     errors = spawn(refused, 2, tmp_path)
     assert all("rank 1" in error and "not finite" in error for error in errors)
+    assert not any("make room" in error for error in errors)
     assert not list(tmp_path.glob("step_*"))
 
 
@@ -251,6 +252,7 @@ def out_of_space(rank, folder):
 def test_a_rank_without_space_fails_the_save_on_all(tmp_path):
     errors = spawn(out_of_space, 2, tmp_path)
     assert all("No space left" in error for error in errors)
+    assert all(error.count("make room") == 1 for error in errors)
     assert not list(tmp_path.glob("step_*"))
 
 

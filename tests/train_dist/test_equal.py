@@ -4,29 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import largest, on_mesh, spawn, steps
+from ranks import GRADIENT, LOSS, WEIGHT, largest, on_mesh, spawn, steps, straddling
 from tiny_training import IN_FP32, stage, tiny_model, window, windows_of
 
-from openzaya.core.errors import ConfigError
 from openzaya.model import zaya
 from openzaya.model.balance import BalanceConfig
-from openzaya.model.lora import LoraConfig, add_lora
 from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.train.distributed import context
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.mesh import MeshConfig, Ranks
-
-LOSS, GRADIENT = 1e-6, 1e-5
-WEIGHT = 1e-3
-"""AdamW makes much of the last bits of a gradient that is as small as its epsilon."""
-
-
-def straddling(step):
-    """Return documents of every size, so that cuts fall inside and between documents.
-
-    One of 61 tokens lies on all ranks; after it come documents of one and two tokens.
-    """
-    return [window([61, 1, 2, 3], seed=step), window([2, 2, 30], seed=step + 7, source="other")]
 
 
 def one_window(step):
@@ -146,17 +132,3 @@ ALL = [
 @pytest.mark.parametrize("mesh", ALL, ids=lambda mesh: str(MeshConfig(**mesh)))
 def test_every_mesh_of_up_to_four_equals_one_process_for_three_steps(mesh, name):
     check(mesh, name, count=3)
-
-
-def divided_adapters(rank):
-    """Return why a model with adapters is not divided."""
-    del rank
-    model = tiny_model()
-    add_lora(model, LoraConfig(rank=2))
-    with pytest.raises(ConfigError) as refused:
-        Cluster(model, Ranks(MeshConfig()))
-    return str(refused.value)
-
-
-def test_adapters_are_refused():
-    assert "train them in one process (`openzaya train --lora`)" in spawn(divided_adapters, 1)[0]

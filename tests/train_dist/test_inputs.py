@@ -7,7 +7,7 @@ from tiny_training import tiny_model
 
 from openzaya.core.errors import ConfigError, DataError, OpenZayaError
 from openzaya.train.distributed.inputs import read_alike, tokenizer_of
-from openzaya.train.distributed.launch import is_of_others, parser
+from openzaya.train.distributed.launch import is_of_others, parser, verdict_of
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,33 @@ def test_documents_longer_than_the_model_is_meant_for_are_refused(folder):
     (found,) = spawn(reads, 1, folder, [flags])
     assert found[0] is ConfigError
     assert "context_tokens is 100000, but the model is meant for" in found[1]
+
+
+def test_a_folder_of_a_run_on_one_process_is_refused(folder, tmp_path):
+    (tmp_path / "run.json").touch()
+    (found,) = spawn(reads, 1, folder, [["--data", f"{folder}/data", "--out", str(tmp_path)]])
+    assert found[0] is ConfigError
+    assert "holds a run of `openzaya train`" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (DataError("no data"), "no data", 2),
+        (NotADirectoryError(20, "Not a directory", "run"), "'run'; check the path", 2),
+        (OSError(28, "No space left on device"), "the space on its disk", 1),
+        (KeyboardInterrupt(), "stopped by Ctrl-C", 130),
+        (RuntimeError("[gloo/pair.cc:553] Connection closed"), "another rank is gone", 1),
+    ],
+)
+def test_what_ends_a_rank_is_one_line_and_a_code(error, said, code):
+    found = verdict_of(error)
+    assert said in found[0]
+    assert found[1] == code
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    assert verdict_of(RuntimeError("size mismatch")) == ("", 1)
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from openzaya.core.errors import ConfigError
 
 NAME = "train"
 SUMMARY = "Train a model folder on prepared data: SFT or more pretraining, whole or by LoRA."
@@ -34,6 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train or resume; print where the result is."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and "RANK" in os.environ:
+        raise ConfigError(
+            f"`openzaya train` is one process, and torchrun started {world}; start it by itself, "
+            "or train over many with torchrun -m openzaya.train.distributed"
+        )
     import torch
 
     from openzaya.cli.samplers import model_folder, run_threads

@@ -10,6 +10,7 @@ Source: PEFT 0.21 (`LoraConfig.target_parameters`).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,20 @@ def save_adapter(model: Zaya, config: LoraConfig, folder: str | Path, base: str 
 
     `PeftModel.from_pretrained` loads the folder onto transformers' ZayaForCausalLM.
     """
-    tensors = {name: t for path, part in adapters(model) for name, t in _written(path, part)}
-    if not tensors:
+    factors = {path: (part.lora_a, part.lora_b) for path, part in adapters(model)}
+    if not factors:
         raise ConfigError("the model has no adapters to save; call add_lora before training")
+    write_adapter(factors, config, folder, base)
+
+
+def write_adapter(
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    config: LoraConfig,
+    folder: str | Path,
+    base: str = "",
+) -> None:
+    """Write A and B by the name of the parameter that they adapt; see `save_adapter`."""
+    tensors = {name: t for path, pair in factors.items() for name, t in _written(path, *pair)}
     raw: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -82,7 +94,11 @@ def load_adapter(model: Zaya, folder: str | Path) -> LoraConfig:
             "with --lora wrote, or PEFT for the same matrices"
         ) from error
     add_lora(model, config)
-    own = {name: t for path, part in adapters(model) for name, t in _written(path, part)}
+    own = {
+        name: t
+        for path, part in adapters(model)
+        for name, t in _written(path, part.lora_a, part.lora_b)
+    }
     wrong = [
         name
         for name in sorted(own.keys() | tensors.keys())
@@ -124,9 +140,9 @@ def _names(path: str) -> tuple[str, str]:
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
-def _written(path: str, part: LowRank) -> list[tuple[str, Tensor]]:
+def _written(path: str, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
     """Return both matrices of an adapter in PEFT's layout, by its names."""
-    a, b = part.lora_a.detach().cpu(), part.lora_b.detach().cpu()
+    a, b = a.detach().cpu(), b.detach().cpu()
     if a.ndim == 3:
         # [E, R, I] to [E R, I], and [E, O, R] to [O, R E].
         a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)

@@ -33,7 +33,8 @@ class BalanceConfig:
     """With distance: the part of the way that a bias goes in a step. All biases move at once, so
     that the whole way would be too far."""
     learning_rate: float = 1e-3
-    """Most that a bias moves per optimizer step, roughly; in units of router probability."""
+    """Most that a bias moves per optimizer step, roughly; in units of router probability. 0 = the
+    biases stay, with either method."""
     beta1: float = 0.9
     """Decay of the running mean of the load error."""
     beta2: float = 0.95
@@ -123,8 +124,9 @@ class RouterBalancer:
         self.num_steps += 1
         move_LE = self._by_adam() if self.config.method == "adam" else self._by_distance()
         for balance_X, move_E in zip(self._biases, move_LE, strict=True):
-            balance_X[:-1] += move_E
-            balance_X[:-1] -= balance_X[:-1].mean()
+            if self.config.learning_rate:  # else a finished model keeps its mean, too
+                balance_X[:-1] += move_E
+                balance_X[:-1] -= balance_X[:-1].mean()
         self.last_LX.copy_(self.counts_LX)
         self.forget()
 

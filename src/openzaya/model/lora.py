@@ -61,7 +61,7 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, config: LoraConfig, generator: torch.Generator) -> None:
         """Draw A and start B at zero, so that nothing changes at first."""
         super().__init__()
-        self.scale = config.alpha / config.rank
+        self.config = config
         *stack, rows, columns = weight.shape
         a = torch.empty(*stack, config.rank, columns, dtype=torch.float32)
         a.normal_(0.0, 1 / math.sqrt(columns), generator=generator)
@@ -72,7 +72,12 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the adapted weight in its own dtype."""
-        return weight + (self.lora_b @ self.lora_a).mul(self.scale).to(weight.dtype)
+        return self.adapt(weight, self.lora_a, self.lora_b)
+
+    def adapt(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return a weight adapted by factors that lie elsewhere than in this module."""
+        scale = self.config.alpha / self.config.rank
+        return weight + (b @ a).mul(scale).to(weight.dtype)
 
 
 def add_lora(model: Zaya, config: LoraConfig, seed: int = 0) -> None:

@@ -16,6 +16,7 @@ import torch
 import openzaya
 from openzaya.core.config import config_hash, diff, to_mapping
 from openzaya.core.errors import CheckpointError, ConfigError
+from openzaya.model.lora import adapters
 from openzaya.model.shards import fingerprint
 from openzaya.model.zaya import Zaya
 from openzaya.train.manifest import sha256
@@ -70,7 +71,9 @@ def shape_of(model: Zaya, dtype: torch.dtype) -> dict[str, Any]:
 
     The weights are in the checkpoint, or named by `Saving.base`.
     """
-    return {"config": to_mapping(model.config), "dtype": str(dtype)}
+    shape = {"config": to_mapping(model.config), "dtype": str(dtype)}
+    lora = [to_mapping(part.config) for _, part in adapters(model)]
+    return shape | {"lora": lora[0]} if lora else shape
 
 
 def content_of(model: Zaya) -> str:

@@ -6,9 +6,11 @@ Paper: the base run needed none; here it is for models whose experts outgrow a n
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from openzaya.core.errors import ConfigError
 from openzaya.model.experts import Experts
+from openzaya.model.lora import EXPERTS
 from openzaya.model.rows import put_rows, take_rows
 from openzaya.train.distributed.exchange import exchange_counts, exchange_rows
 
@@ -56,7 +58,8 @@ def by_expert(counts_RE: Tensor) -> Tensor:
 def divide_experts(experts: Experts, group: dist.ProcessGroup) -> None:
     """Keep this rank's part of a layer's experts and let tokens travel to the others.
 
-    Raises ConfigError unless every rank gets equally many.
+    Adapters of the stacks are divided with them. Raises ConfigError unless every rank gets equally
+    many.
     """
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
     total = experts.gate_up_proj.shape[0]
@@ -65,10 +68,23 @@ def divide_experts(experts: Experts, group: dist.ProcessGroup) -> None:
             f"{total} experts cannot be divided over ep = {ranks} ranks; choose a divisor"
         )
     own = slice(rank * (total // ranks), (rank + 1) * (total // ranks))
-    for name in ("gate_up_proj", "down_proj"):
-        part = getattr(experts, name).detach()[own].clone()
-        setattr(experts, name, nn.Parameter(part))
+    adapters = {}
+    for name in EXPERTS:
+        if parametrize.is_parametrized(experts, name):
+            (adapters[name],) = experts.parametrizations[name]  # type: ignore[index]
+            parametrize.remove_parametrizations(experts, name, leave_parametrized=False)
+        _keep(experts, name, own)
     # The class changes and not the module, so that parameters keep their names.
     experts.__class__ = TravellingExperts
     assert isinstance(experts, TravellingExperts)
     experts.group, experts.num_ranks = group, ranks
+    for name, adapter in adapters.items():
+        for factor in ("lora_a", "lora_b"):
+            _keep(adapter, factor, own)
+        parametrize.register_parametrization(experts, name, adapter)
+
+
+def _keep(module: nn.Module, name: str, own: slice) -> None:
+    """Let a stack be a part of itself."""
+    stack = getattr(module, name)
+    setattr(module, name, nn.Parameter(stack.detach()[own].clone(), stack.requires_grad))

@@ -17,15 +17,23 @@ from openzaya.core.seeding import stream_seed
 from openzaya.data.mixture import Mixture
 from openzaya.data.shards import load_prepared
 from openzaya.data.windows import Window, build_windows
+from openzaya.model.balance import BalanceConfig
 from openzaya.model.checkpoint import load
+from openzaya.model.lora import LoraConfig, add_lora
 from openzaya.model.presets import PRESETS, preset
 from openzaya.model.zaya import Zaya
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.distributed.mesh import MeshConfig
 from openzaya.train.distributed.talk import all_values, first_error
+from openzaya.train.lineage import content_of
 from openzaya.train.loop import NextWindows
 from openzaya.train.manifest import sha256
 from openzaya.train.stages import StageConfig
+
+CLAIM = "run.json"
+"""What `openzaya train` leaves in its folder."""
+LORA = "lora_"
+"""Begins the names of the adapters' settings, as in `openzaya train`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +53,8 @@ class Inputs:
     """Weight and fingerprint of every folder."""
     checksums: str
     """Names the weights of a model folder; "" for fresh ones."""
+    base: str = ""
+    """Names the model under adapters; "" where the whole model is trained."""
 
 
 def read_alike(args: argparse.Namespace) -> Inputs:
@@ -71,6 +81,8 @@ def read_alike(args: argparse.Namespace) -> Inputs:
         "tokenizer": inputs.tokenizer_hash,
         "data": dict(inputs.data),
         "held out": [len(inputs.held_out), sum(map(len, inputs.held_out))],
+        "adapters of": inputs.base,
+        "lora": to_mapping(lora) if (lora := lora_of(args)) else {},
         "flags": [args.param_dtype, str(args.export), args.allow_changed],
     }
     first, *others = all_values(about, everybody)
@@ -85,6 +97,10 @@ def read_alike(args: argparse.Namespace) -> Inputs:
 
 def read(args: argparse.Namespace) -> Inputs:
     """Read what the flags name."""
+    if (args.out / CLAIM).exists():
+        raise ConfigError(
+            f"{args.out} holds a run of `openzaya train`; choose another folder with --out"
+        )
     config = stage_of(args)
     mesh = MeshConfig.parse(args.mesh, dist.get_world_size())
     entries = dict(map(split_weight, args.data))
@@ -93,6 +109,7 @@ def read(args: argparse.Namespace) -> Inputs:
     prepared = {folder: load_prepared(folder) for folder in (*entries, *args.held_out)}
     model = model_of(args.model, config.seed)
     config.check_model(model.config.max_position_embeddings)
+    base = adapt(model, args, config)
     tokenizer = tokenizer_of(list(prepared), args.model, model)
     filled = {
         folder: build_windows(documents, config.context_tokens, seed=config.seed)
@@ -114,6 +131,7 @@ def read(args: argparse.Namespace) -> Inputs:
             for folder, weight in entries.items()
         },
         checksums=sha256(checksums) if checksums.is_file() else "",
+        base=base,
     )
 
 
@@ -124,7 +142,49 @@ def stage_of(args: argparse.Namespace) -> StageConfig:
     if missing:
         raise ConfigError(f"{args.config} has no {missing[0]!r}; a stage needs name and steps")
     base = StageConfig(name=str(table["name"]), steps=int(table["steps"]))
-    return resolve(base, [args.config], args.set)
+    if args.lora is not None:  # adapters are nothing to a model whose biases have moved
+        base = replace(base, balance=BalanceConfig(learning_rate=0.0))
+    return resolve(base, [args.config], [word for word in args.set if not is_of_lora(word)])
+
+
+def is_of_lora(word: str) -> bool:
+    """Tell whether an assignment is one of `openzaya train`'s settings of adapters."""
+    return word.startswith(LORA)
+
+
+def lora_of(args: argparse.Namespace) -> LoraConfig | None:
+    """Return the adapters that --lora and --set lora_... describe."""
+    words = [word.removeprefix(LORA) for word in args.set if is_of_lora(word)]
+    if args.lora is not None:
+        return resolve(LoraConfig(), [], [f"rank={args.lora}", *words])
+    if words:
+        raise ConfigError(
+            f"--set {LORA}{words[0]} is for adapters; add --lora RANK, or leave it out"
+        )
+    return None
+
+
+def adapt(model: Zaya, args: argparse.Namespace, config: StageConfig) -> str:
+    """Add the adapters that are wanted, the same on every rank; return the name of their base.
+
+    Raises ConfigError for adapters of weights that no file holds, or that the export would replace.
+    """
+    lora = lora_of(args)
+    if lora is None:
+        return ""
+    if args.model in PRESETS:
+        raise ConfigError(
+            f"--lora adapts a finished model, and --model {args.model} names fresh weights; give "
+            "the folder of one"
+        )
+    if args.export is not None and args.export.resolve() == Path(args.model).resolve():
+        raise ConfigError(
+            f"--export {args.export} would replace the model that the adapters belong to; choose "
+            "another folder"
+        )
+    base = content_of(model)
+    add_lora(model, lora, stream_seed(config.seed, "lora"))
+    return base
 
 
 def model_of(name: str, seed: int) -> Zaya:

@@ -11,6 +11,7 @@ starts it again. OUT/DONE or OUT/STOPPED says how the run ended.
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from openzaya.core.errors import OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
 from openzaya.train.distributed.cluster import Cluster
-from openzaya.train.distributed.export import export_model
+from openzaya.train.distributed.export import export_adapter, export_model
 from openzaya.train.distributed.inputs import Inputs, read_alike
 from openzaya.train.distributed.mesh import Ranks
 from openzaya.train.evaluate import held_out_loss
@@ -61,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, type=Path, help="checkpoints and metrics")
     flags.add_argument("--config", required=True, type=Path, help="TOML with a StageConfig")
     flags.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
+    flags.add_argument(
+        "--lora",
+        type=int,
+        metavar="RANK",
+        help="train adapters of this rank only, into OUT/adapter; more by --set lora_alpha=, "
+        "lora_targets=",
+    )
     flags.add_argument("--mesh", default="", help="dp_replicate=,dp_shard=,ep=,cp=; default all")
     flags.add_argument("--param-dtype", choices=DTYPES, default="float32")
     flags.add_argument(
@@ -86,19 +94,12 @@ def main(argv: Sequence[str]) -> int:
     except TrainingStopped as stop:
         log.info("%s", stop)
         return stop.exit_code
-    except OpenZayaError as error:
-        log.error("rank %d: %s", dist.get_rank(), error)
-        return error.exit_code
-    except RuntimeError as error:
-        if not is_of_others(error):
+    except (OpenZayaError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        said, code = verdict_of(error)
+        if not said:
             raise
-        log.error(
-            "rank %d: another rank is gone or does not answer, and says why in its own log (%s); "
-            "run the same command to go on from the newest checkpoint",
-            dist.get_rank(),
-            str(error).partition(". ")[0],
-        )
-        return 1
+        log.error("rank %d: %s", dist.get_rank(), said)
+        return code
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -127,7 +128,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     model = inputs.model.to(device)
     cluster = Cluster(model, Ranks(inputs.mesh, device.type), DTYPES[args.param_dtype])
     if cluster.is_first:
-        log.info("mesh %s, %d parameters", inputs.mesh, model.config.num_parameters())
+        log.info("%s", plan_of(inputs, cluster))
         for name in (DONE, STOPPED):
             (args.out / name).unlink(missing_ok=True)
     try:
@@ -141,6 +142,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
             saving=Saving(
                 tokenizer_hash=inputs.tokenizer_hash,
                 data=inputs.data,
+                base=inputs.base,
                 allow_changed=tuple(args.allow_changed),
             ),
             parallel=cluster,
@@ -148,9 +150,40 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     except TrainingStopped:
         mark(args.out / STOPPED, cluster)
         raise
+    if inputs.base:
+        folder = Path(args.model)
+        base = str(folder.resolve()) if folder.is_dir() else args.model
+        export_adapter(model, cluster, args.out / "adapter", base)
     if args.export is not None:
         export_model(model, cluster, args.export, tokenizer=inputs.tokenizer)
     mark(args.out / DONE, cluster)
+
+
+def plan_of(inputs: Inputs, cluster: Cluster) -> str:
+    """Return what is about to be trained, in a line."""
+    trained = {name for name, p in inputs.model.named_parameters() if p.requires_grad}
+    count = sum(math.prod(cluster.parts[name].shape) for name in trained)
+    config = inputs.config
+    return (
+        f"{config.name}: {config.steps} steps of {config.tokens_per_step} tokens, "
+        f"{count:,} trained, mesh {inputs.mesh}"
+    )
+
+
+def verdict_of(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error and the exit code; "" for one that wants a traceback."""
+    again = "run the same command to go on from the newest checkpoint"
+    if isinstance(error, OpenZayaError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        cure = "check the path, who may use it, and the space on its disk"
+        return f"{error}; {cure}", 2 if error.filename else 1
+    if isinstance(error, KeyboardInterrupt):
+        return f"stopped by Ctrl-C, which saves nothing as SIGTERM does; {again}", 130
+    if isinstance(error, RuntimeError) and is_of_others(error):
+        cause = f"and says why in its own log ({str(error).partition('. ')[0]})"
+        return f"another rank is gone or does not answer, {cause}; {again}", 1
+    return "", 1
 
 
 def is_of_others(error: RuntimeError) -> bool:

@@ -210,8 +210,9 @@ class DividedSaver(Saver):
                 sync(path)
                 described[path.name] = describe(path)
         except Exception as caught:  # noqa: BLE001 - told to all ranks
-            error = f"{type(caught).__name__}: {caught}"
-        self._refuse(step, error, work)
+            about = f"{type(caught).__name__}: {caught}"
+            error = ckpt.not_written(self.folder, step, about)
+        self._refuse(error, work)
         known = {k: v for part in all_values(described, self._writers) for k, v in part.items()}
         digest = ""
         if self.is_first:
@@ -220,8 +221,8 @@ class DividedSaver(Saver):
                 digest = write_manifest(work, step, meta, known)
                 ckpt.commit(work, self.folder / ckpt.name_of(step), self.saving.keep)
             except OSError as caught:
-                error = str(caught)
-        self._refuse(step, error, work)
+                error = ckpt.not_written(self.folder, step, caught)
+        self._refuse(error, work)
         return str(all_values(digest, self._writers)[0])
 
     def _begin(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
@@ -237,11 +238,13 @@ class DividedSaver(Saver):
                 ckpt.remove_leftovers(self.folder)
                 ckpt.check_space(self.folder, sum(sizes))
                 work.mkdir()
-        except (CheckpointError, OSError) as caught:
+        except CheckpointError as caught:
             error = str(caught)
+        except OSError as caught:
+            error = ckpt.not_written(self.folder, step, caught)
         work = self.folder / str(all_values(work.name, self._writers)[0])
-        self._refuse(step, error, work)
-        self._refuse(step, self._unseen(work), work)
+        self._refuse(error, work)
+        self._refuse(self._unseen(work), work)
         return work
 
     def _unseen(self, path: Path) -> str:
@@ -254,13 +257,13 @@ class DividedSaver(Saver):
             return ""
         return f"{path} is not there; {self.folder} must be on a file system that all ranks share"
 
-    def _refuse(self, step: int, error: str, work: Path) -> None:
+    def _refuse(self, error: str, work: Path) -> None:
         """Raise CheckpointError on every rank when any has an error; rank 0 clears up."""
         found = first_error(error, self._writers)
         if found:
             if self.is_first:
                 shutil.rmtree(work, ignore_errors=True)
-            raise CheckpointError(ckpt.not_written(self.folder, step, found))
+            raise CheckpointError(found)
 
     def _owned(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Part]]:
         """Return what this rank writes: its parts in replica 0; rank 0 also what is whole."""

@@ -19,7 +19,6 @@ from torch.utils import _pytree
 from openzaya.core.errors import CheckpointError, ConfigError
 from openzaya.model.block import Block
 from openzaya.model.experts import Experts
-from openzaya.model.lora import adapters
 from openzaya.model.zaya import Trunk, Zaya
 from openzaya.train.distributed.experts import divide_experts
 from openzaya.train.distributed.mesh import Ranks
@@ -41,18 +40,14 @@ def shard_model(model: Zaya, ranks: Ranks, param_dtype: torch.dtype | None = Non
     """Divide a model's parameters over the ranks, in place; every rank has the same model before.
 
     Blocks are gathered one by one in the forward and again in the backward pass. Gradients are
-    summed, not averaged: the loss is already a mean over the tokens of all ranks. `param_dtype`
+    summed, not averaged: the loss is already a mean over the tokens of all ranks. What is frozen,
+    as the base of adapters is, gets no gradient and nothing is sent for it. `param_dtype`
     is what layers compute in; sharded weights and gradients stay fp32.
     """
     if model.dtype != torch.float32:
         raise ConfigError(
             f"the model is {model.dtype}; load it as float32 and give the dtype to compute in to "
             "the mesh (param_dtype): shards hold the fp32 weights that the optimizer moves"
-        )
-    if any(adapters(model)):
-        raise ConfigError(
-            "the model has adapters, which many ranks cannot export or divide by expert yet; train "
-            "them in one process (`openzaya train --lora`), or merge them first"
         )
     policy = MixedPrecisionPolicy(
         param_dtype=param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -95,7 +90,8 @@ def stack_axis(experts: Experts, shards: int) -> int:
 
 def _placement(experts: Experts, shards: int) -> Callable[[nn.Parameter], Shard | None]:
     """Return FSDP's question for every parameter of a block: the axis to divide it along."""
-    stacks = {id(parameter) for parameter in experts.parameters()}
+    # FSDP divides no axis but the first unevenly, and an adapter's rank may be any number.
+    stacks = {id(p) for name, p in experts.named_parameters() if ".lora_" not in name}
     axis = stack_axis(experts, shards)
     return lambda parameter: Shard(axis) if id(parameter) in stacks else None
 
@@ -154,7 +150,7 @@ def local_of(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def load_parts(model: Zaya, weights: Mapping[str, Tensor]) -> None:
-    """Copy parts of weights, and whole buffers, into a divided model.
+    """Copy this rank's parts of weights, and whole buffers, into a divided model.
 
     Raises CheckpointError for a name that is missing and for a part of another shape.
     """
@@ -167,9 +163,10 @@ def load_parts(model: Zaya, weights: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in own.items():
         local = local_of(tensor.detach())
-        if local.shape != weights[name].shape:
+        found = local_of(weights[name])
+        if local.shape != found.shape:
             raise CheckpointError(
-                f"{name} has shape {tuple(weights[name].shape)}, this rank's part of the model has "
+                f"{name} has shape {tuple(found.shape)}, this rank's part of the model has "
                 f"{tuple(local.shape)}; resume with the model it was saved from"
             )
-        local.copy_(weights[name])
+        local.copy_(found)
