@@ -70,7 +70,7 @@ def test_adapters_of_a_frozen_model_get_the_gradients_of_the_plain_forward():
     _, found = run(model, "on")
     assert found.keys() == wanted.keys()
     for name, grad in wanted.items():
-        assert distance(found[name], grad) < 1e-5, name
+        assert distance(found[name], grad) < 3e-5, name
 
 
 @pytest.mark.usefixtures("kernels")
