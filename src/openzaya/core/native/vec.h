@@ -1,8 +1,8 @@
-// Sixteen floats at a time, the same on every processor.
+// Sixteen floats at a time, whatever the processor's own vectors hold.
 //
-// Every product of the model is summed the same way whatever the batch is: sixteen running sums
-// along the row, added up by one fixed tree. That is what makes a token's numbers independent of
-// the tokens computed beside it.
+// Every product of the model is summed the same way whatever the batch is: running sums along the row,
+// as many as a register has lanes, added up by one fixed tree. That is what makes a token's numbers
+// independent of the tokens computed beside it.
 #pragma once
 #include <cmath>
 #include <cstring>
