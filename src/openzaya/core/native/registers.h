@@ -42,19 +42,16 @@ template <class Half> struct Pair {
 };
 template <class Half> Pair(Half, Half) -> Pair<Half>;
 
-// Sixteen floats, sixteen integers, and 32 short ones.
+// Sixteen floats, and sixteen integers.
 #if REGISTER_BYTES == 64
 typedef piece v16;
 typedef whole_piece i16;
-typedef short_piece s32;
 #elif REGISTER_BYTES == 32
 typedef Pair<piece> v16;
 typedef Pair<whole_piece> i16;
-typedef Pair<short_piece> s32;
 #else
 typedef Pair<Pair<piece>> v16;
 typedef Pair<Pair<whole_piece>> i16;
-typedef Pair<Pair<short_piece>> s32;
 #endif
 
 template <class V> using Element = std::remove_cvref_t<decltype(std::declval<V>()[0])>;
@@ -77,16 +74,11 @@ template <class H> INLINE Pair<H> operator-(Pair<H> a) { return {-a.low, -a.high
 template <class H, class B> INLINE Pair<H>& operator+=(Pair<H>& a, B b) { return a = a + b; }
 template <class H, class B> INLINE Pair<H>& operator*=(Pair<H>& a, B b) { return a = a * b; }
 
-// A vector of its parts, and the parts of a vector.
+// A vector of its parts.
 template <class Make> INLINE auto from_parts(Make make) {
   if constexpr (PARTS == 1) return make(0);
   else if constexpr (PARTS == 2) return Pair{make(0), make(1)};
   else return Pair{Pair{make(0), make(1)}, Pair{make(2), make(3)}};
-}
-template <int PART, class V> INLINE auto part(V x) {
-  if constexpr (PARTS == 1) return x;
-  else if constexpr (PARTS == 2) return PART ? x.high : x.low;
-  else return PART < 2 ? (PART ? x.low.high : x.low.low) : (PART > 2 ? x.high.high : x.high.low);
 }
 
 // A number in every lane.
