@@ -1,9 +1,12 @@
 """A model and data small enough to train in milliseconds."""
 
+import os
+import signal
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from openzaya.core.seeding import numpy_stream
@@ -11,6 +14,7 @@ from openzaya.data.windows import Window
 from openzaya.model.presets import preset
 from openzaya.model.zaya import Zaya
 from openzaya.optim import MuonConfig, OptimConfig
+from openzaya.train.loop import CheckpointClock
 from openzaya.train.stages import StageConfig
 
 VOCABULARY = 24
@@ -71,3 +75,22 @@ def stage(**changes: object) -> StageConfig:
         "checkpoint_every_steps": 3,
     }
     return StageConfig(**{**settings, **changes})
+
+
+def terminate_while_saving(monkeypatch: pytest.MonkeyPatch, owner: Any, at_step: int) -> None:
+    """Send SIGTERM when the loop has just looked for one at a step, and while `owner` saves it."""
+
+    def is_due(_clock: object, step: int) -> bool:
+        if step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+    real = owner.save
+
+    def save(run: Any, saver: object, *, is_last: bool) -> None:
+        if run.state.step == at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(run, saver, is_last=is_last)
+
+    monkeypatch.setattr(CheckpointClock, "is_due", is_due)
+    monkeypatch.setattr(owner, "save", save)

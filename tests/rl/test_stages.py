@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_rl
 import torch
+from tiny_training import terminate_while_saving
 
 from openzaya.core.errors import (
     CheckpointError,
@@ -149,21 +150,7 @@ def test_a_signal_at_any_moment_ends_the_stage_with_the_named_step_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int, saved: int
 ) -> None:
     """Here it comes when the loop has just looked for one."""
-
-    def is_due(_clock: object, step: int) -> bool:
-        if step == at_step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return False
-
-    real = stages.RLStage.save
-
-    def save(stage: stages.RLStage, saver: Saver, *, is_last: bool) -> None:
-        if stage.state.step == at_step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        real(stage, saver, is_last=is_last)
-
-    monkeypatch.setattr(stages.CheckpointClock, "is_due", is_due)
-    monkeypatch.setattr(stages.RLStage, "save", save)
+    terminate_while_saving(monkeypatch, stages.RLStage, at_step)
     with pytest.raises(TrainingStopped, match=f"after step {saved} of 5, which is saved"):
         run_rl(tiny_rl.stage(tiny_rl.config(steps=5)), tiny_rl.prompts, tmp_path)
     found = ckpt.load_newest(tmp_path)

@@ -30,6 +30,19 @@ def end(theirs) -> None:
         os.close(handle)
 
 
+def obey(theirs) -> threading.Thread:
+    """Be a box that ends when it is told to."""
+
+    def box():
+        while os.read(theirs["control"], 100):
+            pass
+        end(theirs)
+
+    thread = threading.Thread(target=box)
+    thread.start()
+    return thread
+
+
 def test_megabytes_in_both_directions_at_once_do_not_block(pipes):
     ours, theirs = pipes
     data = bytes(range(256)) * 8192
@@ -52,14 +65,7 @@ def test_megabytes_in_both_directions_at_once_do_not_block(pipes):
 def test_a_stream_is_cut_at_its_limit_and_the_box_is_told_to_end(pipes):
     ours, theirs = pipes
     os.write(theirs["stderr"], b"x" * 1500)
-
-    def box():
-        while os.read(theirs["control"], 100):
-            pass
-        end(theirs)
-
-    thread = threading.Thread(target=box)
-    thread.start()
+    thread = obey(theirs)
     said = exchange(ours, b"", b"order", bounds())
     thread.join()
     assert (bytes(said.stderr), said.overflow) == (b"x" * 1000, "stderr")
@@ -78,14 +84,7 @@ def test_a_box_that_nobody_wants_any_more_is_told_to_end(pipes):
     ours, theirs = pipes
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
-
-    def box():
-        while os.read(theirs["control"], 100):
-            pass
-        end(theirs)
-
-    thread = threading.Thread(target=box)
-    thread.start()
+    thread = obey(theirs)
     began = time.monotonic()
     said = exchange(ours, b"", b"order", replace(bounds(), stop=stop))
     thread.join()

@@ -7,7 +7,14 @@ import signal
 
 import pytest
 import torch
-from tiny_training import IN_FP32, OPTIM, stage, tiny_model, windows_of
+from tiny_training import (
+    IN_FP32,
+    OPTIM,
+    stage,
+    terminate_while_saving,
+    tiny_model,
+    windows_of,
+)
 
 from openzaya.core.errors import CheckpointError, DataError, OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter, read_metrics
@@ -275,20 +282,7 @@ def test_a_sigterm_at_any_moment_ends_the_stage_with_the_named_step_saved(
     tmp_path, monkeypatch, at_step, saved
 ):
     """Here it comes when the loop has just looked for one."""
-    real = loop.Run.save
-
-    def is_due(_clock, step):
-        if step == at_step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return False
-
-    def save(run, saver, *, is_last):
-        if run.state.step == at_step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        real(run, saver, is_last=is_last)
-
-    monkeypatch.setattr(loop.CheckpointClock, "is_due", is_due)
-    monkeypatch.setattr(loop.Run, "save", save)
+    terminate_while_saving(monkeypatch, loop.Run, at_step)
     with pytest.raises(TrainingStopped, match=f"after step {saved} of 8, which is saved"):
         run_stage(tiny_model(), stage(), windows_of, tmp_path)
     assert ckpt.load_newest(tmp_path).step == saved

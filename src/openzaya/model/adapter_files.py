@@ -37,6 +37,8 @@ PREFIX = "base_model.model.model."
 """What PEFT puts before the names of transformers, which put "model." before ours."""
 PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "lora_bias": False}
 """Variants of LoRA that we do not have, switched off."""
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""A and B by the name of the parameter that they adapt."""
 
 
 def save_adapter(model: Zaya, config: LoraConfig, folder: str | Path, base: str = "") -> None:
@@ -44,20 +46,20 @@ def save_adapter(model: Zaya, config: LoraConfig, folder: str | Path, base: str 
 
     `PeftModel.from_pretrained` loads the folder onto transformers' ZayaForCausalLM.
     """
-    factors = {path: (part.lora_a, part.lora_b) for path, part in adapters(model)}
+    factors = _factors(model)
     if not factors:
         raise ConfigError("the model has no adapters to save; call add_lora before training")
     write_adapter(factors, config, folder, base)
 
 
 def write_adapter(
-    factors: Mapping[str, tuple[Tensor, Tensor]],
+    factors: Factors,
     config: LoraConfig,
     folder: str | Path,
     base: str = "",
 ) -> None:
     """Write A and B by the name of the parameter that they adapt; see `save_adapter`."""
-    tensors = {name: t for path, pair in factors.items() for name, t in _written(path, *pair)}
+    tensors = _tensors(factors)
     raw: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -94,11 +96,7 @@ def load_adapter(model: Zaya, folder: str | Path) -> LoraConfig:
             "with --lora wrote, or PEFT for the same matrices"
         ) from error
     add_lora(model, config)
-    own = {
-        name: t
-        for path, part in adapters(model)
-        for name, t in _written(path, part.lora_a, part.lora_b)
-    }
+    own = _tensors(_factors(model))
     wrong = [
         name
         for name in sorted(own.keys() | tensors.keys())
@@ -138,6 +136,14 @@ def _names(path: str) -> tuple[str, str]:
     if parameter == EXPERTS[0]:
         module += ".base_layer"
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+
+
+def _factors(model: Zaya) -> Factors:
+    return {path: (part.lora_a, part.lora_b) for path, part in adapters(model)}
+
+
+def _tensors(factors: Factors) -> dict[str, Tensor]:
+    return {name: t for path, pair in factors.items() for name, t in _written(path, *pair)}
 
 
 def _written(path: str, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:

@@ -31,7 +31,7 @@ from openzaya.optim import MuonConfig, OptimConfig
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.evaluate import held_out_loss
-from openzaya.train.lineage import HARMLESS, content_of
+from openzaya.train.lineage import content_of, without_harmless
 from openzaya.train.loop import is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
@@ -288,8 +288,7 @@ def claim(
         if key != "model" and known.get(key) != value
     ]
     found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
-    free = [name for name in ("trackers", *HARMLESS) if hasattr(config, name)]
-    changed += diff(replace(found, **{name: getattr(config, name) for name in free}), config)
+    changed += without_harmless(diff(replace(found, trackers=config.trackers), config))
     if changed:
         raise ConfigError(
             f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "

@@ -17,6 +17,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from openzaya.core.native import build
+
 INSIDE = "/headers"
 """Where a compiler's box sees it."""
 HEADER = "bits/stdc++.h"
@@ -116,14 +118,9 @@ def cache_folder() -> Path:
 
     Root's boxes run as another user, who cannot enter root's own folder.
     """
-    if chosen := os.environ.get("OPENZAYA_CACHE"):
-        return Path(chosen)
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not os.environ.get("OPENZAYA_CACHE"):
         return Path("/var/cache/openzaya")
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openzaya"
-    except RuntimeError:  # a user without a home: nothing can be kept
-        return Path(os.devnull) / "openzaya"
+    return build.cache_folder()
 
 
 def everybody_enters(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from openzaya.serve.form_schema import (
     ObjectFormat,
     SchemaFormat,
     Tool,
+    demands_call,
 )
 from openzaya.serve.schema import ChatRequest
 from openzaya.serve.tool_calls import CLOSE, END, OPEN, is_bare
@@ -54,7 +55,7 @@ def form_of(ask: ChatRequest, tokenizer: TextTokenizer) -> Form | None:
     tools = tools_of(ask) or []
     value = _value_of(ask)
     named = ask.tool_choice.function.name if isinstance(ask.tool_choice, NamedTool) else ""
-    must_call = bool(named) or ask.tool_choice == "required"
+    must_call = demands_call(ask.tool_choice)
     is_single = bool(named) or ask.parallel_tool_calls is False
     is_strict = any(tool.function.strict for tool in tools)
     rules = _Rules(tokenizer)

@@ -53,6 +53,11 @@ class NamedTool(Strict):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
+def demands_call(choice: object) -> bool:
+    """Say whether a choice of tools, ours or the gateway's, wants a call in every reply."""
+    return choice not in (None, "none", "auto")
+
+
 class PlainFormat(Strict):
     """Any text."""
 

@@ -82,14 +82,8 @@ template <class Make> INLINE auto from_parts(Make make) {
 }
 
 // A number in every lane.
-template <class V> struct Spread {
-  static INLINE V of(Element<V> x) { return x - V{}; }
-};
-template <class H> struct Spread<Pair<H>> {
-  static INLINE Pair<H> of(Element<H> x) { return {Spread<H>::of(x), Spread<H>::of(x)}; }
-};
 INLINE piece spread(float x) { return x - piece{}; }
-INLINE v16 splat(float x) { return Spread<v16>::of(x); }
+INLINE v16 splat(float x) { return from_parts([=](int) { return spread(x); }); }
 
 INLINE piece load_piece(const float* p) { return *reinterpret_cast<const piece*>(p); }
 INLINE whole_piece load_piece(const int32_t* p) { return *reinterpret_cast<const whole_piece*>(p); }

@@ -30,8 +30,6 @@ INLINE void put(float* p, float x) { *p = x; }
 INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
 
 // A vector's lanes, folded by half until one is left.
-typedef float v8 __attribute__((vector_size(32)));
-typedef float v4 __attribute__((vector_size(16)));
 struct Add {
   template <class V> INLINE V operator()(V a, V b) const { return a + b; }
 };

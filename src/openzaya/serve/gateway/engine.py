@@ -15,6 +15,7 @@ from openzaya.serve.chat import schemas_of
 from openzaya.serve.engine_routes import card
 from openzaya.serve.errors import ApiError
 from openzaya.serve.form import form_of, tools_of
+from openzaya.serve.form_schema import demands_call
 from openzaya.serve.gateway.backend import Charge, Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
 from openzaya.serve.gateway.conversation import Conversation
@@ -83,7 +84,7 @@ class EngineBackend:
             stops=ask.stops,
             tools=schemas_of(tools),
             wants_json=wants_json,
-            must_call=ask.tool_choice not in (None, "none", "auto"),
+            must_call=demands_call(ask.tool_choice),
             form=form,
             priority=ask.priority or 0,
             question_tokens=len(question),

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.serve.errors import ApiError
+from openzaya.serve.form_schema import demands_call
 from openzaya.serve.gateway.backend import Charge, Who, Wish, check_alone
 from openzaya.serve.gateway.choice import Choice, shaped
 from openzaya.serve.gateway.conversation import Conversation, text_of_content
@@ -94,7 +95,7 @@ class UpstreamBackend:
             stops=ask.stops,
             tools=_schemas(ask) if has_tools else None,
             wants_json=wants_json,
-            must_call=ask.tool_choice not in (None, "none", "auto"),
+            must_call=demands_call(ask.tool_choice),
             priority=ask.priority or 0,
             question_tokens=sampler.count_prompt_tokens(question),
             fields={name: value for name, value in given.items() if name not in FINAL_ONLY},

@@ -18,6 +18,7 @@ namespace zaya {
 constexpr int TOKENS = 32;  // tokens of a tile
 
 // Half a vector at a time: a head of 32 channels rotates eight pairs.
+typedef float v8 __attribute__((vector_size(32)));
 INLINE v8 load8(const float* p) {
   v8 x;
   std::memcpy(&x, p, sizeof x);
