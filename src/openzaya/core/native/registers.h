@@ -32,6 +32,7 @@ constexpr int LANES = 16, PIECE = REGISTER_BYTES / 4, PARTS = LANES / PIECE;
 typedef float piece __attribute__((vector_size(REGISTER_BYTES), aligned(4)));
 typedef int32_t whole_piece __attribute__((vector_size(REGISTER_BYTES), aligned(4)));
 typedef int16_t short_piece __attribute__((vector_size(REGISTER_BYTES), aligned(2)));
+typedef uint16_t unsigned_piece __attribute__((vector_size(REGISTER_BYTES), aligned(2)));
 
 template <class Half> struct Pair {
   Half low, high;

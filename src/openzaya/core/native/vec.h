@@ -26,6 +26,13 @@ INLINE uint16_t narrow(float x) {  // round to nearest, ties to even; NaN stays 
 }
 INLINE piece load_piece(const uint16_t* p) { return float_bits(widen_piece(p) << 16); }
 INLINE v16 load(const uint16_t* p) { return float_bits(widen16(p) << 16); }
+INLINE piece spread_bf16(const uint16_t* p) {  // one number in every lane
+#if defined(__AVX2__) && REGISTER_BYTES == 32
+  return float_bits((whole_piece)_mm256_set1_epi16(int16_t(*p)) << 16);
+#else
+  return spread(widen(*p));
+#endif
+}
 INLINE void put(float* p, float x) { *p = x; }
 INLINE void put(uint16_t* p, float x) { *p = narrow(x); }
 

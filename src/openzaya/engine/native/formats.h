@@ -56,9 +56,10 @@ struct RowBF16 {
   }
 };
 
-// A part of 64 weights as 16-bit integers, and what their lanes of a sum are multiplied with.
-struct Weights {
-  short_piece low, high;
+// Registers of weights as 16-bit integers, and what the lanes of their sum are multiplied with.
+constexpr int SHORTS = 2 * PIECE;
+template <int K> struct Weights {
+  short_piece of[K];
   piece scale;
 };
 
@@ -66,43 +67,62 @@ struct RowINT8 {
   const int8_t* p;
   const uint16_t* scales;
   static constexpr int64_t COLS = BLOCK_COLS;
+  // A block comes in so many parts, each of K registers that share their scales.
+  static constexpr int PARTS = 1, K = BLOCK_COLS / SHORTS;
   static constexpr bool SHIFTED = false;
   RowINT8(const Matrix& w, int64_t row)
       : p((const int8_t*)w.data + row * w.cols), scales(w.scales + row * (w.cols / BLOCK_COLS)) {}
-  template <int PART> INLINE Weights at(int64_t block, bool) const {
-    const int8_t* from = p + block * BLOCK_COLS + PART * 2 * PIECE;
-    return {widen_shorts(from), widen_shorts(from + STEP), spread(widen(scales[block]))};
+  template <int> INLINE Weights<K> at(int64_t block, bool) const {
+    Weights<K> weights;
+    weights.scale = spread_bf16(scales + block);
+    UNROLL for (int k = 0; k < K; ++k)
+      weights.of[k] = widen_shorts(p + block * BLOCK_COLS + k * SHORTS);
+    return weights;
   }
 };
 
-// 32 weights in 16 bytes: byte j holds weight j below and weight j + 16 above, both plus 8.
+// 32 weights in 16 bytes: byte j holds weight j below and weight j + 16 above, both plus 8. Registers
+// of 64 bytes take 32 bytes widened, so that a short integer holds two weights; smaller ones take them
+// as they are, four weights in a short integer.
 struct RowINT4 {
   const uint8_t* p;
   const uint16_t* scales;
   static constexpr int64_t COLS = BLOCK_COLS;
+  static constexpr int K = REGISTER_BYTES == 64 ? 2 : 4, PARTS = BLOCK_COLS / (K * SHORTS);
   static constexpr bool SHIFTED = true;
   RowINT4(const Matrix& w, int64_t row)
       : p((const uint8_t*)w.data + row * (w.cols / 2)), scales(w.scales + row * (w.cols / STEP)) {}
   // `half`: only the first 32 columns exist.
-  template <int PART> INLINE Weights at(int64_t block, bool half) const {
+  template <int PART> INLINE Weights<K> at(int64_t block, bool half) const {
     const uint8_t* from = p + block * BLOCK_COLS / 2;
     uint8_t some[BLOCK_COLS / 2] = {};
-    uint16_t pair[2] = {};
+    int32_t pair = 0;
     if (half) from = (const uint8_t*)std::memcpy(some, from, sizeof(some) / 2);
-    std::memcpy(pair, scales + 2 * block, half ? sizeof(pair) / 2 : sizeof(pair));
-    short_piece bytes = widen_shorts(from + PART * 2 * PIECE);
-    return {bytes & int16_t(15), bytes >> 4, part_of_scales<PART>(pair)};
+    std::memcpy(&pair, scales + 2 * block, half ? sizeof(pair) / 2 : sizeof(pair));
+    Weights<K> weights;
+    weights.scale = part_of_scales<PART>(pair);
+    short_piece all;
+    if constexpr (K == 2) all = widen_shorts(from);
+    else all = load_piece((const int16_t*)from + PART * SHORTS);
+    UNROLL for (int k = 0; k < K - 1; ++k) weights.of[k] = all >> 4 * k & int16_t(15);
+    weights.of[K - 1] = (short_piece)((unsigned_piece)all >> 4 * (K - 1));
+    return weights;
   }
-  // The first scale in lanes 0 to 7 of sixteen, the second in the others.
-  template <int PART> INLINE static piece part_of_scales(const uint16_t* pair) {
+  // The first scale in the first half of a block's lanes, the second in the others.
+  template <int PART> INLINE static piece part_of_scales(int32_t pair) {
 #if REGISTER_BYTES == 64
-    int32_t both;
-    std::memcpy(&both, pair, sizeof(both));
     const __m512i pick = _mm512_inserti64x4(
         _mm512_set1_epi32(0x0100ffff), _mm256_set1_epi32(0x0302ffff), 1);
-    return (piece)_mm512_shuffle_epi8(_mm512_set1_epi32(both), pick);
+    return (piece)_mm512_shuffle_epi8(_mm512_set1_epi32(pair), pick);
+#elif defined(__AVX2__)
+    const __m256i pick = _mm256_set_m128i(_mm_set1_epi32(0x0302ffff), _mm_set1_epi32(0x0100ffff));
+    return (piece)_mm256_shuffle_epi8(_mm256_set1_epi32(pair), pick);
+#elif REGISTER_BYTES == 32
+    piece both = {};
+    UNROLL for (int i = 0; i < PIECE; ++i) both[i] = widen(uint16_t(pair >> (i < PIECE / 2 ? 0 : 16)));
+    return both;
 #else
-    return spread(widen(pair[2 * PART / PARTS]));
+    return spread(widen(uint16_t(pair >> 16 * PART)));
 #endif
   }
 };
@@ -110,18 +130,19 @@ struct RowINT4 {
 // The rows of x as a format wants them. A row begins with its scale, alone on a cache line.
 //
 // FP32: as they are, not copied. BF16: of every 32 columns the even ones, then the odd ones. INT8:
-// 16-bit integers. INT4: 16-bit integers in blocks of 64 columns, the first halves of both groups
-// before the second halves, then for each block a vector of what the weights' shift by 8 adds.
+// 16-bit integers. INT4: 16-bit integers in blocks of 64 columns, in the order of the registers of
+// weights, then for each block and lane of their sum what the weights' shift by 8 adds.
 struct Layout {
   Format format;
   int64_t cols;
 
   static constexpr int64_t HEAD = 64;
+  static constexpr int64_t SHIFTS = RowINT4::PARTS * PIECE;  // of a block
   int64_t blocks() const { return (cols + BLOCK_COLS - 1) / BLOCK_COLS; }
   int64_t row_bytes() const {
     if (format == FP32) return cols * sizeof(float);
     if (format == BF16) return HEAD + cols * sizeof(float);
-    int64_t shifts = format == INT4 ? blocks() * LANES * sizeof(int32_t) : 0;
+    int64_t shifts = format == INT4 ? blocks() * SHIFTS * sizeof(int32_t) : 0;
     return HEAD + blocks() * BLOCK_COLS * sizeof(int16_t) + shifts;
   }
 
@@ -155,19 +176,34 @@ struct Layout {
     for (int64_t k = 0; k < cols; k += LANES) {
       int32_t whole[LANES];
       store(whole, int_bits(load(x + k) * inverse + magic) - int_bits(magic));
-      int16_t* at = to + (format == INT4 ? place(k) : k);
-      for (int i = 0; i < LANES; ++i) at[i] = int16_t(whole[i]);
+      if (format == INT4) place(whole, k % BLOCK_COLS, to + k / BLOCK_COLS * BLOCK_COLS);
+      else
+        for (int i = 0; i < LANES; ++i) to[k + i] = int16_t(whole[i]);
     }
-    if (format != INT4) return;
-    auto* shifts = (int32_t*)(to + blocks() * BLOCK_COLS);
-    for (int64_t block = 0; block < blocks(); ++block, to += BLOCK_COLS, shifts += LANES)
-      for (int i = 0; i < LANES; ++i)
-        shifts[i] = -8 * (to[2 * i] + to[2 * i + 1] + to[STEP + 2 * i] + to[STEP + 2 * i + 1]);
+    if (format == INT4) add_shifts(to, (int32_t*)(to + blocks() * BLOCK_COLS));
   }
-  // Sixteen columns from k on: quarters 0 1 2 3 of a block lie in the order 0 2 1 3.
-  static int64_t place(int64_t k) {
-    int64_t quarter = k % BLOCK_COLS / LANES;
-    return k - k % BLOCK_COLS + (quarter == 1 ? 2 : quarter == 2 ? 1 : quarter) * LANES;
+  // Sixteen columns from `col` on of a block, which meet the lower or the upper halves of bytes.
+  static void place(const int32_t* whole, int64_t col, int16_t* block) {
+    const int64_t byte = col / STEP * LANES, upper = col % STEP / LANES;
+    if constexpr (RowINT4::K == 2) {
+      int16_t* at = block + upper * SHORTS + byte;
+      for (int i = 0; i < LANES; ++i) at[i] = int16_t(whole[i]);
+    } else {
+      constexpr int64_t BYTES = REGISTER_BYTES;
+      int16_t* at = block + byte / BYTES * (4 * SHORTS) + upper * SHORTS + byte % BYTES / 2;
+      for (int i = 0; i < LANES / 2; ++i) {
+        at[i] = int16_t(whole[2 * i]);
+        at[2 * SHORTS + i] = int16_t(whole[2 * i + 1]);
+      }
+    }
+  }
+  void add_shifts(const int16_t* x, int32_t* shifts) const {
+    for (int64_t i = 0; i < blocks() * SHIFTS; ++i) {
+      const int16_t* at = x + i / PIECE * (RowINT4::K * SHORTS) + i % PIECE * 2;
+      int32_t sum = 0;
+      for (int k = 0; k < RowINT4::K; ++k) sum += at[k * SHORTS] + at[k * SHORTS + 1];
+      shifts[i] = -8 * sum;
+    }
   }
 };
 

@@ -147,18 +147,19 @@ template <int PART, int N, int M, class Row>
 INLINE void block_step(const Row* w, const Rows& rows, int64_t block, bool half, int64_t shifts,
                        Sums<N, M>& sums) {
   UNROLL for (int n = 0; n < N; ++n) {
-    Weights weights = w[n].template at<PART>(block, half);
+    const auto weights = w[n].template at<PART>(block, half);
     UNROLL for (int m = 0; m < M; ++m) {
       const char* row = rows.x + m * rows.x_bytes;
-      auto* x = (const int16_t*)row + block * BLOCK_COLS + PART * 2 * PIECE;
+      auto* x = (const int16_t*)row + block * BLOCK_COLS + PART * Row::K * SHORTS;
       whole_piece whole = {};
       if constexpr (Row::SHIFTED)
-        whole = load_piece((const int32_t*)(row + shifts) + block * LANES + PART * PIECE);
-      whole = dot(dot(whole, weights.low, load_piece(x)), weights.high, load_piece(x + STEP));
+        whole = load_piece((const int32_t*)(row + shifts) + block * Layout::SHIFTS + PART * PIECE);
+      UNROLL for (int k = 0; k < Row::K; ++k)
+        whole = dot(whole, weights.of[k], load_piece(x + k * SHORTS));
       sums.of[m * N + n] += to_floats(whole) * weights.scale;
     }
   }
-  if constexpr (PART + 1 < PARTS) block_step<PART + 1>(w, rows, block, half, shifts, sums);
+  if constexpr (PART + 1 < Row::PARTS) block_step<PART + 1>(w, rows, block, half, shifts, sums);
 }
 
 // The same for N rows of integers.
@@ -193,10 +194,13 @@ INLINE void any_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead)
 // cache holds beside the weights; many rows of W for one or two rows of x, to keep memory busy.
 #if REGISTER_BYTES == 64
 constexpr int MAX_M = 6;
-constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
+template <class Row> constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
 #else
 constexpr int MAX_M = 4;
-constexpr int tile_rows(int m) { return m == 1 ? 8 : 12 / m; }
+template <class Row> constexpr int tile_rows(int m) {
+  if (Row::COLS == BLOCK_COLS) return m == 1 ? 6 : m == 2 ? 4 : 3;  // K registers of weights as well
+  return m == 1 ? 8 : 12 / m;
+}
 #endif
 constexpr int64_t PANEL = 48;       // rows of W that one piece of work covers at least
 constexpr int64_t UNPACK_ROWS = 9;  // from so many rows of x on, bf16 is turned into floats once
@@ -222,7 +226,9 @@ INLINE void each_tile(MakeRow make, int64_t first, int64_t last, Work work) {
 template <int M, class MakeRow>
 INLINE void sweep(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t cols,
                   Ahead& ahead) {
-  each_tile<tile_rows(M)>(make, first, last, [&](int64_t n, auto w) __attribute__((always_inline)) {
+  using Row = decltype(make(first));
+  constexpr int N = tile_rows<Row>(M);
+  each_tile<N>(make, first, last, [&](int64_t n, auto w) __attribute__((always_inline)) {
     Rows at{rows.x, rows.x_bytes, rows.y + n, rows.y_stride};
     any_tile<w.size(), M>(w.data(), at, cols, ahead);
   });
@@ -236,7 +242,7 @@ INLINE void sweep_in_parts(MakeRow make, int64_t first, int64_t last, const Rows
   alignas(64) float kept[PANEL * M * PIECE];
   for (int64_t from = 0; from < cols; from += NEAR_COLS) {
     int64_t to = std::min(from + NEAR_COLS, cols);
-    each_tile<tile_rows(M)>(make, first, last, [&](int64_t n, auto w) {
+    each_tile<tile_rows<decltype(make(first))>(M)>(make, first, last, [&](int64_t n, auto w) {
       Rows at{rows.x, rows.x_bytes, rows.y + n, rows.y_stride};
       float* sums = kept + (n - first) * M * PIECE;
       part_of_tile<w.size(), M>(w.data(), at, from, to, to == cols, sums, ahead);
@@ -248,13 +254,13 @@ INLINE void sweep_in_parts(MakeRow make, int64_t first, int64_t last, const Rows
 template <class MakeRow>
 INLINE void rows_times(MakeRow make, int64_t first, int64_t last, const Rows& rows, int64_t m,
                        int64_t cols, const char* after, int64_t bytes) {
-  constexpr bool floats = decltype(make(first))::COLS == STEP;
+  using Row = decltype(make(first));
+  constexpr bool floats = Row::COLS == STEP;
   int64_t most = MAX_M;
   if (!floats) most = std::min<int64_t>(MAX_M, std::max<int64_t>(NEAR_BYTES / rows.x_bytes, 4));
   int64_t parts = (m + most - 1) / most;
   most = (m + parts - 1) / parts;
-  int64_t steps = (last - first) / tile_rows(int(most)) + 1;
-  steps *= cols / decltype(make(first))::COLS + 1;
+  int64_t steps = ((last - first) / tile_rows<Row>(int(most)) + 1) * (cols / Row::COLS + 1);
   Ahead ahead{Stream(after, bytes, steps * parts), {}};
   for (int64_t done = 0; done < m; done += most) {
     Rows some = rows.from(done);
