@@ -192,21 +192,24 @@ INLINE void any_tile(const Row* w, const Rows& rows, int64_t cols, Ahead& ahead)
 
 // Tiles that fill the registers: as many rows of x as possible, but no more than the first-level
 // cache holds beside the weights; many rows of W for one or two rows of x, to keep memory busy.
+//
+// From UNPACK_ROWS rows of x on, bf16 is turned into floats once, which then come from the second-level
+// cache: worth it only where that feeds the registers. NEAR_COLS columns of a tile's rows of x and of
+// W, if they are floats, are what the first-level cache holds.
 #if REGISTER_BYTES == 64
 constexpr int MAX_M = 6;
+constexpr int64_t UNPACK_ROWS = 9, NEAR_COLS = 1024;
 template <class Row> constexpr int tile_rows(int m) { return m <= 2 ? 8 : m <= 4 ? 6 : 4; }
 #else
 constexpr int MAX_M = 4;
+constexpr int64_t NEVER = int64_t(1) << 40, UNPACK_ROWS = NEVER, NEAR_COLS = NEVER;
 template <class Row> constexpr int tile_rows(int m) {
   if (Row::COLS == BLOCK_COLS) return m == 1 ? 6 : m == 2 ? 4 : 3;  // K registers of weights as well
   return m == 1 ? 8 : 12 / m;
 }
 #endif
-constexpr int64_t PANEL = 48;       // rows of W that one piece of work covers at least
-constexpr int64_t UNPACK_ROWS = 9;  // from so many rows of x on, bf16 is turned into floats once
-// The first-level cache holds so many columns of a tile's rows of x and of W, if they are floats,
-constexpr int64_t NEAR_COLS = 1024;
-constexpr int64_t NEAR_BYTES = 36 << 10;  // and so much of x if W's are integers.
+constexpr int64_t PANEL = 48;  // rows of W that one piece of work covers at least
+constexpr int64_t NEAR_BYTES = 36 << 10;  // of x that stay near if W's are integers
 
 // Call work(n, rows of W from n on) for tiles of N rows, then for single ones.
 template <int N, class MakeRow, class Work>
