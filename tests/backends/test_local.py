@@ -12,9 +12,10 @@ from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from openzaya.backends.local import LocalSampler, load_local_sampler
+from openzaya.backends import local
+from openzaya.backends.local import LocalSampler, load_engine, load_local_sampler
 from openzaya.backends.local_text import Unrolling
-from openzaya.core.errors import ContextLengthError, EngineError
+from openzaya.core.errors import ConfigError, ContextLengthError, EngineError
 from openzaya.core.protocols import Sampler
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine
@@ -289,6 +290,19 @@ def test_a_model_folder_becomes_a_sampler(
     with load_local_sampler(tmp_path, max_slots=2, max_tokens=CONTEXT_TOKENS) as sampler:
         (completion,) = asyncio.run(gather(sampler, [REQUEST]))
     assert completion.token_ids == tuple(expected_ids(model, tokenizer, REQUEST))
+
+
+def test_the_context_is_no_longer_than_what_the_cache_holds(monkeypatch):
+    room_bytes = 5 * 64 * 4 * (2 * 64 * 4 + (2 * 192 + 32) * 4 // 64)  # of the nano model: 5 blocks
+    monkeypatch.setattr(local, "cache_bytes", lambda device: room_bytes)
+    engine = load_engine(NANO, max_slots=4, max_tokens=None)
+    assert engine.max_tokens == 5 * 64
+    # Whatever fits the context can be asked for.
+    engine.add([5], SamplingParams(max_tokens=4096))
+    assert len(engine.step()) == 0
+    assert load_engine(NANO, max_slots=4, max_tokens=320).max_tokens == 320
+    with pytest.raises(ConfigError, match=r"context of 321 tokens .* the 320 that .* at most 320"):
+        load_engine(NANO, max_slots=4, max_tokens=321)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,26 @@ def test_the_bandwidth_counts_reads_and_writes(monkeypatch):
     assert machine.bandwidth(measure_s=4.0) == 2.0 * 4096 * 3 / 4.0
 
 
+def test_without_proc_half_of_the_memory_counts_as_free(monkeypatch):
+    monkeypatch.setattr(machine, "read_text", lambda path: None)
+    total, available = machine.memory_bytes()
+    assert total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 0
+    assert available == total // 2
+
+
+def test_the_pages_of_files_do_not_fill_a_cgroup(monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal: 1000 kB\nMemAvailable: 900 kB\n",
+        "/sys/fs/cgroup/memory.max": "512000",
+        "/sys/fs/cgroup/memory.current": "500000",
+        "/sys/fs/cgroup/memory.stat": "anon 100000\nactive_file 150000\ninactive_file 250000\n",
+    }
+    monkeypatch.setattr(machine, "read_text", lambda path: files.get(str(path)))
+    assert machine.memory_bytes() == (512_000, 412_000)
+    files["/sys/fs/cgroup/memory.max"] = "max"
+    assert machine.memory_bytes() == (1_024_000, 921_600)
+
+
 def test_the_device_is_the_cpu_when_the_gpu_cannot_compute(monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("driver too old")

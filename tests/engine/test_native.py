@@ -167,10 +167,16 @@ def test_the_state_at_an_inner_block_end_is_the_state_of_the_shorter_document() 
     assert not torch.equal(states[0].conv_LRC, states[1].conv_LRC)
 
 
-def test_bf16_weights_give_what_fp32_copies_of_them_give_up_to_the_caches_rounding() -> None:
-    model = random_model(precision="paper").bfloat16()
+def in_bf16(model: Zaya) -> Zaya:
+    """Return the same model in bf16, its balancing biases excepted."""
+    model = model.bfloat16()
     for balance_X in model.router_biases():
         balance_X.data = balance_X.float()
+    return model
+
+
+def test_bf16_weights_give_what_fp32_copies_of_them_give_up_to_the_caches_rounding() -> None:
+    model = in_bf16(random_model(precision="paper"))
     copy = random_model(precision="paper")
     copy.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
     ids = tokens(100)
@@ -216,9 +222,7 @@ def test_what_is_not_finite_stays_visible_in_a_quantized_model(name: str) -> Non
 
 
 def test_bf16_weights_give_the_same_bits_for_any_number_of_tokens() -> None:
-    model = random_model(hidden_size=96).bfloat16()
-    for balance_X in model.router_biases():
-        balance_X.data = balance_X.float()
+    model = in_bf16(random_model(hidden_size=96))
     whole = run_all(native(model), tokens(80), 0)
     for rows in (1, 3, 5, 8, 9, 33):
         assert torch.equal(run_all(native(model), tokens(80), 0, *range(rows, 80, rows)), whole)
@@ -304,6 +308,27 @@ def test_the_engine_gives_a_request_the_same_bits_alone_and_in_a_crowd(
     assert among.logprobs == alone.logprobs
     assert among.experts is not None
     assert np.array_equal(among.experts, alone.experts)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+def test_reuse_forks_and_few_blocks_change_no_bit(weights: str) -> None:
+    model: Zaya | QuantizedZaya = random_model(**SLIDING)
+    if weights == "bf16":
+        model = in_bf16(model)
+    elif weights != "fp32":
+        model = quantized(model, weights)
+    stem = tokens(150)
+    prompts = [stem[:n] for n in (64, 65, 127, 129, 150) for _ in range(2)]
+    params = [SamplingParams(max_tokens=70, seed=n, capture_experts=True) for n in range(10)]
+    engine = Engine(model, max_slots=6, prefill_tokens=50, num_blocks=9, kernels="native")
+    found = engine.generate(prompts, params)
+    stats = engine.stats
+    assert min(stats.preemptions, stats.prefix_hit_tokens, stats.tokens_prefill_saved) > 0
+    plain = Engine(model, max_slots=1, kept_blocks=0, kernels="native")
+    for output, prompt, own in zip(found, prompts, params, strict=True):
+        alone = plain.generate([prompt], [own])[0]
+        assert (output.token_ids, output.logprobs) == (alone.token_ids, alone.logprobs)
+        assert np.array_equal(output.experts, alone.experts)
 
 
 def test_auto_takes_the_kernels_where_they_fit_and_torch_elsewhere() -> None:

@@ -171,6 +171,14 @@ def test_a_truncated_shard_is_refused(folder: Path, share: float) -> None:
         load(folder)
 
 
+def test_a_shard_that_is_cut_while_it_is_read_is_no_model(folder: Path) -> None:
+    found = Shards(folder)
+    path = folder / shard_of(folder, "model.norm.weight")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="was cut while it was read"):
+        dict(zip(found.names, map(found.read, found.names), strict=True))
+
+
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     shard = folder / shard_of(folder, "model.norm.weight")
     shard.rename(tmp_path / "away")

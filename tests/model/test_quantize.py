@@ -129,6 +129,39 @@ def test_tensors_of_another_dtype_are_refused(
             read(tmp_path)
 
 
+def test_a_small_quantized_folder_is_verified_and_not_mapped(folder: Path, tmp_path: Path) -> None:
+    convert(Source(folder), tmp_path, "native", form=FORMATS["int4"])
+    model = load_quantized(tmp_path)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    data = bytearray((tmp_path / SINGLE).read_bytes())
+    data[len(data) // 2] ^= 16
+    (tmp_path / SINGLE).write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"has CRC-32 .* damaged"):
+        load_quantized(tmp_path)
+    assert model.dtype is torch.float32
+
+
+def test_a_quantized_folder_whose_rows_do_not_divide_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    convert(Source(folder), tmp_path, "native", form=FORMATS["int8"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["moe_intermediate_size"] = 96
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / SINGLE)
+    for name, tensor in list(tensors.items()):
+        if name.endswith("gate_up_proj"):
+            tensors[name] = tensor[:, :192].contiguous()
+            tensors[f"{name}.scales"] = tensors[f"{name}.scales"][:, :192].contiguous()
+        elif name.endswith("experts.down_proj"):  # one scale for the 64 first of 96 weights
+            tensors[name] = tensor[..., :96].contiguous()
+            tensors[f"{name}.scales"] = tensors[f"{name}.scales"][..., :1].contiguous()
+    save_file(tensors, tmp_path / SINGLE)
+    for read in (load, load_quantized):
+        with pytest.raises(ConfigError, match="rows of 96 weights do not divide into groups of 64"):
+            read(tmp_path)
+
+
 def test_the_legacy_layout_has_no_integers(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="legacy layout has no quantized form"):
         convert(Source(folder), tmp_path / "q", "legacy", form=FORMATS["int8"])

@@ -24,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from openzaya.cli import serve as verb
-from openzaya.core.errors import ConfigError
+from openzaya.core.errors import ConfigError, EngineError
 from openzaya.serve.config import ServeConfig, check_binding
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.config import GatewayConfig
@@ -158,13 +158,22 @@ async def _never(self, patience_s):
     return []
 
 
-def test_a_failing_engine_fails_its_requests_and_nothing_hangs(server, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("failure", "logged"),
+    [
+        (RuntimeError("the secret prompt"), "stopped: RuntimeError at"),
+        (EngineError("the weights are broken"), "stopped: the weights are broken at"),
+    ],
+)
+def test_a_failing_engine_fails_its_requests_and_nothing_hangs(
+    failure, logged, server, monkeypatch, caplog
+):
     with serving(slots=2) as small:
         sock = begin(small.port, stream=True)
         wait_for(lambda: small.engine.num_running == 1)
 
         def broken():
-            raise RuntimeError("the secret prompt")
+            raise failure
 
         monkeypatch.setattr(small.engine, "step", broken)
         answer = b""
@@ -177,7 +186,7 @@ def test_a_failing_engine_fails_its_requests_and_nothing_hangs(server, monkeypat
         assert small.ask("/v1/chat/completions", LONG)[0] == 503
         assert small.ask("/health")[0] == 503
     assert "secret" not in caplog.text
-    assert "RuntimeError" in caplog.text
+    assert logged in caplog.text
 
 
 def test_a_route_that_breaks_is_a_500_without_words(server, monkeypatch, caplog):

@@ -85,7 +85,7 @@ def test_an_object_of_very_many_keys_is_refused_before_they_are_compared():
 
 
 def test_a_list_that_is_too_long_is_told_so_where_a_string_would_do_as_well():
-    for field, value in (("stop", ["a"] * 5), ("prompt", [])):
+    for field, value in (("stop", ["a"] * 5), ("prompt", []), ("prompt", ["a"] * 17)):
         with pytest.raises(ApiError, match="List should have"):
             reader(CompletionRequest)({"model": "m", "prompt": "x", field: value})
 

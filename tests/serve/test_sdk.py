@@ -218,6 +218,17 @@ def test_plain_completions_take_text_ids_and_lists(server, client):
     assert plain["usage"]["prompt_tokens"] == len("<think>")
 
 
+@pytest.mark.parametrize("stop", [None, ["h!", "ab\u20acdx"]])
+def test_offsets_in_a_stream_are_those_of_the_whole_text(server, script, stop):
+    script("ab\u20acd efgh")  # the stops hold text back
+    fields = {"prompt": "x", "logprobs": 0, "stop": stop}
+    whole = server.ask("/v1/completions", {"model": "nano", **fields})[1]["choices"][0]
+    told = [c["choices"][0]["logprobs"] for c in server.chunks("/v1/completions", **fields)]
+    offsets = [at for logprobs in told if logprobs for at in logprobs["text_offset"]]
+    assert whole["text"] == "ab\u20acd efgh"
+    assert offsets == whole["logprobs"]["text_offset"] == [0, 1, 2, 2, 2, *range(3, 10)]
+
+
 def test_the_sdk_raises_its_own_errors(client):
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="gpt-9", messages=QUESTION)

@@ -12,13 +12,14 @@ from typing import Self
 
 from openzaya.backends.local_text import Follower
 from openzaya.backends.placing import cache_bytes
-from openzaya.core.errors import EngineError, OpenZayaError
+from openzaya.core.errors import ConfigError, EngineError, OpenZayaError
 from openzaya.core.records import Completion, Message, SampleRequest, Watch
 from openzaya.engine.engine import Engine, context_tokens
 from openzaya.engine.passes import load_model
 from openzaya.engine.request import OnToken, Output, SamplingParams
-from openzaya.model.blocks import blocks_of
+from openzaya.model.blocks import BLOCK_TOKENS, blocks_of
 from openzaya.model.cache_parts import blocks_within
+from openzaya.model.config_keys import FULL
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.markers import THINK_CLOSE
 from openzaya.text.think import all_answer
@@ -296,12 +297,27 @@ def load_engine(
     dtype: str = "float32",
     device: str = "cpu",
 ) -> Engine:
-    """Return an engine over the model of a folder; its cache fits the device's free memory."""
+    """Return an engine over the model of a folder; its cache fits the device's free memory.
+
+    Without `max_tokens` the context is what the cache holds at most. Raises ConfigError for a
+    context that it does not hold.
+    """
     model = load_model(model_dir, dtype=dtype, device=device)
-    room = blocks_within(model.config, cache_bytes(model.device), model.dtype)
-    most = (max_slots + 1) * blocks_of(context_tokens(model.config, max_tokens))
+    budget_bytes = cache_bytes(model.device)
+    room = blocks_within(model.config, budget_bytes, model.dtype)
+    context = context_tokens(model.config, max_tokens)
+    # Sliding layers hold their window only.
+    held = room[FULL] * BLOCK_TOKENS if FULL in room else context
+    if max_tokens is not None and held < context <= model.config.max_position_embeddings:
+        raise ConfigError(
+            f"a context of {context} tokens is longer than the {held} that a cache of "
+            f"{budget_bytes / 1e9:.1f} GB holds, the share of {model.device}'s free memory that it "
+            f"may take; choose a context of at most {held}, quantize the weights, or free memory"
+        )
+    context = min(context, held)
+    most = (max_slots + 1) * blocks_of(context)
     num_blocks = {kind: min(most, count) for kind, count in room.items()}
-    return Engine(model, max_slots=max_slots, max_tokens=max_tokens, num_blocks=num_blocks)
+    return Engine(model, max_slots=max_slots, max_tokens=context, num_blocks=num_blocks)
 
 
 def load_local_sampler(

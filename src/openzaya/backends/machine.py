@@ -180,17 +180,32 @@ def synchronize(device: str) -> None:
 def memory_bytes() -> tuple[int, int]:
     """Return (total, available) main memory; a cgroup limit counts as the total.
 
-    Zeros where the system does not tell.
+    Without /proc, as on macOS, half of all counts as available; zeros where nothing is told.
     """
     text = read_text("/proc/meminfo") or ""
     values = {line.split(":")[0]: line.split()[1] for line in text.splitlines() if ":" in line}
-    total = int(values.get("MemTotal", 0)) * 1024
-    available = int(values.get("MemAvailable", 0)) * 1024
+    total = int(values.get("MemTotal", 0)) * 1024 or _physical_bytes()
+    available = int(values.get("MemAvailable", 0)) * 1024 or total // 2
     limit = read_text("/sys/fs/cgroup/memory.max")
     if limit is not None and limit.isdecimal():
-        used = int(read_text("/sys/fs/cgroup/memory.current") or 0)
-        total, available = min(total, int(limit)), min(available, max(0, int(limit) - used))
+        room = max(0, int(limit) - _cgroup_bytes())
+        total, available = min(total, int(limit)), min(available, room)
     return total, available
+
+
+def _cgroup_bytes() -> int:
+    """Return what the cgroup cannot give back: the pages of files that it has read, it can."""
+    lines = (read_text("/sys/fs/cgroup/memory.stat") or "").splitlines()
+    stat = dict(line.split(" ", 1) for line in lines if " " in line)
+    files = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))
+    return int(read_text("/sys/fs/cgroup/memory.current") or 0) - files
+
+
+def _physical_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
 
 
 def cpu_name() -> str:

@@ -28,6 +28,7 @@ NAME = "serve"
 SUMMARY = "Serve a model, ours or other servers', through the OpenAI API with Markovian RSA."
 DEFAULT_MODEL = "nano"
 DEFAULT_SLOTS = 16
+MAX_SLOTS = 1 << 14
 GC_THRESHOLDS = (20_000, 20, 50)
 """New objects between two looks for garbage, and looks at the young between those at older ones."""
 DEFAULT_IN_FLIGHT = 64
@@ -208,8 +209,8 @@ def read_config(args: argparse.Namespace) -> "GatewayConfig":
     from openzaya.core.config import resolve
     from openzaya.serve.gateway.config import GatewayConfig
 
-    if args.max_slots is not None and args.max_slots < 1:
-        raise ConfigError(f"--max-slots is {args.max_slots}, expected at least 1; choose more")
+    if args.max_slots is not None and not 1 <= args.max_slots <= MAX_SLOTS:
+        raise ConfigError(f"--max-slots is {args.max_slots}, expected 1 to {MAX_SLOTS}")
     if sum((args.model != DEFAULT_MODEL, bool(args.upstream), bool(args.sandbox))) > 1:
         raise ConfigError(
             "more than one of --model, --upstream and --sandbox is given, and a server serves one "
@@ -242,11 +243,17 @@ def load_service(
     from openzaya.serve.grammar import Grammars
     from openzaya.serve.keys import Keys
     from openzaya.serve.metrics import Metrics
+    from openzaya.serve.schema import can_be_asked_for
     from openzaya.serve.service import Service
     from openzaya.text.chat import ChatTemplate
     from openzaya.text.tokenizer import TextTokenizer
 
     assert isinstance(keys, Keys)
+    if not can_be_asked_for(config.model_name):
+        raise ConfigError(
+            f"requests cannot give the model's name, {config.model_name!r}: it looks like a path, "
+            "or is too long; choose another with --set model_name=NAME"
+        )
     torch.set_num_threads(threads or choose_threads())
     folder = model_folder(args.model)
     codec = ChatCodec(TextTokenizer.load(folder), ChatTemplate.load(folder))
@@ -257,6 +264,7 @@ def load_service(
         dtype="auto",
         device=device_of(folder, device),
     )
+    codec.check_vocabulary(engine.vocab_size)
     for key in keys.known:
         engine.set_weight(key.tenant, key.allowance.weight)
     driver = Driver(

@@ -129,6 +129,11 @@ class Source:
             )
 
     @property
+    def is_small(self) -> bool:
+        """Whether the folder is verified and copied: better so when files are replaced under it."""
+        return self.shards.num_bytes <= SMALL_BYTES
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the final norm, and so of the folder; integers count as what they were."""
         return self.dtype_of("norm.weight")
@@ -152,9 +157,10 @@ class Source:
             return tensor.float().clamp(1e-7, 2.0).exp().to(tensor.dtype)
         return tensor
 
-    def get_quantized(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return integers and scales of a quantized tensor, mapped from the file."""
-        return self.shards.get(PREFIX + name), self.shards.get(PREFIX + name + SCALES)
+    def get_quantized(self, name: str, *, copy: bool = False) -> tuple[Tensor, Tensor]:
+        """Return integers and scales of a quantized tensor, mapped from the file unless `copy`."""
+        get = self.shards.read if copy else self.shards.get
+        return get(PREFIX + name), get(PREFIX + name + SCALES)
 
 
 def _format(folder: Path, raw: Any) -> Format | None:
@@ -202,8 +208,7 @@ def load(
     """
     source = Source(path)
     target = _dtype_named(dtype, source)
-    small = source.shards.num_bytes <= SMALL_BYTES
-    _verify(source, verify, small)
+    check_sums(source, verify)
     config = replace(source.config, precision=precision)
     if skip_mode is not None:
         config = replace(config, skip_mode=skip_mode)
@@ -211,8 +216,7 @@ def load(
         model = Zaya(config)
     state: dict[str, Tensor] = {}
     for name in model.state_dict():
-        # A small model is better off in memory when its file is replaced under it.
-        tensor = source.get(name, copy=small)
+        tensor = source.get(name, copy=source.is_small)
         wanted = torch.float32 if name.endswith("balancing_biases") else target
         state[name] = tensor.to(device=device, dtype=wanted)
     model.load_state_dict(state, strict=True, assign=True)
@@ -227,7 +231,8 @@ def _dtype_named(name: str, source: Source) -> torch.dtype:
     return DTYPES[name]
 
 
-def _verify(source: Source, verify: str, small: bool) -> None:
+def check_sums(source: Source, verify: str = "auto") -> None:
+    """Compare a folder's checksums as `load` says. Raises CheckpointError for damage."""
     if verify not in ("auto", "always", "never"):
         raise ConfigError(f"verify is {verify!r}; choose auto, always or never")
     known = source.shards.has_checksums()
@@ -236,7 +241,7 @@ def _verify(source: Source, verify: str, small: bool) -> None:
             f"{source.folder} has no checksums.json to verify against; load it with verify='auto' "
             "and save it again to get one"
         )
-    if known and (verify == "always" or (verify == "auto" and small)):
+    if known and (verify == "always" or (verify == "auto" and source.is_small)):
         source.shards.verify()
 
 

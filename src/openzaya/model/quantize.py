@@ -49,8 +49,16 @@ class Format:
     """How the integers are stored."""
 
     def shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of the integers and of the scales of a tensor."""
+        """Return the shapes of the integers and of the scales of a tensor.
+
+        Raises ConfigError for rows that do not divide into groups.
+        """
         *rows, cols = shape
+        if cols % self.group_size:
+            raise ConfigError(
+                f"rows of {cols} weights do not divide into groups of {self.group_size}; "
+                f"{self.name} cannot store this model"
+            )
         return (*rows, cols * self.bits // 8), (*rows, cols // self.group_size)
 
 
@@ -75,16 +83,10 @@ def quantize(weight: Tensor, form: Format) -> tuple[Tensor, Tensor]:
 
     Raises ConfigError for rows that do not divide into groups.
     """
-    cols = weight.shape[-1]
-    if cols % form.group_size:
-        raise ConfigError(
-            f"rows of {cols} weights do not divide into groups of {form.group_size}; "
-            f"{form.name} cannot store this model"
-        )
+    data_shape, scale_shape = form.shapes(tuple(weight.shape))
     groups_NG = weight.reshape(-1, form.group_size)
     chunks = torch.split(groups_NG, CHUNK_WEIGHTS // form.group_size)
     parts = [_quantize(chunk.float(), form) for chunk in chunks]
-    data_shape, scale_shape = form.shapes(tuple(weight.shape))
     data = torch.cat([data for data, _ in parts]).view(data_shape)
     return data, torch.cat([scales for _, scales in parts]).view(scale_shape)
 

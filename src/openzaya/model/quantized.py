@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError
-from openzaya.model.checkpoint import QUANTIZATION, Source, expected_shapes
+from openzaya.model.checkpoint import QUANTIZATION, Source, check_sums, expected_shapes
 from openzaya.model.config import Precision, ZayaConfig
 from openzaya.model.quantize import is_quantized
 from openzaya.model.shards import read_json, resolve_folder
@@ -45,7 +45,7 @@ def is_quantized_folder(path: str | Path) -> bool:
 
 
 def load_quantized(path: str | Path, precision: Precision = "hf") -> QuantizedZaya:
-    """Map a folder that `openzaya convert --weights` wrote.
+    """Map a folder that `openzaya convert --weights` wrote; a small one is verified and copied.
 
     Raises CheckpointError for a folder that is not quantized or cannot be read whole.
     """
@@ -55,8 +55,9 @@ def load_quantized(path: str | Path, precision: Precision = "hf") -> QuantizedZa
             f"{source.folder} is not quantized; load it with openzaya.load, or quantize it with "
             "`openzaya convert --weights int4`"
         )
-    tensors = {
-        name: source.get_quantized(name) if is_quantized(name) else source.get(name)
-        for name in expected_shapes(source.config)
-    }
+    check_sums(source)
+    tensors: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    for name in expected_shapes(source.config):
+        get = source.get_quantized if is_quantized(name) else source.get
+        tensors[name] = get(name, copy=source.is_small)
     return QuantizedZaya(replace(source.config, precision=precision), tensors)

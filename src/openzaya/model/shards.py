@@ -219,13 +219,20 @@ class Shards:
         return _DTYPES[dtype]
 
     def read(self, name: str) -> Tensor:
-        """Return a copy of a tensor in memory; the file is not mapped for it."""
+        """Return a copy of a tensor in memory; the file is not mapped for it.
+
+        Raises CheckpointError when the file has become shorter than it was.
+        """
         shard = self._shard_of[name]
         place = self._open(shard)[name]
         tensor = torch.empty(place.shape, dtype=self.dtype(name))
         with (self.folder / shard).open("rb") as file:
             file.seek(place.start)
-            file.readinto(tensor_bytes(tensor))
+            if file.readinto(tensor_bytes(tensor)) != place.num_bytes:
+                raise CheckpointError(
+                    f"shard {self.folder / shard} ends inside of {name!r}: it was cut while it was "
+                    "read; wait until nobody writes it, and load it again"
+                )
         return tensor
 
     def get(self, name: str) -> Tensor:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -65,8 +64,8 @@ class Shape:
             choice["prompt_token_ids"] = self.prompts[index // self.choices_per_prompt]
         return self._chunk([choice])
 
-    def addition(self, index: int, delta: Delta, num_calls: int, text_at: int) -> dict[str, Any]:
-        """Return the chunk that adds to a choice, after `num_calls` calls and `text_at` letters."""
+    def addition(self, index: int, delta: Delta, num_calls: int) -> dict[str, Any]:
+        """Return the chunk that adds to a choice, after `num_calls` calls."""
         said: dict[str, Any] = {}
         if delta.reasoning:
             said["reasoning_content"] = delta.reasoning
@@ -78,7 +77,7 @@ class Shape:
             ]
         choice = self._piece(index, said, None)
         if delta.event is not None:
-            self._add_tokens(choice, [delta.event], text_at)
+            self._add_tokens(choice, [delta.event], [delta.text_at])
         return self._chunk([choice])
 
     def ending(self, index: int, reason: str | None) -> dict[str, Any]:
@@ -142,11 +141,11 @@ class Shape:
                 choice["prompt_token_ids"] = self.prompts[index // self.choices_per_prompt]
         choice["logprobs"] = None
         choice["finish_reason"] = reply.finish_reason
-        self._add_tokens(choice, reply.events, 0)
+        self._add_tokens(choice, reply.events, reply.offsets)
         return choice
 
     def _add_tokens(
-        self, choice: dict[str, Any], events: Sequence[TokenEvent], text_at: int
+        self, choice: dict[str, Any], events: Sequence[TokenEvent], offsets: Sequence[int]
     ) -> None:
         if self.token_ids:
             choice["token_ids"] = [event.token_id for event in events]
@@ -155,13 +154,11 @@ class Shape:
         if self.kind == "chat":
             choice["logprobs"] = {"content": [self._spelled(event) for event in events]}
             return
-        tokens = [self._text(event.token_id) for event in events]
-        offsets = list(accumulate(map(len, tokens[:-1]), initial=text_at))
         choice["logprobs"] = {
-            "tokens": tokens,
+            "tokens": [self._text(event.token_id) for event in events],
             "token_logprobs": [max(event.logprob, LEAST_LOGPROB) for event in events],
             "top_logprobs": [{self._text(t): p for t, p in event.top} for event in events],
-            "text_offset": offsets,
+            "text_offset": list(offsets),
         }
 
     def _spelled(self, event: TokenEvent) -> dict[str, Any]:

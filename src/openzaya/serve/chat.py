@@ -1,9 +1,10 @@
 """Messages to prompt ids, through the one encoding that training uses as well."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from openzaya.core.errors import DataError
+from openzaya.core.errors import CheckpointError, DataError
 from openzaya.serve import json_body
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.form_schema import Tool
@@ -56,6 +57,19 @@ class ChatCodec:
                 "whose properties are objects",
                 name,
             ) from None
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise CheckpointError for a tokenizer or a template with which nothing can be asked."""
+        ids = [self.tokenizer.eos_id, *self.think_end_ids]
+        with suppress(DataError):  # it wants other turns first
+            turns = [{"role": "user", "content": "?"}]
+            ids += self._template.encode_prompt(turns, self.tokenizer, enable_thinking=True)
+        if max(ids) >= vocab_size:
+            raise CheckpointError(
+                f"the tokenizer writes the id {max(ids)} into every chat, and the model knows ids "
+                f"up to {vocab_size - 1}: they are of different models; take tokenizer.json and "
+                "chat_template.jinja from the model's own folder"
+            )
 
     def encode_text(self, text: str, parse_special: bool) -> list[int]:
         """Return the ids of bare text, in which markers are tokens if `parse_special`."""

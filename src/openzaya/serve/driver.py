@@ -12,7 +12,7 @@ from functools import partial
 from threading import Condition, Thread
 from time import monotonic
 
-from openzaya.core.errors import RequestError
+from openzaya.core.errors import EngineError, RequestError
 from openzaya.engine.request import EngineStats, TokenEvent
 from openzaya.serve.errors import ApiError, bad_request
 from openzaya.serve.jobs import Ask, Job, TokenEngine
@@ -168,7 +168,9 @@ class Driver:
                 self._post(self._hand_out, *self._take_fresh())
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must learn of it
             where = error.__traceback__
-            log.error("the engine stopped: %s at line %s", type(error).__name__, _last_line(where))
+            # Messages of other errors may hold text of a request.
+            told = error if isinstance(error, EngineError) else type(error).__name__
+            log.error("the engine stopped: %s at line %s", told, _last_line(where))
             self.failure = type(error).__name__
             failure = ApiError(500, "the engine failed while generating", code="engine_failed")
             self._post(self._fail_all, failure)

@@ -171,17 +171,15 @@ async def stream_parts(
     openings = [shape.opening(index) for index in range(len(replies))]
     yield b"".join(event(opening) for opening in openings if opening is not None)
     num_calls = [0] * len(replies)
-    text_at = [0] * len(replies)
     tells_tokens = shape.logprobs or shape.token_ids
     try:
         async for added in additions(service, job, replies):
             out = []
             for index, delta in added:
                 if delta.has_text or tells_tokens:
-                    chunk = shape.addition(index, delta, num_calls[index], text_at[index])
+                    chunk = shape.addition(index, delta, num_calls[index])
                     out.append(event(chunk))
                 num_calls[index] += len(delta.calls)
-                text_at[index] += len(delta.content)
                 if delta.is_last:
                     out.append(event(shape.ending(index, replies[index].finish_reason)))
             yield b"".join(out) or HEARTBEAT

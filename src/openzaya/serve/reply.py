@@ -37,6 +37,8 @@ class Delta:
     calls: list[Call] = field(default_factory=list)
     event: TokenEvent | None = None
     """The token."""
+    text_at: int = 0
+    """Characters that the tokens before it completed."""
     is_last: bool = False
     """Whether the reply ends with it."""
 
@@ -58,6 +60,9 @@ class Reply:
         self._reason: str | None = None
         self.events: list[TokenEvent] = []
         """Every token that counts."""
+        self.offsets: list[int] = []
+        """Characters that the tokens before each of them completed."""
+        self._num_chars = 0
         self.num_reasoning = 0
         """Tokens that came inside the reasoning."""
         self._reasoning: list[str] = []
@@ -99,7 +104,9 @@ class Reply:
         is_stop = event.finish_reason == "stop" and event.token_id in self._rules.stop_ids
         text = "" if is_stop else self._detokenizer.feed(event.token_id)
         delta = self._read(text)
-        delta.event = event
+        delta.event, delta.text_at = event, self._num_chars
+        self.offsets.append(self._num_chars)
+        self._num_chars += len(text)
         self._reason = event.finish_reason
         if self._stop.is_hit:
             self._reason = "stop"

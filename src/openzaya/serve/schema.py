@@ -23,6 +23,7 @@ from openzaya.serve.form_schema import MAX_TOOLS, NamedTool, ResponseFormat, Too
 from openzaya.serve.openai_fields import (
     MAX_TOKENS,
     Hints,
+    Refused,
     ShortText,
     StreamOptions,
     TemplateOptions,
@@ -34,12 +35,19 @@ NULL_CONTENT = "content may be null only beside tool_calls or reasoning"
 MAX_CHOICES = 16
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 16
+MAX_NAME_CHARS = 200
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORBIDDEN_NAME = ("..", "\\", "//")
 
 
+def can_be_asked_for(name: str) -> bool:
+    """Say whether requests may give a model's name."""
+    is_path = any(part in name for part in FORBIDDEN_NAME) or name[:1] in ("/", ".")
+    return not is_path and name.isprintable() and 0 < len(name) <= MAX_NAME_CHARS
+
+
 def _check_name(name: str) -> str:
-    if any(part in name for part in FORBIDDEN_NAME) or name[:1] in "/." or not name.isprintable():
+    if not can_be_asked_for(name):
         raise PydanticCustomError("invalid_value", "a model name is no path; see GET /v1/models")
     return name
 
@@ -56,7 +64,9 @@ def _check_parts(content: Any) -> Any:
     return content
 
 
-ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_name)]
+ModelName = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(_check_name)
+]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -267,7 +277,7 @@ class CompletionRequest(Sampling):
     prompt: str | Ids | Texts | IdLists
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
-    suffix: None = None
+    suffix: Refused = None
     best_of: Literal[1] | None = None
     parse_special: bool | None = None
 
@@ -323,11 +333,12 @@ def reader(kind: type[M]) -> Callable[[dict[str, Any]], M]:
 def explain(error: ValidationError, kind: type[BaseModel]) -> ApiError:
     """Return the error that names the field and what is wrong with it, without quoting it."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    # Of the branches of a union, the one that got furthest says most.
+    # Of the branches of a union, the one that got furthest says most, unless a list is too long.
     # Of those that got as far, the one that has the right type.
     problem = max(
         problems,
         key=lambda found: (
+            found["type"] == "too_long",
             len(_names(found["loc"])),
             found["loc"][:1] != (),
             not found["type"].endswith("_type"),
