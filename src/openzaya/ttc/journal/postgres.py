@@ -40,6 +40,8 @@ class PostgresDatabase(Database):
         parts = urlsplit(url)
         self._where = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._connection: Any = None
+        self._is_within = False
+        """Within a transaction, which ends with its connection."""
         self._clock_offset_s = 0.0
         try:
             self._connect()
@@ -54,9 +56,9 @@ class PostgresDatabase(Database):
         self._connection = self._psycopg.connect(
             self._url, autocommit=True, client_encoding="utf-8", connect_timeout=10
         )
-        self.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        self.execute(f"SET search_path TO {SCHEMA}")
-        now = self.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0]
+        self._execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        self._execute(f"SET search_path TO {SCHEMA}")
+        now = self._execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0]
         self._clock_offset_s = float(now) - monotonic()
 
     def _prepare(self) -> None:
@@ -72,7 +74,24 @@ class PostgresDatabase(Database):
                 raise JournalError(other_schema(self._where, rows[0][0]))
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows, if it has any."""
+        """Run one statement and return its rows, if it has any.
+
+        Outside of a transaction one that meets a lost connection is run again on a new one.
+        """
+        try:
+            return self._execute(sql, values)
+        except self._psycopg.OperationalError as error:
+            if self._is_within or not self._connection.closed:
+                raise
+            try:
+                self._connect()
+                return self._execute(sql, values)
+            except self._psycopg.OperationalError:
+                raise JournalError(
+                    f"the journal {self._where} cannot be read: {error}; bring its server back"
+                ) from error
+
+    def _execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
         cursor = self._connection.execute(sql.replace("?", "%s"), values or None)
         return cursor.fetchall() if cursor.description else []
 
@@ -82,9 +101,13 @@ class PostgresDatabase(Database):
         if self._connection.closed:
             self._connect()
         with self._connection.transaction():
-            if not durable:
-                self.execute("SET LOCAL synchronous_commit TO off")
-            yield
+            self._is_within = True
+            try:
+                if not durable:
+                    self.execute("SET LOCAL synchronous_commit TO off")
+                yield
+            finally:
+                self._is_within = False
 
     def is_untouched(self) -> bool:
         """Deny it: PostgreSQL does not tell."""
