@@ -2,10 +2,9 @@
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 from openzaya.core.errors import ConfigError
 from openzaya.ttc.journal.database import Database, Trouble, Value, other_schema
@@ -37,8 +36,8 @@ class PostgresDatabase(Database):
                 "pip install 'openzaya[postgres]'"
             ) from error
         self._url = url
-        parts = urlsplit(url)
-        self._where = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        who, _, where = url.partition("://")[2].rpartition("@")
+        self._where = f"postgresql://{where.partition('?')[0]}"
         self._connection: Any = None
         self._is_within = False
         """Within a transaction, which ends with its connection."""
@@ -47,8 +46,10 @@ class PostgresDatabase(Database):
             self._connect()
             self._prepare()
         except self._psycopg.Error as error:
+            told, secret = str(error), who.partition(":")[2]
+            told = told.replace(secret, "***") if secret else told
             raise JournalError(
-                f"the journal {self._where} cannot be opened: {error}; check the address, the "
+                f"the journal {self._where} cannot be opened: {told}; check the address, the "
                 "user and that the server runs"
             ) from error
 
@@ -98,9 +99,7 @@ class PostgresDatabase(Database):
     @contextmanager
     def transaction(self, durable: bool) -> Iterator[None]:
         """Commit what the block does, or nothing of it."""
-        if self._connection.closed:
-            self._connect()
-        with self._connection.transaction():
+        with self._begun():
             self._is_within = True
             try:
                 if not durable:
@@ -108,6 +107,18 @@ class PostgresDatabase(Database):
                 yield
             finally:
                 self._is_within = False
+
+    def _begun(self) -> ExitStack:
+        """Begin a transaction, on a new connection where the old one is lost."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._connection.transaction())
+            except self._psycopg.OperationalError:
+                if not self._connection.closed:
+                    raise
+                self._connect()
+                stack.enter_context(self._connection.transaction())
+            return stack.pop_all()
 
     def is_untouched(self) -> bool:
         """Deny it: PostgreSQL does not tell."""
