@@ -47,6 +47,9 @@ class Mock:
     knows_ids: bool = False
     can_tokenize: bool = False
     usage_factor: float = 1.0
+    hidden: int = 0
+    tells: bool = False
+    models_moved_to: str = ""
     sends_usage: bool = True
     finish: str = "stop"
     faults: list[Fault] = field(default_factory=list)
@@ -97,13 +100,17 @@ class Mock:
         finish = self.finish if len(kept) == len(words) else "length"
         chunks.append(chunk(model, finish))
         if self.sends_usage:
-            told = int(len(kept) * self.usage_factor)
+            told = int(len(kept) * self.usage_factor) + self.hidden
             usage = {"prompt_tokens": 7, "completion_tokens": told}
+            if self.tells:
+                usage["completion_tokens_details"] = {"reasoning_tokens": self.hidden}
             chunks.append({"model": model, "choices": [], "usage": usage})
         return chunks
 
     async def list_models(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))
+        if self.models_moved_to:
+            return web.Response(status=308, headers={"Location": self.models_moved_to})
         entries = [{"id": name, "max_model_len": self.max_model_len} for name in self.models]
         return web.json_response({"data": entries})
 

@@ -14,6 +14,7 @@ from openzaya.backends.sse import EventReader, StreamError
 from openzaya.backends.tails_http import Ruler, TailCutter
 from openzaya.core.joined import Joined
 from openzaya.core.records import Watch
+from openzaya.serve.tool_calls import ToolScanner
 
 WORDS = st.one_of(
     st.text(max_size=8),
@@ -186,6 +187,20 @@ def test_a_long_stream_keeps_the_boundaries_of_its_end_only():
     assert cutter.method == "exact (token ids of the server)"
 
 
+def test_ids_that_come_before_their_character_count_in_a_tail():
+    """A server sends the ids of a character's first bytes with an empty text."""
+    stream = ChatStream()
+    for at in range(20):
+        for begun in (3 * at, 3 * at + 1):
+            stream.feed(event("content", "", token_ids=[begun]))
+        stream.feed(event("content", "\U0001f600", token_ids=[3 * at + 2]))
+    assert len(stream.token_ids) == 60
+    cutter = TailCutter()
+    cutter.remember(stream.content)
+    assert cutter.by_ids(stream.text, 9) == "\U0001f600" * 3
+    assert cutter.by_ids(stream.text, 8) == "\U0001f600" * 2
+
+
 def test_texts_that_end_alike_are_told_apart():
     cutter = TailCutter()
     ending = "the end " * 60
@@ -218,10 +233,35 @@ def test_arguments_that_are_no_object_stay_as_they_came():
     last = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
     stream.feed(json.dumps({"choices": [last]}))
     assert stream.text == (
-        "<zyphra_tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\nx\n"
-        "</parameter>\n</function>\n</zyphra_tool_call>\n"
+        '<zyphra_tool_call>\n<function=f>\n{"a": 1, "b": "x"}\n</function>\n</zyphra_tool_call>\n'
         "<zyphra_tool_call>\n<function=g>\noops</function>\n</zyphra_tool_call>"
     )
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**15), 10**15)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+    | st.sampled_from(["5", "true", "</parameter>", "</function>", "</zyphra_tool_call>", "\n"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner),
+    max_leaves=5,
+)
+
+
+@given(arguments=st.dictionaries(st.sampled_from(["a", "b", "c"]), VALUES))
+@settings(max_examples=200, deadline=None)
+def test_arguments_that_a_server_told_come_back_as_they_were_whatever_their_schema(arguments):
+    """5 is no "5", and what would end a call stands in a value."""
+    call = {"index": 0, "function": {"name": "f", "arguments": json.dumps(arguments)}}
+    choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+    stream = ChatStream()
+    stream.feed(json.dumps({"choices": [choice]}))
+    for schema in ({"type": "string"}, {"anyOf": [{"type": "integer"}, {"type": "null"}]}, {}):
+        scanner = ToolScanner({"f": dict.fromkeys(arguments, schema)})
+        text, (told,) = scanner.feed(stream.text)
+        assert (text, told.name, json.loads(told.arguments)) == ("", "f", arguments)
 
 
 @given(

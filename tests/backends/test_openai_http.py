@@ -5,6 +5,7 @@ import subprocess
 import time
 from dataclasses import replace
 from email.utils import formatdate
+from itertools import pairwise
 
 import pytest
 from backends.mock_openai import (
@@ -137,6 +138,10 @@ CURABLE = {
     "half a json": raw(HALF, b'data: {"choices": [{"ind'),
     "not json": broken(HALF, b"data: {oops}\n\n"),
     "not an object": broken(b"data: [1]\n\n"),
+    "two objects in a line": broken(HALF.strip() + HALF.removeprefix(b"data: ")),
+    "a body that nobody can read": status(200, "x", Content_Encoding="gzip"),
+    "http 524": status(524),
+    "http 529": status(529),
     "no choices": broken(b'data: {"id": 1}\n\n'),
     "choices of the wrong kind": broken(b'data: {"choices": [7]}\n\n'),
     "another index": broken(b'data: {"choices": [{"index": 1, "delta": {"content": "x"}}]}\n\n'),
@@ -234,8 +239,21 @@ def test_a_server_that_wants_an_hour_is_an_error_at_once():
 
 
 def test_redirects_do_not_carry_the_question_elsewhere():
-    with pytest.raises(UpstreamError, match="HTTP 307"):
-        sample(Mock(faults=[status(307, "there", Location="http://127.0.0.1:1/v1")]))
+    there = "http://127.0.0.1:1/v1"
+    with pytest.raises(UpstreamError, match=f"HTTP 307 and names '{there}'; name the address"):
+        sample(Mock(faults=[status(307, "there", Location=there)]))
+
+
+def test_a_list_of_models_that_moved_is_named():
+    async def main():
+        mock = Mock()
+        async with serve(mock):
+            mock.models_moved_to = "https://elsewhere/v1/models"
+            async with OpenAISampler(HttpConfig(url=mock.url)):
+                raise AssertionError("it must not open")
+
+    with pytest.raises(UpstreamError, match="HTTP 308 and names 'https://elsewhere/v1/models'"):
+        asyncio.run(main())
 
 
 def test_a_refused_connection_names_the_url_and_the_cure():
@@ -256,6 +274,21 @@ def test_settings_that_cannot_work_are_refused():
         HttpConfig(url="localhost:8000")
     with pytest.raises(ConfigError, match="max_attempts"):
         HttpConfig(url="http://x", max_attempts=0)
+
+
+@pytest.mark.parametrize(
+    "rest", ["me:canary@x", "canary@x/v1", "x/v1?key=canary", "x?canary", "x/v1#canary"]
+)
+def test_an_address_with_a_secret_is_refused_and_not_shown(rest):
+    with pytest.raises(ConfigError, match=r"http://host:port/path.*OPENAI_API_KEY") as caught:
+        HttpConfig(url=f"http://{rest}")
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8000/", "http://x/a@b/v1/", "https://x/openai/v1"])
+def test_addresses_with_a_path_or_of_ipv6_are_fine(url):
+    server = Server(HttpConfig(url=url))
+    assert server.base == (url.rstrip("/").removesuffix("/v1") + "/v1")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +332,35 @@ def test_the_key_travels_in_the_header_and_never_in_an_error(monkeypatch):
             sample(Mock(faults=[fault] * 4), api_key_env="MY_KEY")
         assert "secret" not in str(caught.value)
         assert "***" in str(caught.value)
+
+
+@pytest.mark.parametrize("before", range(170, 200, 5))
+def test_a_key_that_a_quotation_cuts_is_not_half_told(monkeypatch, before):
+    monkeypatch.setenv("MY_KEY", "sk-proj-" + "canary" * 8)
+    told = "x" * before + "sk-proj-" + "canary" * 8
+    for fault in (status(500, told), broken(f"data: {told}\n\n".encode())):
+        with pytest.raises(UpstreamError) as caught:
+            sample(Mock(faults=[fault] * 4), api_key_env="MY_KEY")
+        assert "canary" not in str(caught.value)
+
+
+@given(cuts=st.lists(st.integers(0, 40)), key=st.sampled_from(["", "k", "sk-canary"]))
+@settings(max_examples=60, deadline=None)
+def test_a_key_is_taken_out_of_a_body_wherever_it_is_cut(cuts, key):
+    page = b"not sk-canar but sk-canarysk-canary!"
+
+    async def pieces():
+        places = [0, *sorted(cuts), len(page)]
+        for begin, end in pairwise(places):
+            yield page[begin:end]
+
+    async def main():
+        return b"".join([piece async for piece in server.cleaned(pieces())])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_KEY", key)
+        server = Server(HttpConfig(url="http://x", api_key_env="MY_KEY"))
+    assert asyncio.run(main()) == (page.replace(key.encode(), b"***") if key else page)
 
 
 def test_without_a_key_no_header_is_sent(monkeypatch):
@@ -384,6 +446,39 @@ def test_the_ladder_prefers_ids_then_tokenize_then_characters():
     assert method == "approximate (5.60 characters a token)"
     assert cut(Mock(can_tokenize=True), text, 2, probe=False)[1].startswith("approximate")
     assert cut(Mock(knows_ids=True), "changed text", 1)[1].startswith("approximate")
+
+
+def test_a_tail_by_characters_goes_by_its_own_text():
+    """After a run in English, where a token has ten letters, one of single letters."""
+
+    async def main():
+        mock = Mock(reasoning="", content="wonderfully " * 40)
+        async with serve(mock), OpenAISampler(HttpConfig(url=mock.url, probe=False)) as sampler:
+            for _ in range(5):
+                await sampler.sample(ASK)
+            mock.reasoning, mock.content = "a b c d e f g h i j", "k l m n o p"
+            await sampler.sample(ASK)
+            for text in (mock.reasoning, mock.content, f"{mock.reasoning}\n\n{mock.content}"):
+                tail = await sampler.cut_tail(text, 4)
+                assert 6 <= len(tail) <= 8
+                assert text.endswith(tail)
+            assert len(await sampler.cut_tail("x" * 1000, 4)) > 16
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_a_server_thinks_unseen_makes_no_token_shorter(tells):
+    async def main():
+        mock = Mock(reasoning="", content="wonderfully " * 9 + "end", hidden=400, tells=tells)
+        asked = replace(ASK, max_tokens=500)
+        async with serve(mock), OpenAISampler(HttpConfig(url=mock.url, probe=False)) as sampler:
+            completion = await sampler.sample(asked)
+            assert completion.num_tokens == 410  # the bill
+            tail = await sampler.cut_tail(mock.content, 5)
+            assert len(tail) == (55 if tells else int(5 * 3.6))
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def test_a_local_tokenizer_comes_before_characters():
@@ -491,6 +586,17 @@ def test_a_line_above_one_mebibyte_is_refused(end):
         read(MAX_LINE_BYTES + 1)
     with pytest.raises(StreamError, match="1048576"):
         EventReader().feed(b"data: " + b"x" * MAX_LINE_BYTES + b"\n\n")
+
+
+def test_an_event_of_lines_that_go_on_for_ever_is_refused():
+    reader, stretch = EventReader(), b"data: y\n" * 100_000
+
+    def read():
+        for _ in range(20):
+            reader.feed(stretch)
+
+    with pytest.raises(StreamError, match="1048576"):
+        read()
 
 
 def test_an_event_that_the_end_cuts_off_is_dropped():

@@ -613,6 +613,53 @@ def test_a_request_goes_to_the_next_server_when_one_cannot_be_reached_and_errors
     run(main())
 
 
+def test_an_error_that_passes_through_does_not_tell_the_key_of_the_upstream(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-canary")
+    page = b'{"error": {"message": "bad key sk-canary, not sk-canarx"}}'
+    refuse = status(401, page.decode())
+
+    async def main():
+        async with serve(Mock(faults=[refuse])) as mock:
+            config = HttpConfig(url=mock.url, api_key_env="MY_KEY", **QUICK)
+            async with Upstreams([config]) as pool, pool.forward({"messages": []}) as answer:
+                assert answer.status == 401
+                return await taken(answer)
+
+    assert run(main()) == page.replace(b"sk-canary", b"***")
+
+
+def test_an_answer_in_a_coding_that_nobody_asked_for_is_not_passed_on():
+    async def ask(pool):
+        async with pool.forward({"messages": []}) as answer:
+            return await taken(answer)
+
+    async def main():
+        faults = [status(200, "x", Content_Encoding="gzip")] * 2
+        mock = Mock(faults=faults)
+        async with serve(mock), Upstreams([HttpConfig(url=mock.url, **QUICK)]) as pool:
+            await ask(pool)
+
+    with pytest.raises(UpstreamError, match="encoded as 'gzip', unasked"):
+        run(main())
+
+
+def test_a_server_that_asks_a_plain_request_to_wait_is_left_alone():
+    async def main():
+        async with pool_of(replace(FAST, faults=("429@1",), retry_after_s=1.0)) as (pool, _):
+            body = {"messages": [{"role": "user", "content": "Hi"}]}
+            async with pool.forward(body) as answer:
+                assert answer.status == 429
+            figures = pool.status()["upstreams"][0]
+            assert (figures["state"], figures["limit"], figures["ok"]) == ("paused", 32, 0)
+            assert figures["failures"] == {"http_429": 1}
+            begun = time.monotonic()
+            async with pool.forward(body) as answer:
+                assert answer.status == 200
+            assert time.monotonic() - begun > 0.8
+
+    run(main())
+
+
 def test_a_stream_that_breaks_off_is_an_error_and_a_slow_reader_stops_the_server():
     async def main():
         mock = Mock(content="x" * 20_000_000, faults=[first_events(2, reset=True)])

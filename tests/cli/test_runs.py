@@ -1,5 +1,6 @@
 """`openzaya runs` over what `openzaya solve` recorded, and batches that can be started again."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,6 +13,11 @@ from backends.mock_openai import Mock, status
 from cli.test_solve import SMALL, serving, solve
 
 from openzaya.cli import main as cli
+from openzaya.cli.journals import default_journal
+from openzaya.core.errors import UpstreamError
+from openzaya.core.records import Message
+from openzaya.ttc import MarkovianRSAConfig
+from openzaya.ttc.journal import Journal, RunSpec
 
 
 def run(capsys, *words):
@@ -108,6 +114,28 @@ def test_a_failed_run_is_resumed_without_repeating_what_it_had(capsys):
     with serving(mock):
         code, out = run(capsys, "resume", failed["id"], "--model", mock.url)
     assert (code, out) == (0, "9\n")
+
+
+def test_a_run_of_a_gateway_is_left_as_it_is_until_its_model_is_named(capsys):
+    """The gateway's name of the model is no place."""
+
+    async def begin():
+        async with Journal.open(default_journal()) as journal:
+            spec = RunSpec(
+                question=(Message("user", "what?"),),
+                config=MarkovianRSAConfig(num_candidates=2, tails_per_prompt=1, rounds=0),
+                sampler={"model": "tiny"},
+            )
+            run_id = (await journal.begin(spec)).run_id
+            await journal.fail(run_id, UpstreamError("no luck"))
+            return run_id
+
+    run_id = asyncio.run(begin())
+    assert cli.main(["runs", "resume", run_id]) == 2
+    assert "calls its model 'tiny'; say with --model where" in capsys.readouterr().err
+    assert json.loads(run(capsys, "list", "--json")[1])[0]["state"] == "failed"
+    with serving(Mock(content=r"\boxed{9}")) as mock:
+        assert run(capsys, "resume", run_id, "--model", mock.url) == (0, "9\n")
 
 
 async def good_fault(mock, request, body):

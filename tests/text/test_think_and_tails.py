@@ -126,6 +126,33 @@ def test_no_marker_survives_in_a_tail_or_an_aggregation_prompt(reasoning, count)
     assert not any(marker in message.content for marker in ALL_MARKERS)
 
 
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "</s>",
+        "<s>",
+        "[INST]",
+        "[/INST]",
+        "<end_of_turn>",
+    ],
+)
+def test_a_tail_cannot_end_the_turn_of_a_model_of_another_family(marker):
+    half = len(marker) // 2
+    nested = marker[:half] + marker + marker[half:]
+    deep = marker
+    for _ in range(40):
+        deep = marker[:half] + deep + marker[half:]
+    for text in (marker, nested, deep):
+        (message,) = aggregation_messages([Message("user", "Q")], [f"a {text} b", "c"])
+        assert marker not in message.content
+        assert "a " in message.content
+    assert strip_markers("x < y | z, [INSTALL] <sup>2</sup>") == "x < y | z, [INSTALL] <sup>2</sup>"
+
+
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", "a", ""])))
 def test_a_reply_is_taken_apart_at_its_markers(pieces):
     text = "".join(pieces)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ttc.fake_sampler import FakeSampler, StreamingSampler, no_sleep, think_then_answer
 
 from openzaya.core.errors import ConfigError
-from openzaya.core.records import Message, SampleRequest
+from openzaya.core.records import Message, SampleRequest, Watch
 from openzaya.text.tails import aggregation_messages, selection_messages
 from openzaya.ttc import (
     MarkovianRSA,
@@ -104,6 +104,43 @@ def test_the_cap_is_exceeded_by_at_most_one_batch(cap, batch, schedule, seed, ju
     result = run(config, sampler, seed=seed)
     assert sampler.streamed + result.usage.selection <= cap + batch
     assert result.usage.generated + result.usage.lost == sampler.streamed + result.usage.selection
+
+
+@given(
+    config=configs,
+    consensus=st.sampled_from([None, 0.5, 0.7]),
+    batch=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_token_is_billed_or_told_to_be_lost(config, consensus, batch, seed):
+    """Also those of a stage that was ahead of the one with which the run ended."""
+    config = replace(config, consensus=consensus)
+    sampler = StreamingSampler(
+        lambda r, c: "w " * (1 + (r.seed + seed) % 50) + "</think> 7", batch=batch
+    )
+    usage = run(config, sampler, seed=seed).usage
+    assert usage.generated + usage.lost == sampler.streamed + usage.selection
+
+
+def test_tokens_of_a_stage_that_was_ahead_when_the_run_ended_are_lost():
+    config = replace(SMALL, schedule="async", consensus=0.5)
+    sampler = StreamingSampler(lambda r, call: "w " * (36 if call == 4 else 2) + "</think> 7")
+    result = run(config, sampler)
+    assert len(result.rounds) == 1
+    assert len(sampler.requests) > 6  # those of the next stage were done long before
+    assert result.usage.generated + result.usage.lost == sampler.streamed
+
+
+def test_what_is_estimated_too_long_while_it_comes_is_not_lost():
+    class Estimating(StreamingSampler):
+        async def sample_watched(self, request, watch):
+            guessed = Watch(on_text=lambda text, n: watch.add(text, 2 * n), cut=watch.cut)
+            return await super().sample_watched(request, guessed)
+
+    usage = run(SMALL, Estimating()).usage
+    assert usage.generated > 100
+    assert usage.lost == 0
 
 
 @given(cap=st.integers(1, 3_000), batch=st.integers(1, 64), seed=st.integers(0, 9))
@@ -222,6 +259,30 @@ LAWS = {
 
 def drawn_lengths(law, request: SampleRequest) -> int:
     return max(1, law(Random(request.seed)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_law_is_found_behind_traces_of_which_some_were_cut(seed):
+    """What was cut says: at least so long. Neither with nor without those is the mean right."""
+    rng = Random(seed)
+    true = [max(1, round(1_000 * rng.lognormvariate(0, 0.6))) for _ in range(400)]
+    limits = [rng.choice([700, 1_200, 10**6]) for _ in true]
+    ended = [n for n, limit in zip(true, limits, strict=True) if n <= limit]
+    cut = [limit for n, limit in zip(true, limits, strict=True) if n > limit]
+    law = LengthLaw.of_traces(ended, cut)
+    mean = statistics.mean(true)
+    assert law.mean_within(math.inf) == pytest.approx(mean, rel=0.07)
+    assert statistics.mean(ended) < 0.9 * mean
+    assert statistics.mean([*ended, *cut]) < 0.9 * mean
+    assert len(law.values) == len(LengthLaw.log_normal(9.0, 1.0).values)
+
+
+def test_a_law_of_traces_that_all_ended_or_were_all_cut_is_what_was_seen():
+    assert LengthLaw.of_traces([10, 30], []).mean_within(math.inf) == 20
+    assert set(LengthLaw.of_traces([], [50, 40]).values) == {50.0}
+    assert set(LengthLaw.of_traces([50], [50]).values) == {50.0}
+    with pytest.raises(ConfigError, match="no trace"):
+        LengthLaw.of_traces([], [])
 
 
 @pytest.mark.parametrize("schedule", ["barrier", "quorum"])

@@ -8,6 +8,7 @@ import pytest
 from ttc.fake_sampler import FakeSampler, StreamingSampler, no_sleep
 
 from openzaya.core.errors import ConfigError, SandboxError, UpstreamError
+from openzaya.core.records import Served as Server
 from openzaya.sandbox import Executor, Limits
 from openzaya.ttc import MarkovianRSA, MarkovianRSAConfig
 from openzaya.ttc.behaviour import Behaviour, SandboxRuns, VisibleTest, program_of
@@ -86,6 +87,17 @@ def test_a_selection_call_sees_one_candidate_of_each_class_and_its_word_counts()
     assert result.usage.prefill == sum(
         sampler.count_prompt_tokens(r.messages) for r in sampler.requests
     )
+
+
+def test_calls_that_a_server_lost_before_the_selection_call_are_counted():
+    class Served(FakeSampler):
+        async def sample(self, request):
+            told = Server("http://x", "m", attempts=3, queued_s=0.0, first_token_s=None)
+            return replace(await super().sample(request), served=told)
+
+    sampler = Served(judged_by(lambda prompt: "so </think> \\boxed{1}").script)
+    usage = run(replace(VOTE, select="judge", judge_tokens=30), sampler).usage
+    assert (usage.calls, usage.failed_calls) == (7 * 3, 7 * 2)
 
 
 @pytest.mark.parametrize(

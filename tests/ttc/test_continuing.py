@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ttc.fake_sampler import FakeSampler, StreamingSampler
 
 from openzaya.core.errors import ConfigError, UpstreamError
-from openzaya.core.records import Watch
+from openzaya.core.records import Served, Watch
 from openzaya.ttc import CandidateProgress, MarkovianRSA, MarkovianRSAConfig
 from openzaya.ttc.continuing import CLOSING, CLOSING_TOKENS, Sequel
 
@@ -91,6 +91,16 @@ def test_without_a_reserve_or_a_sampler_that_can_nothing_changes_but_a_note():
     unwilling.can_continue = False
     assert any("answer_reserve_tokens needs" in note for note in run(BASE, unwilling).notes)
     assert unwilling.openings == []
+
+
+def test_calls_that_were_made_again_are_counted_in_both_calls():
+    class Again(Answering):
+        async def sample_watched(self, request, watch):
+            told = Served("http://x", "m", attempts=2, queued_s=0.0, first_token_s=None)
+            return replace(await super().sample_watched(request, watch), served=told)
+
+    usage = run(BASE, Again(endless)).usage
+    assert (usage.calls, usage.failed_calls) == (3 * 2 + 3 * 4, 3 + 3 * 2)
 
 
 def test_a_second_call_that_fails_takes_nothing_from_the_first():

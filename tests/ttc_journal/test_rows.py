@@ -25,6 +25,7 @@ from openzaya.ttc.journal import (
     RunSpec,
     UnknownRunError,
 )
+from openzaya.ttc.journal.opening import open_database
 from openzaya.ttc.journal.prompts import Frame, text_of, texts_of
 from openzaya.ttc.journal.sealed import seal, seal_text, unseal, unseal_text
 from openzaya.ttc.place import Place
@@ -35,6 +36,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
+
+
+@pytest.mark.parametrize(
+    "rest", ["me:canary@127.0.0.1:1/x", "me:canary@[::1/x", "me:canary%zz@h/x"]
+)
+def test_a_password_in_an_address_that_does_not_work_is_not_told(rest):
+    pytest.importorskip("psycopg")
+    with pytest.raises(JournalError, match="cannot be opened") as caught:
+        open_database(f"postgresql://{rest}")
+    assert "canary" not in str(caught.value)
 
 
 @given(JSON)

@@ -13,16 +13,18 @@ from ttc_journal.journalled import finished, in_rows, opened, run_over, spec
 from openzaya.core.errors import EngineError, RequestError
 from openzaya.ttc.events import CandidateProgress, CandidateStarted, StageDone
 from openzaya.ttc.journal import (
+    IdempotencyConflictError,
     Journal,
     JournalError,
     JournalFullError,
     JournalReadOnlyError,
+    UnknownRunError,
     writer,
 )
-from openzaya.ttc.journal.journal import _end_of
+from openzaya.ttc.journal.export import export_aggregation, export_runs
 from openzaya.ttc.journal.recorder import Recorder
 from openzaya.ttc.journal.session import run_recorded
-from openzaya.ttc.journal.writer import Write
+from openzaya.ttc.journal.writer import Write, end_of
 
 
 async def fill_up(journal):
@@ -79,7 +81,7 @@ def test_nobody_is_told_of_a_write_that_fails_when_nobody_waits_any_more():
         told = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
         write = Write(lambda _database: None)
-        waiting = asyncio.create_task(_end_of(write))
+        waiting = asyncio.create_task(end_of(write))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.sleep(0)
@@ -366,6 +368,54 @@ def test_old_runs_surplus_runs_and_runs_beyond_the_size_are_forgotten(url):
             assert await journal.prune(max_bytes=0) == 2
             assert [r["id"] for r in await journal.runs()] == [live]
             assert in_rows(url, "SELECT COUNT(*) FROM told") == [(0,)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("export", [export_runs, export_aggregation])
+def test_an_export_goes_on_when_a_run_is_forgotten_meanwhile(url, export):
+    def id_of(line):
+        return line["run"]["id"] if "run" in line else line["key"].partition("/")[0]
+
+    async def main():
+        async with opened(url) as journal:
+            old, gone, new = [(await finished(journal, seed=n))[0] for n in range(3)]
+            lines = export(journal)
+            assert id_of(await anext(lines)) == new
+            await journal.prune(ids=(gone,))
+            assert {id_of(line) async for line in lines} - {new} == {old}
+            with pytest.raises(UnknownRunError):
+                await anext(export(journal, ids=(gone,)))
+
+    asyncio.run(main())
+
+
+def test_a_key_is_found_again_and_refused_for_another_request(url):
+    async def main():
+        async with opened(url) as journal, opened(url) as other:
+            given = spec(key="k", tenant="a")
+            run_id = (await journal.begin(given)).run_id
+            found = await other.find("a", "k", given.fingerprint)
+            assert (found.run_id, found.is_new, found.state) == (run_id, False, "queued")
+            assert await other.find("b", "k", given.fingerprint) is None
+            assert await other.find("a", "l", given.fingerprint) is None
+            with pytest.raises(IdempotencyConflictError):
+                await other.find("a", "k", "another")
+
+    asyncio.run(main())
+
+
+def test_a_reader_whose_server_was_away_reads_again(url):
+    if not url.startswith("postgres"):
+        pytest.skip("a file has no server")
+
+    async def main():
+        async with opened(url) as journal:
+            run_id, _ = await finished(journal)
+            others = "pid <> pg_backend_pid() AND datname = current_database()"
+            in_rows(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+            assert (await journal.run(run_id))["run"]["state"] == "done"
+            assert (await finished(journal, seed=7))[0] in [r["id"] for r in await journal.runs()]
 
     asyncio.run(main())
 

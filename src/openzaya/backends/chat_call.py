@@ -6,8 +6,10 @@ from openzaya.backends.chat_stream import ChatStream
 from openzaya.backends.client import Connection, Exchange, StaleConnectionError
 from openzaya.backends.faults import RETRIED_STATUS, CallFault, OtherModelError
 from openzaya.backends.http_server import (
+    MAX_RETRY_AFTER_S,
     HttpConfig,
     Server,
+    check_coding,
     retry_after_s,
     says_other_model,
     says_too_long,
@@ -23,8 +25,6 @@ OVERRUN_TOKENS = 16
 """A stream this much longer than asked for is cut."""
 MAX_ERROR_BYTES = 4096
 """How much of an error page is read."""
-MAX_RETRY_AFTER_S = 300.0
-"""Longest wait that a server may ask for; a longer one is an error."""
 
 
 class ChatCall(Exchange):
@@ -90,9 +90,10 @@ class ChatCall(Exchange):
         self._head = head
         kind = head.fields.get("content-type", "")
         self._is_stream = head.status == 200 and "text/event-stream" in kind
-        coding = head.fields.get("content-encoding", "identity")
-        if coding != "identity":
-            self._fail(CallFault("garbage", f"the answer is encoded as {clip(coding)!r}"))
+        try:
+            check_coding(head)
+        except CallFault as fault:
+            self._fail(fault)
 
     def on_body(self, data: bytes) -> None:
         """Take in events, or the beginning of an error page."""
@@ -213,6 +214,10 @@ class ChatCall(Exchange):
                     f"{self._server.base} refuses the prompt as too long ({body}); shorten the "
                     "question or choose a smaller preset"
                 )
+            )
+        elif 300 <= status < 400:
+            self._fail(
+                UpstreamError(f"{self._server.base} answered {self._server.moved(self._head)}")
             )
         else:
             kind_of = OtherModelError if says_other_model(status, body) else UpstreamError

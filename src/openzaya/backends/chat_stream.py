@@ -71,6 +71,7 @@ class ChatStream:
         "_chars_per_token",
         "_frames",
         "_head",
+        "_loose_ids",
         "_pending",
         "_told",
         "_watch",
@@ -82,6 +83,7 @@ class ChatStream:
         "num_chunks",
         "reasoning",
         "reasoning_field",
+        "reasoning_tokens",
         "token_ids",
         "usage",
     )
@@ -112,6 +114,10 @@ class ChatStream:
         self.usage: dict[str, int] = {}
         self.cached_tokens: int | None = None
         """Prompt tokens that the server had computed before, where it tells."""
+        self.reasoning_tokens = 0
+        """Generated tokens that the usage calls reasoning."""
+        self._loose_ids = 0
+        """Ids that came before the text that they are a part of: a character may take several."""
         self.num_chunks = 0
         """Deltas with text: about one a token on most servers."""
         self.reasoning_field: str | None = None
@@ -220,6 +226,7 @@ class ChatStream:
             self._add(name, reasoning, told_ids, num_ids)
         elif num_ids:
             self.token_ids.add(told_ids, num_ids)
+            self._loose_ids += num_ids
 
     def _learn(self, choice: Any, data: str) -> None:
         """Expect further events that look like this one, should it hold nothing but text."""
@@ -243,7 +250,8 @@ class ChatStream:
             part, self.reasoning_field = self.reasoning, field
         if num_ids:
             self.token_ids.add(ids, num_ids)
-        part.add(text, num_ids, self.token_ids.size > 0)
+        part.add(text, num_ids + self._loose_ids, self.token_ids.size > 0)
+        self._loose_ids = 0
         self.num_chunks += 1
         self._pending.append(text)
         if THINK_CLOSE in text:
@@ -267,10 +275,18 @@ class ChatStream:
         if not isinstance(usage, dict):
             return
         self.usage = {k: v for k, v in usage.items() if type(v) is int and v >= 0}
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        if type(cached) is int and cached >= 0:
+        cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
+        if cached is not None:
             self.cached_tokens = cached
+        thought = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+        self.reasoning_tokens = thought or 0
+
+
+def _detail(usage: dict[str, Any], table: str, name: str) -> int | None:
+    """Return a count within a usage; None where it does not tell."""
+    details = usage.get(table)
+    count = details.get(name) if isinstance(details, dict) else None
+    return count if type(count) is int and count >= 0 else None
 
 
 def _mended(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from openzaya.core.errors import UpstreamError
 
-RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-OVERLOADED = frozenset({"http_429", "http_503"})
+RETRIED_STATUS = frozenset({408, 409, 425, 429, *range(500, 600)} - {501, 505})
+"""Proxies in front of servers have numbers of their own from 520 on."""
+OVERLOADED = frozenset({"http_429", "http_503", "http_529"})
 BREAKING = frozenset({"unreachable", "http_500", "http_502", "http_504", "cut", "silent"})
+BREAKING |= {f"http_{status}" for status in range(520, 525)}
 
 
 class CallFault(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 
 from openzaya.backends.client import Connection, Exchange, StaleConnectionError
 from openzaya.backends.faults import CallFault
+from openzaya.backends.http_server import MAX_RETRY_AFTER_S, check_coding, retry_after_s
 from openzaya.backends.meter import Meter
 from openzaya.backends.upstream import Upstream
 from openzaya.backends.wire import Head, WireError
@@ -30,8 +31,8 @@ class Forwarded:
     upstream: str
     """Base URL of the server that answers."""
     chunks: AsyncIterator[bytes]
-    """The body as it arrives; raw server-sent events for a stream. It raises UpstreamError when
-    the server breaks off."""
+    """The body as it arrives, an error's without the key; raw server-sent events for a stream. It
+    raises UpstreamError when the server breaks off."""
 
 
 class Forward(Exchange):
@@ -74,15 +75,13 @@ class Forward(Exchange):
             silent = CallFault("silent", "no answer in time")
             self._settle(silent)
             raise silent from None
-        wait = head.fields.get("retry-after", "")
-        if head.status >= 500 or head.status == 429:
-            self._settle(CallFault(f"http_{head.status}", f"HTTP {head.status}"))
+        chunks = self._chunks()
         return Forwarded(
             status=head.status,
             content_type=head.fields.get("content-type", "application/octet-stream"),
-            retry_after=wait,
+            retry_after=head.fields.get("retry-after", ""),
             upstream=upstream.server.base,
-            chunks=self._chunks(),
+            chunks=upstream.server.cleaned(chunks) if head.status >= 400 else chunks,
         )
 
     def close(self) -> None:
@@ -96,9 +95,12 @@ class Forward(Exchange):
             self._upstream.breaker.abandon()
 
     def on_head(self, head: Head) -> None:
-        """Hand the head to who waits for it."""
+        """Hand the head to who waits for it, who may look when the whole answer is there."""
         if head.status >= 300:
             self._meter.refuse()
+        if head.status >= 500 or head.status == 429:
+            wait_s = min(MAX_RETRY_AFTER_S, retry_after_s(head.fields.get("retry-after", "")))
+            self._settle(CallFault(f"http_{head.status}", f"HTTP {head.status}", wait_s))
         self._upstream.has_doubt |= head.status == 404
         if not self._head.done():
             self._head.set_result(head)
@@ -138,7 +140,9 @@ class Forward(Exchange):
             client = self._upstream.server.client
             try:
                 self._connection = await client.start("POST", path, sent, self)
-                return await self._head
+                head = await self._head
+                check_coding(head)
+                return head
             except StaleConnectionError:
                 client.drop_idle()
                 self._reset()

@@ -7,13 +7,14 @@ import math
 import os
 import ssl
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from openzaya.backends.client import Client, Exchange, StaleConnectionError
 from openzaya.backends.event_frame import Frames
-from openzaya.backends.faults import NoUpstreamError
-from openzaya.backends.sse import clip
+from openzaya.backends.faults import CallFault, NoUpstreamError
+from openzaya.backends.sse import MORE, clip
 from openzaya.backends.wire import Head, WireError
 from openzaya.core.errors import ConfigError, UpstreamError
 
@@ -25,6 +26,12 @@ TOO_LONG = ("context_length_exceeded", "context length", "context size", "maximu
 """Words by which servers say that a prompt does not fit."""
 NO_MODEL = ("not exist", "not found", "model_not_found")
 """Words by which servers say that they do not serve a model."""
+MAX_RETRY_AFTER_S = 300.0
+"""Longest wait that a server may ask for."""
+HIDDEN = "***"
+"""What stands for a key in a text."""
+PUBLIC_CHARS = 8
+"""So many characters at the beginning of a key say what kind it is, and are no secret."""
 MAX_ANSWER_BYTES = 1 << 24
 """A longer answer to a small question is cut, and then is no JSON."""
 
@@ -68,6 +75,13 @@ class HttpConfig:
         """Check the address and the limits."""
         if not self.url.startswith(("http://", "https://")):
             raise ConfigError(f"the URL is {self.url!r}; write it as http://host:port")
+        where, mark, _ = self.url.partition("://")[2].replace("#", "?").partition("?")
+        if mark or "@" in where.partition("/")[0]:  # it is not shown: that may be a secret
+            raise ConfigError(
+                "the URL of an upstream holds a user name, a query or a fragment, and no call "
+                "carries those; write it as http://host:port/path, and put a key into "
+                f"{self.api_key_env}"
+            )
         for name in ("max_in_flight", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; choose at least 1")
@@ -105,8 +119,30 @@ class Server:
         await self.client.close()
 
     def clean(self, text: str) -> str:
-        """Remove the key from a text that a server may have echoed."""
-        return text.replace(self._key, "***") if self._key else text
+        """Remove the key from a text that a server may have echoed, and what `clip` left of it."""
+        if not self._key:
+            return text
+        text = text.replace(self._key, HIDDEN)
+        for length in range(len(self._key) - 1, PUBLIC_CHARS, -1):
+            text = text.replace(f"{self._key[:length]}{MORE}", f"{HIDDEN}{MORE}")
+        return text
+
+    def moved(self, head: Head) -> str:
+        """Return where a redirect leads; questions and keys are not carried there."""
+        there = self.clean(clip(head.fields.get("location", "")))
+        return f"HTTP {head.status} and names {there!r}; name the address that it means"
+
+    async def cleaned(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield a body without the key, wherever it is cut."""
+        key, held = self._key.encode(), b""
+        async for chunk in chunks:
+            found = (held + chunk).replace(key, HIDDEN.encode()) if key else chunk
+            cut = max(0, len(found) - max(0, len(key) - 1))
+            held = found[cut:]
+            if cut:
+                yield found[:cut]
+        if held:
+            yield held
 
     def learn_ratio(self, num_chars: int, num_tokens: int) -> None:
         """Take note of how long a reply was, for counting the next ones while they come."""
@@ -160,9 +196,12 @@ class Server:
         sent = None if body is None else json.dumps(body).encode()
         async with asyncio.timeout(PROBE_S):
             answer = await self._ask(method, path, sent)
-        content = bytes(answer.body)
-        if answer.status != 200:
-            raise ValueError(f"HTTP {answer.status}: {content[:200].decode('utf-8', 'replace')}")
+        content, head = bytes(answer.body), answer.head
+        assert head is not None
+        if 300 <= head.status < 400:
+            raise ValueError(self.moved(head))
+        if head.status != 200:
+            raise ValueError(f"HTTP {head.status}: {clip(content[:1000].decode(errors='replace'))}")
         return json.loads(content)
 
     async def _ask(self, method: str, path: str, body: bytes | None) -> "_Answer":
@@ -214,13 +253,13 @@ class _Answer(Exchange):
     """Collects a small answer."""
 
     def __init__(self) -> None:
-        self.status = 0
+        self.head: Head | None = None
         self.body = bytearray()
         self.is_over = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def on_head(self, head: Head) -> None:
-        self.status = head.status
+        self.head = head
 
     def on_body(self, data: bytes) -> None:
         self.body += data
@@ -245,6 +284,13 @@ def _cure(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return "name its authority's certificate with SSL_CERT_FILE, and the server as it does"
     return "check the address and that the server runs"
+
+
+def check_coding(head: Head) -> None:
+    """Raise CallFault for a body in a coding: none was asked for, and none is read."""
+    coding = head.fields.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise CallFault("garbage", f"the answer is encoded as {clip(coding)!r}, unasked")
 
 
 def is_ratio(num_chars: int, num_tokens: int) -> bool:

@@ -73,13 +73,27 @@ class ModelPool:
         if own:
             if told is not None and abs(told - own) > TOLERATED_MISCOUNT * own:
                 self.alarm(upstream, f"its usage says {told} tokens, its ids are {own}")
-            self.tails.measure(num_characters, own)
+            self._measure(call, own)
             return own
         if told is not None and self.believes(upstream, told, most, num_characters):
-            self.tails.measure(num_characters, told)
+            self._measure(call, told)
             return told
         estimate = int(num_characters / self.tails.chars_per_token)
         return min(max(state.num_chunks, estimate), most + OVERRUN_TOKENS)
+
+    def _measure(self, call: ChatCall, num_tokens: int) -> None:
+        """Learn how long a token is, where a reply shows what it counts.
+
+        Some servers think unseen: what they say of that is taken off, and a reply of more tokens
+        than bytes shows nothing.
+        """
+        state = call.stream
+        reasoning, content = state.reasoning.text, state.content.text
+        shown = num_tokens if reasoning else num_tokens - state.reasoning_tokens
+        if state.num_chars < shown and len(f"{reasoning}{content}".encode()) < shown:
+            return
+        both = f"{reasoning}\n\n{content}" if reasoning and content else ""
+        self.tails.measure(state.num_chars, shown, reasoning, content, both)
 
     def believes(self, upstream: Upstream, told: int, most: int | None, num_chars: int) -> bool:
         """Say whether a usage can be true: at most `most` tokens, and some for a text; else report.

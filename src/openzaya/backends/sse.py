@@ -6,6 +6,8 @@ MAX_LINE_BYTES = 1 << 20
 """A longer line is no event of a chat stream."""
 CLIPPED = 200
 """Characters of a foreign text that an error message quotes."""
+MORE = "..."
+"""Follows a text that was cut."""
 
 
 class StreamError(UpstreamError):
@@ -27,7 +29,8 @@ class EventReader:
     def feed(self, stretch: bytes) -> list[str]:
         """Return the data of the events that `stretch` completes.
 
-        Raises StreamError for a line above 1 MiB or one that is not UTF-8.
+        Raises StreamError for a line above 1 MiB, for an event of lines that go on for ever, and
+        for what is not UTF-8.
         """
         end = stretch.rfind(b"\n") + 1
         if not end:
@@ -64,12 +67,13 @@ class EventReader:
             elif not line and data:
                 found.append(data[0] if len(data) == 1 else "\n".join(data))
                 data.clear()
+        self._check_length(sum(map(len, data)))
         return found
 
     @staticmethod
     def _check_length(length: int) -> None:
         if length > MAX_LINE_BYTES:
-            raise StreamError(f"the stream has a line above {MAX_LINE_BYTES} bytes")
+            raise StreamError(f"the stream has a line or an event above {MAX_LINE_BYTES} bytes")
 
 
 def _plain_events(text: str) -> list[str] | None:
@@ -85,4 +89,4 @@ def _plain_events(text: str) -> list[str] | None:
 
 def clip(text: str) -> str:
     """Return the beginning of a foreign text, fit for an error message."""
-    return text if len(text) <= CLIPPED else text[:CLIPPED] + "..."
+    return text if len(text) <= CLIPPED else text[:CLIPPED] + MORE

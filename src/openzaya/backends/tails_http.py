@@ -1,16 +1,20 @@
 """Cutting the last tau tokens of a text that another server generated.
 
 The rungs, best first: token ids that came with the text, the server's own /tokenize and
-/detokenize, a local tokenizer, and characters times the ratio that the server's usage shows.
+/detokenize, a local tokenizer, and characters times the ratio that the usage of that very text
+shows: a token of Chinese is a third as long as one of English.
 
 Deviation: D-057.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from openzaya.backends.chat_stream import Part
 from openzaya.core.protocols import Tokenizer
+
+T = TypeVar("T")
 
 DEFAULT_CHARS_PER_TOKEN = 3.6
 """English text with a common tokenizer; replaced by what the server's own usage shows."""
@@ -69,6 +73,7 @@ class TailCutter:
         """Take a local tokenizer of the served model, if there is one."""
         self._tokenizer = tokenizer
         self._parts: dict[str, Part] = {}
+        self._ratios: dict[str, float] = {}
         self._characters = 0
         self._tokens = 0
         self.method = "exact (no tail was cut yet)"
@@ -80,23 +85,21 @@ class TailCutter:
 
     @property
     def chars_per_token(self) -> float:
-        """Characters a token, measured from the server's usage figures."""
+        """Characters a token over all texts, measured from the server's usage figures."""
         return self._characters / self._tokens if self._tokens else DEFAULT_CHARS_PER_TOKEN
 
-    def measure(self, num_characters: int, num_tokens: int) -> None:
-        """Learn from a text whose length in tokens is known."""
+    def measure(self, num_characters: int, num_tokens: int, *texts: str) -> None:
+        """Learn from a reply whose length in tokens is known; `texts` are what it may be cut as."""
         self._characters += num_characters
         self._tokens += num_tokens
+        for text in texts:
+            if text and num_tokens:
+                _keep(self._ratios, _key(text), num_characters / num_tokens)
 
     def remember(self, part: Part) -> None:
         """Keep a complete text that came with ids, for its token boundaries."""
-        if not part.ids:
-            return
-        key = _key(part.text)
-        self._parts.pop(key, None)  # the newest is the last to go
-        self._parts[key] = part
-        if len(self._parts) > REMEMBERED_TEXTS:
-            del self._parts[next(iter(self._parts))]
+        if part.ids:
+            _keep(self._parts, _key(part.text), part)
 
     def by_ids(self, text: str, count: int) -> str | None:
         """Return the tail by remembered boundaries; None for a text that came without."""
@@ -117,14 +120,23 @@ class TailCutter:
             self.method = "exact (local tokenizer)"
             ids = self._tokenizer.encode(text)
             return text if len(ids) <= count else self._tokenizer.decode(ids[-count:])
-        self.method = f"approximate ({self.chars_per_token:.2f} characters a token)"
-        return text[-max(1, int(count * self.chars_per_token)) :]
+        ratio = self._ratios.get(_key(text), self.chars_per_token)
+        self.method = f"approximate ({ratio:.2f} characters a token)"
+        return text[-max(1, int(count * ratio)) :]
 
     def count(self, text: str) -> int:
         """Return the length of `text` in tokens, estimated without a local tokenizer."""
         if self._tokenizer is not None:
             return len(self._tokenizer.encode(text))
         return int(len(text) / self.chars_per_token)
+
+
+def _keep(kept: dict[str, T], key: str, value: T) -> None:
+    """Keep a value as the newest, which is the last to go."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > REMEMBERED_TEXTS:
+        del kept[next(iter(kept))]
 
 
 def _key(text: str) -> str:

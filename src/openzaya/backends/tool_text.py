@@ -1,4 +1,7 @@
-"""Tool calls that a server took out of a reply, put back as the model writes them."""
+"""Tool calls that a server took out of a reply, put back between the marks that a model writes.
+
+Their arguments stay the JSON that came: as text by text, 5 and "5" would look the same.
+"""
 
 import json
 from typing import Any
@@ -40,25 +43,21 @@ class ToolCalls:
             self._arguments.setdefault(index, []).append(arguments)
 
     def text(self, follows_content: bool) -> str:
-        """Return all calls as the model writes them (text/templates/zaya1.jinja)."""
+        """Return all calls; serve/tool_calls.py reads them."""
         calls = [
-            f"{OPEN}\n<function={name}>\n{_parameters(self._arguments[index])}</function>\n{CLOSE}"
+            f"{OPEN}\n<function={name}>\n{_written(self._arguments[index])}</function>\n{CLOSE}"
             for index, name in sorted(self._names.items())
         ]
         return ("\n" if follows_content else "") + "\n".join(calls)
 
 
-def _parameters(pieces: list[str]) -> str:
-    """Return the arguments one by one; arguments that are no JSON object stay as they came."""
+def _written(pieces: list[str]) -> str:
+    """Return arguments as JSON in which no mark can stand; what is no object stays as it came."""
     text = "".join(pieces)
     try:
-        arguments = json.loads(text or "{}")
+        arguments = json.loads(text or "{}", parse_constant=str)
     except (ValueError, RecursionError):
         return text
     if not isinstance(arguments, dict):
         return text
-    return "".join(
-        f"<parameter={name}>\n{value if isinstance(value, str) else json.dumps(value)}"
-        "\n</parameter>\n"
-        for name, value in arguments.items()
-    )
+    return json.dumps(arguments, ensure_ascii=False).replace("<", "\\u003c") + "\n"

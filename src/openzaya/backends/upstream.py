@@ -12,6 +12,7 @@ from openzaya.backends.chat_call import ChatCall
 from openzaya.backends.faults import CallFault, OtherModelError
 from openzaya.backends.http_server import HttpConfig, Server, is_same_model
 from openzaya.backends.json_text import body_with_messages
+from openzaya.backends.sse import clip
 from openzaya.core.errors import ContextLengthError, UpstreamError
 from openzaya.core.records import SampleRequest, Watch
 
@@ -165,6 +166,7 @@ class Upstream:
     def _check_model(self, call: ChatCall) -> None:
         asked, told = self.server.model, call.stream.model
         if self.config.check_model and not is_same_model(asked, told):
+            told = clip(self.server.clean(told))
             raise OtherModelError(
                 f"{self.server.base} was asked for model {asked!r} and answered as {told!r}; name "
                 "the model that you mean with --upstream-model"

@@ -16,7 +16,7 @@ from openzaya.core.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from openzaya.ttc.journal import Journal
+    from openzaya.ttc.journal import Journal, RunSpec
     from openzaya.ttc.result import Result
 
 NAME = "runs"
@@ -196,11 +196,11 @@ async def resume_run(journal: "Journal", args: argparse.Namespace) -> int:
     from openzaya.ttc.journal.session import run_recorded
 
     spec = await journal.spec(args.id)
+    model = place_of(args, spec)
     await journal.acquire(args.id)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    model = args.model or str(spec.sampler.get("model") or spec.model)
     upstream_model = str(spec.sampler.get("upstream_model", ""))
     try:
         async with open_sampler(model, upstream_model, spec.config) as sampler:
@@ -220,6 +220,18 @@ async def resume_run(journal: "Journal", args: argparse.Namespace) -> int:
     else:
         show_result(result, "answer")
     return EXIT_INTERRUPTED if result.interrupted else 0
+
+
+def place_of(args: argparse.Namespace, spec: "RunSpec") -> str:
+    """Return where a run's model is. Raises RequestError for a name that only its gateway knew."""
+    model = args.model or str(spec.sampler.get("model") or spec.model)
+    is_place = model == "nano" or model.startswith(("http://", "https://")) or Path(model).is_dir()
+    if args.model or is_place:
+        return model
+    raise RequestError(
+        f"run {args.id} was made by a gateway that calls its model {model!r}; say with --model "
+        "where that is: a URL or a folder"
+    )
 
 
 async def export(journal: "Journal", args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Finding the tool calls in an answer; linear, and nothing but JSON is ever evaluated.
 
 A call is written <zyphra_tool_call> <function=NAME> <parameter=P> VALUE </parameter> ...
-</function> </zyphra_tool_call>. What looks like a call but cannot be read stays text.
+</function> </zyphra_tool_call>; one that an upstream told has a JSON object in the place of the
+parameters. What looks like a call but cannot be read stays text.
 """
 
 import json
@@ -105,10 +106,11 @@ def read_call(body: str, schemas: Schemas, is_exact: bool = False) -> Call | Non
     name, at = _between(body, 0, "<function=", ">")
     if not name or end < at or body[end + len("</function>") :].strip():
         return None
-    arguments: dict[str, Any] = {}
     properties = schemas.get(name, {})
     at = _skip_space(body, at)
-    while at < end:
+    told = None if is_exact else _object(body[at:end])
+    arguments: dict[str, Any] = told or {}
+    while at < end and told is None:
         parameter, at = _between(body, at, "<parameter=", ">")
         at += is_exact  # the line end before a value
         stop = body.find(closing, at, end)
@@ -118,6 +120,17 @@ def read_call(body: str, schemas: Schemas, is_exact: bool = False) -> Call | Non
         arguments[parameter] = read_value(value, properties.get(parameter), is_exact)
         at = _skip_space(body, stop + len(closing))
     return Call(f"call_{uuid4().hex[:24]}", name, _to_json(arguments))
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, None for anything else."""
+    if not text.startswith("{"):
+        return None
+    try:
+        value = json.loads(text, parse_constant=str, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def is_bare(schema: object) -> bool:

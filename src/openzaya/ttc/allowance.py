@@ -57,12 +57,16 @@ class Allowance:
             self.largest_batch = max(self.largest_batch, num_tokens)
         return () if self.limits is None else self._exceeding(slot[0])
 
-    def end(self, slot: Slot, num_tokens: int) -> int:
-        """Take note of a candidate's length; return how many tokens of it were lost."""
+    def end(self, slot: Slot, num_tokens: int, streamed: int | None = None) -> int:
+        """Take note of a candidate's length; return how many tokens of its tries were lost.
+
+        `streamed` is what its last try was noted with: for some servers an estimate of its length.
+        """
         call = self.running.pop(slot, None)
         written = call[2] if call else 0
-        self.spent[slot[0]] += max(0, num_tokens - written)
-        return max(0, written - num_tokens)
+        kept = min(written, num_tokens if streamed is None else streamed)
+        self.spent[slot[0]] += max(0, num_tokens - kept)
+        return written - kept
 
     def _exceeding(self, stage: int) -> list[Slot]:
         for last in range(self.config.num_stages - 1, stage - 1, -1):

@@ -7,6 +7,7 @@ recommended preset they outweigh the decoding.
 Paper: VI-A(c).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -168,12 +169,11 @@ def _law(
 
 
 def _expected_decode(config: MarkovianRSAConfig, law: LengthLaw) -> float:
-    return sum(
-        law.round_within(
-            config.budget_at(stage), config.candidates_at(stage), config.quorum_at(stage)
-        )
+    alike = Counter(
+        (config.budget_at(stage), config.candidates_at(stage), config.quorum_at(stage))
         for stage in range(config.num_stages)
     )
+    return sum(times * law.round_within(*stage) for stage, times in alike.items())
 
 
 def _may_cost_less(config: MarkovianRSAConfig) -> tuple[str, ...]:

@@ -99,12 +99,18 @@ async def answered(
     watch.add(CLOSING, 0)
     left = request.max_tokens - first.num_tokens - CLOSING_TOKENS
     begun = opening + strip_markers(thought.reasoning) + CLOSING
+    sequel = Sequel(watch)
     try:
-        second = await call(replace(request, max_tokens=left), begun, Sequel(watch))
+        second = await call(replace(request, max_tokens=left), begun, sequel)
     except OpenZayaError:
+        sequel.restart()
         return first
+    served = second.served
+    if served is not None and first.served is not None:
+        served = replace(served, attempts=first.served.attempts + served.attempts - 1)
     return replace(
         second,
+        served=served,
         text=f"{first.text}{CLOSING}{_answer_of(second)}",
         num_tokens=first.num_tokens + second.num_tokens,
         num_prompt_tokens=first.num_prompt_tokens + second.num_prompt_tokens,

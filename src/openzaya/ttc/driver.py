@@ -114,7 +114,9 @@ class Driver:
         """Sample one candidate and hand it in; an error that is not the sampler's ends the run."""
         try:
             candidate = await self._sample(key, call)
-            self._carry_out(self.machine.finished(candidate, self.settings.clock()))
+            watch = self._watches.get(key)
+            streamed = None if watch is None else 0 if candidate.is_failed else watch.num_tokens
+            self._carry_out(self.machine.finished(candidate, self.settings.clock(), streamed))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - `run` raises it

@@ -34,6 +34,7 @@ class Judged:
     num_tokens: int = 0
     num_prompt_tokens: int = 0
     calls: int = 0
+    failed_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Judge:
         try:
             return await self._ask(candidates, shown)
         except (EngineError, UpstreamError, RequestError) as error:
-            return Judged(None, f"the selection call failed: {error}", calls=1)
+            return Judged(None, f"the selection call failed: {error}", calls=1, failed_calls=1)
 
     async def _ask(self, candidates: Sequence[Candidate], shown: Sequence[int]) -> Judged:
         tails = [await whole_tail(candidates[i], self.config, self.sampler) for i in shown]
@@ -75,12 +76,14 @@ class Judge:
                 priority=self.priority,
             )
         )
+        attempts = completion.served.attempts if completion.served else 1
         judged = Judged(
             None,
             "the selection call named no candidate",
             completion.num_tokens,
             completion.num_prompt_tokens or self.sampler.count_prompt_tokens(messages),
-            calls=1,
+            calls=attempts,
+            failed_calls=attempts - 1,
         )
         named = named_candidate(completion.text, completion.started_in_think, len(shown))
         if named is None:

@@ -107,13 +107,16 @@ class Machine:
         self._at = at
         return self._work()
 
-    def finished(self, candidate: Candidate, at: float) -> list[Order]:
-        """Take in a candidate that is complete, was cut or was given up."""
+    def finished(self, candidate: Candidate, at: float, streamed: int | None = None) -> list[Order]:
+        """Take in a candidate that is complete, was cut or was given up.
+
+        `streamed` are the tokens that `wrote` was told of its last try, where somebody knows.
+        """
         if self.is_over:  # it ended while its cancellation was under way
             self.lost_tokens += 0 if self.can_cut else candidate.num_tokens
             return []
         self._at = at
-        self._take(candidate)
+        self._take(candidate, streamed=streamed)
         return self._work()
 
     def wrote(self, stage: int, slot: int, num_tokens: int) -> Sequence[Cut]:
@@ -226,7 +229,9 @@ class Machine:
             return
         self._orders.append(Call(plan, most, self.config.temperature_at(stage.number)))
 
-    def _take(self, candidate: Candidate, *, recorded: bool = False) -> None:
+    def _take(
+        self, candidate: Candidate, *, recorded: bool = False, streamed: int | None = None
+    ) -> None:
         stage = self.stages[candidate.stage]
         stage.done[candidate.slot] = candidate
         if candidate.num_prompt_tokens:
@@ -234,9 +239,8 @@ class Machine:
             plan = stage.plans[candidate.slot]
             stage.plans[candidate.slot] = Plan(plan.place, (), plan.opening)
         self.total_tokens += candidate.num_tokens
-        self.lost_tokens += self.allowance.end(
-            (candidate.stage, candidate.slot), candidate.num_tokens
-        )
+        place = (candidate.stage, candidate.slot)
+        self.lost_tokens += self.allowance.end(place, candidate.num_tokens, streamed)
         self._orders.append(CandidateDone(candidate, self.total_tokens, self._at, recorded))
 
     def _close_complete(self) -> bool:
@@ -301,6 +305,9 @@ class Machine:
         return histogram(classes(answers, self.same))
 
     def _abandon(self) -> None:
+        """Count as lost what no stage holds: calls under way, and stages that were ahead."""
+        ahead = [c for stage in self.stages if not stage.is_closed for c in stage.candidates]
+        self.lost_tokens += sum(c.num_tokens for c in ahead)
         self.lost_tokens += counts_of(self.allowance.running)
         self.allowance.running.clear()
 

@@ -237,7 +237,8 @@ class _Run:
             + (judged.num_prompt_tokens if judged else 0),
             calls=driver.calls + sum(c.attempts for c in old) + (judged.calls if judged else 0),
             failed_calls=driver.failed_calls
-            + sum(c.attempts if c.is_failed else max(0, c.attempts - 1) for c in old),
+            + sum(c.attempts if c.is_failed else max(0, c.attempts - 1) for c in old)
+            + (judged.failed_calls if judged else 0),
             cap=self.cap,
             selection=judged.num_tokens if judged else 0,
             lost=self.machine.lost_tokens + driver.broken_tokens,

@@ -1,5 +1,6 @@
 """What the gateway refuses, whom it lets see what, and what becomes of clients that leave."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -165,6 +166,45 @@ def test_a_run_that_lost_its_client_goes_on_by_its_key_where_it_stood(slow):
     answer = slow.run(ttc=ttc, headers={"Idempotency-Key": "again"})
     assert answer["usage"]["completion_tokens"] >= 2 * 4 + 2 * 40
     assert slow.mock.records.calls == before + 6
+
+
+def test_a_client_that_comes_back_at_once_goes_on_with_the_run_it_left(slow, monkeypatch):
+    """The run is still being ended for its sake."""
+    ttc = {"num_candidates": 2, "rounds": 0, "budget_tokens": 12, "tail_tokens": 2}
+    cancel = slow.gateway.journal.cancel
+
+    async def slowly(run_id):
+        await asyncio.sleep(0.5)
+        return await cancel(run_id)
+
+    monkeypatch.setattr(slow.gateway.journal, "cancel", slowly)
+    sock = slow.begin("Idempotency-Key: blink\r\n", ttc=ttc)
+    wait_for(lambda: slow.mock.records.in_flight == 2)
+    sock.close()
+    wait_for(lambda: slow.mock.records.in_flight == 0)
+    assert slow.gateway.runs._live
+    answer = slow.run(ttc=ttc, headers={"Idempotency-Key": "blink"})
+    assert answer["usage"]["completion_tokens"] == 24
+
+
+def test_an_answer_that_was_paid_for_and_a_run_under_way_need_no_room_and_no_tokens(
+    slow_mock, tmp_path
+):
+    ttc = {"num_candidates": 2, "rounds": 0, "budget_tokens": 12, "tail_tokens": 2}
+    keys = Keys((key_of("one", "infer runs=1 output_tokens_per_day=30"),))
+    named = {"Authorization": "Bearer one", "Idempotency-Key": "paid"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    with gatewaying(slow_mock, tmp_path / "j.sqlite", keys) as small:
+        first = small.begin(lines, ttc=ttc)
+        wait_for(lambda: slow_mock.records.in_flight == 2)
+        joined = small.run(ttc=ttc, headers=named)
+        assert first.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        first.close()
+        body = {"model": "mock", "messages": QUESTION, "ttc": ttc}
+        asked = small.ask(CHAT, body, headers=bearer("one"))
+        refused(asked, 429, "rate_limit_exceeded")  # 24 of 30 are gone
+        assert small.run(ttc=ttc, headers=named) == joined
+        refused(small.ask(CHAT, {**body, "seed": 1}, headers=named), 409, "idempotency_conflict")
 
 
 def key_of(name: str, more: str = ""):

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import openai
 import pytest
-from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, wait_for
+from serve.gateway.conftest import CHAT, QUESTION, SMALL, gatewaying, upstream, wait_for
 
+from openzaya.backends.mock import MockConfig
 from openzaya.serve.gateway.answer import extractor
 from openzaya.serve.gateway.backend import Wish
 from openzaya.serve.gateway.conversation import Conversation
@@ -289,7 +290,7 @@ def test_the_events_of_a_run_are_replayed_and_go_on_where_a_client_stopped(serve
 
 def test_a_preview_bounds_the_run_and_expects_what_it_will_cost(served):
     body = {"model": "mock", "messages": QUESTION, "ttc": SMALL}
-    served.gateway.lengths._lengths.clear()  # other tests asked for shorter replies
+    served.gateway.lengths._traces.clear()  # other tests asked for shorter replies
     served.run()
     status, told, _ = served.ask("/v1/ttc/preview", body)
     assert status == 200
@@ -301,6 +302,61 @@ def test_a_preview_bounds_the_run_and_expects_what_it_will_cost(served):
     assert abs(told["expected_decode"] - generated) <= 0.15 * generated
     presets = served.ask("/v1/ttc/presets")[1]["data"]
     assert next(p for p in presets if p["is_default"])["models"] == ["mock:mrsa-16k"]
+
+
+@pytest.mark.parametrize("schedule", ["barrier", "async", "quorum"])
+def test_a_preview_learns_from_runs_that_were_cut(tmp_path, schedule):
+    """Traces cut at their budget or by a quorum would have been longer."""
+    law = MockConfig(
+        ttft_s=0.0, token_s=0.0002, chunk_tokens=1, ids="vllm", length="lognormal:60:0.7"
+    )
+    ttc = {**SMALL, "num_candidates": 16, "budget_tokens": 60, "schedule": schedule}
+    ttc |= {"final_budget_tokens": 400, "tail_tokens": 8}
+    body = {"model": "mock", "messages": QUESTION, "ttc": ttc}
+    with upstream(law) as mock, gatewaying(mock, tmp_path / "j.sqlite") as gateway:
+        for seed in range(8):  # 256 traces: the mean of so many is known to 5 percent
+            gateway.run(ttc=ttc, seed=seed)
+        told = gateway.ask("/v1/ttc/preview", body)[1]["expected_decode"]
+        used = [
+            gateway.run(ttc=ttc, seed=seed)["usage"]["completion_tokens"] for seed in range(9, 17)
+        ]
+        assert abs(told - sum(used) / 8) <= 0.15 * sum(used) / 8
+
+
+def test_max_tokens_bounds_every_candidate_that_may_be_the_answer(served):
+    ttc = {"strategy": "adaptive_consistency", "num_candidates": 8}
+    before = num_seen(served)
+    answer = served.run(ttc=ttc, max_tokens=5)
+    assert {body["max_tokens"] for body in since(served, before)} == {5}
+    assert answer["ttc"]["usage"]["cap"] == 8 * 5
+
+
+def test_an_answer_of_an_earlier_stage_stops_where_the_client_wishes(served):
+    """Only the calls of the last stage are told the strings; here the first stage answers."""
+    ttc = {**SMALL, "consensus": 0.5}
+    whole = served.run(ttc=ttc, seed=3)
+    text = whole["choices"][0]["message"]["content"]
+    assert whole["ttc"]["winner"]["stage"] == 0
+    stop = text[len(text) // 2 :][:3]
+    cut = served.run(ttc=ttc, seed=3, stop=[stop, "never"])
+    assert cut["choices"][0]["message"]["content"] == text[: text.index(stop)]
+    uncut = served.run(ttc=ttc, seed=3, stop=[f"{text[-1]}zzz"])
+    assert uncut["choices"][0]["message"]["content"] == text
+    chunks, _ = served.stream(ttc=ttc, seed=3, stop=stop)
+    told = [c["delta"].get("content") or "" for k in chunks for c in k["choices"]]
+    assert "".join(told) == text[: text.index(stop)]
+
+
+def test_the_arguments_of_a_call_keep_their_types(served):
+    """Optional numbers, as pydantic describes them."""
+    maybe = {"anyOf": [{"type": "integer", "minimum": 5, "maximum": 5}, {"type": "null"}]}
+    either = {"type": ["string", "null"], "minLength": 1}
+    parameters = {"type": "object", "properties": {"n": maybe, "s": either, "t": {"const": True}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    answer = served.run(tools=tools, tool_choice="required")
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    told = json.loads(call["function"]["arguments"])
+    assert (told["n"], told["t"], type(told["s"])) == (5, True, str)
 
 
 def test_cancel_ends_a_run_and_all_of_its_calls(slow):

@@ -22,12 +22,12 @@ class Calls:
         self.order: list[int] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    def start(self, run: int, count: int = 1, priority: int = 0) -> None:
+    def start(self, run: int, count: int = 1, priority: int = 0, **who) -> None:
         for _ in range(count):
-            self.tasks.append(asyncio.create_task(self._hold(run, priority)))
+            self.tasks.append(asyncio.create_task(self._hold(run, priority, **who)))
 
-    async def _hold(self, run: int, priority: int) -> None:
-        async with self.turns.place(run, priority):
+    async def _hold(self, run: int, priority: int, **who) -> None:
+        async with self.turns.place(run, priority, **who):
             done = asyncio.Event()
             self.running.append((run, done))
             self.order.append(run)
@@ -116,5 +116,26 @@ def test_no_place_is_lost_or_given_twice(limit, share, script):
                 assert calls.turns.num_held >= 1
         await calls.end()
         assert calls.turns.num_held == calls.turns.num_waiting == 0
+
+    asyncio.run(scene())
+
+
+def test_older_runs_of_one_key_do_not_keep_another_waiting():
+    """Places are shared by weight among keys, as in front of upstreams."""
+
+    async def scene():
+        for weight, share in ((1.0, 4), (3.0, 6)):
+            calls = Calls(Turns(8, 0.5))
+            for run in range(1, 5):
+                calls.start(run, 16, tenant="many")
+            await settle()
+            for run in (5, 6):
+                calls.start(run, 16, tenant="few", weight=weight)
+            await settle()
+            for _ in range(24):
+                await calls.end_one()
+            assert sum(map(calls.held_by, (5, 6))) == share
+            await calls.end()
+            assert (calls.turns.num_held, calls.turns.num_waiting) == (0, 0)
 
     asyncio.run(scene())

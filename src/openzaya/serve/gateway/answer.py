@@ -6,11 +6,12 @@ It is made from what the journal holds of the run, so a repeated request gets th
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openzaya.serve.errors import ApiError
 from openzaya.serve.gateway.backend import Wish
+from openzaya.serve.scanners import StopScanner
 from openzaya.serve.tool_calls import Call, Schemas, ToolScanner
 from openzaya.ttc import extract_answer
 from openzaya.ttc.journal import Journal, JournalDamagedError
@@ -91,7 +92,12 @@ async def outcome_of(journal: Journal, run_id: str, wish: Wish) -> Outcome:
     finals = []
     for view in ordered(views, winner["slot"])[: wish.n]:
         found = await journal.candidate(run_id, last, view["slot"], prompt=False)
-        finals.append(Final(*(found[name] for name in Final.__match_args__)))
+        final = Final(*(found[name] for name in Final.__match_args__))
+        if not wish.is_final(last):  # its call was not told where to stop
+            stop = StopScanner(wish.stops)
+            text = stop.feed(final.answer_text) + stop.finish()
+            final = replace(final, answer_text=text)
+        finals.append(final)
     return Outcome(
         finals=finals,
         facts=facts_of(detail),

@@ -138,6 +138,9 @@ async def begin(
 ) -> LiveRun | str:
     """Return the run that answers, a new one or a known one; the id of one that has ended."""
     runs = gateway.runs
+    known = None if key is None else await known_run(gateway, who, key, body_hash)
+    if known is not None:
+        return known
     runs.check_room(who)
     cap = preview(wish.config, wish.question_tokens).decode_cap
     need = Need(prompt_tokens=wish.question_tokens, output_tokens=cap)
@@ -158,6 +161,21 @@ async def begin(
     except BaseException:
         bill.waive()
         raise
+
+
+async def known_run(gateway: Gateway, who: Who, key: str, body_hash: str) -> LiveRun | str | None:
+    """Return the run of a key that is under way here or done: it needs no room and no tokens."""
+    try:
+        found = await gateway.journal.find(who.tenant, key, body_hash)
+    except OpenZayaError as error:
+        raise api_error(error) from None
+    if found is None:
+        return None
+    run = gateway.runs.find(found.run_id)
+    if run is not None and run.task is not None and run.task.cancelling():
+        await over(run)  # its last client has just left; this one goes on with it
+        return None
+    return run or (found.run_id if found.state == "done" else None)
 
 
 def body_of(run_id: str, wish: Wish, choice: Choice, created: int) -> Body:

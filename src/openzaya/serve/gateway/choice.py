@@ -124,8 +124,8 @@ def shaped(
     """Return settings with what the plain fields of a request say of them.
 
     `temperature` and `top_p` hold for every stage, `limit` (max_tokens) for a candidate of the
-    last one. With tools or a schema (`has_form`) only that stage can answer, so nothing ends a run
-    before it. Raises ApiError 400.
+    last one, and of every one where all of them vote. With tools or a schema (`has_form`) only
+    that stage can answer, so nothing ends a run before it. Raises ApiError 400.
 
     Deviation: D-060.
     """
@@ -136,6 +136,8 @@ def shaped(
         changes["top_p"] = top_p
     if limit is not None:
         changes["final_budget_tokens"] = limit
+        if not config.aggregate:
+            changes["budget_tokens"] = limit
     if has_form:
         changes |= {"consensus": None, "copy_agreed": False}
     last = config.candidates_at(config.rounds)

@@ -100,7 +100,7 @@ class EngineBackend:
         live: LiveText | None,
     ) -> "EngineSampler":
         """Return the sampler of one run."""
-        return EngineSampler(self, wish, run, who.tenant, live)
+        return EngineSampler(self, wish, run, who, live)
 
     async def pass_through(
         self,
@@ -152,7 +152,7 @@ class EngineSampler:
     backend: EngineBackend
     wish: Wish
     run: int
-    tenant: str
+    who: Who
     live: LiveText | None
     tail_method: str = "exact"
     counts_exactly: bool = True
@@ -212,7 +212,11 @@ class EngineSampler:
         except ApiError as error:
             kind = ContextLengthError if error.code == "context_length_exceeded" else RequestError
             raise kind(error.message) from None
-        async with self.backend.turns.place(self.run, self.wish.priority):
+        weight = self.who.key.allowance.weight
+        place = self.backend.turns.place(
+            self.run, self.wish.priority, tenant=self.who.tenant, weight=weight
+        )
+        async with place:
             job = await self._submit(ask)
             try:
                 return await self._collect(job, watch, is_final, thinks)
@@ -254,7 +258,9 @@ class EngineSampler:
         """Queue the call, when plain requests leave room."""
         while True:
             try:
-                return self.backend.service.driver.submit([ask], self.wish.priority, self.tenant)
+                return self.backend.service.driver.submit(
+                    [ask], self.wish.priority, self.who.tenant
+                )
             except ApiError as error:
                 if error.status != 429:
                     raise EngineError(error.message) from None

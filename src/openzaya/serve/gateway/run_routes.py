@@ -3,9 +3,9 @@
 A run is visible to the key that started it, and to keys with the right `admin`.
 """
 
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,7 @@ from openzaya.serve.gateway.heartbeat import with_heartbeat
 from openzaya.serve.gateway.service import Gateway
 from openzaya.serve.stream import EventStream, json_response, to_json
 from openzaya.ttc import DEFAULT_PRESET, MarkovianRSAConfig, presets, preview, strategies
-from openzaya.ttc.journal import JournalEvent
+from openzaya.ttc.journal import JournalDamagedError, JournalError, JournalEvent
 
 MAX_PAGE = 200
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
@@ -72,8 +72,8 @@ def previewed(
     question_tokens: int,
 ) -> dict[str, Any]:
     """Return the bounds of a run, what it is expected to cost, and whether it is allowed."""
-    mean = gateway.lengths.mean(choice.model)
-    bounds = preview(config, question_tokens, mean_tokens=mean)
+    law = gateway.lengths.law(choice.model)
+    bounds = preview(config, question_tokens, lengths=None if law is None else law.values)
     most = min(gateway.config.max_run_tokens, gateway.who(request).key.allowance.run_tokens)
     return {
         "object": "ttc.preview",
@@ -82,7 +82,7 @@ def previewed(
         "strategy": choice.strategy,
         "config": to_mapping(config),
         "question_tokens": question_tokens,
-        "mean_tokens": mean,
+        "mean_tokens": None if law is None else law.mean_within(math.inf),
         **asdict(bounds),
         "arithmetic": arithmetic(config),
         "max_run_tokens": int(most),
@@ -177,10 +177,13 @@ async def visible(gateway: Gateway, request: Request) -> str:
     run_id = str(request.path_params["run"])
     who = gateway.who(request)
     if _RUN_ID.fullmatch(run_id):
-        with suppress(OpenZayaError):
+        try:
             spec = await gateway.journal.spec(run_id)
             if who.is_admin or spec.tenant == who.tenant:
                 return run_id
+        except OpenZayaError as error:
+            if isinstance(error, JournalError) and not isinstance(error, JournalDamagedError):
+                raise api_error(error) from None  # whosever it is: nothing can be read
     raise ApiError(404, "there is no such run", code="run_not_found")
 
 

@@ -37,7 +37,7 @@ from openzaya.ttc.journal.spec import Begun
 log = logging.getLogger("openzaya.gateway")
 STOPPED = (
     "the server is shutting down; what was generated is kept: ask again with the same "
-    "Idempotency-Key, or `openzaya runs resume {}`"
+    "Idempotency-Key, or `openzaya runs resume {} --model WHERE`"
 )
 
 

@@ -1,4 +1,7 @@
-"""Whose call goes next to an engine: the oldest run's, while no run holds more than its share."""
+"""Whose call goes next to an engine: by tenant, and there the oldest run's within its share.
+
+Deviation: D-058.
+"""
 
 import asyncio
 import math
@@ -16,6 +19,8 @@ class _Waiter:
     priority: int
     run: int
     arrival: int
+    tenant: str = field(compare=False)
+    weight: float = field(compare=False)
     turn: "asyncio.Future[None]" = field(compare=False)
     is_granted: bool = field(default=False, compare=False)
 
@@ -24,7 +29,8 @@ class Turns:
     """Hands out the places of one engine.
 
     A run may take every place while nobody else waits; as soon as two runs compete, none may take
-    more than its share. Places that it holds already are not taken away.
+    more than its share. A free place goes to the tenant that holds fewest for its weight. Places
+    that are held already are not taken away.
     """
 
     def __init__(self, limit: int, share: float) -> None:
@@ -32,6 +38,7 @@ class Turns:
         self.limit = limit
         self._most = max(1, math.ceil(limit * share))
         self._held: Counter[int] = Counter()
+        self._held_by: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
         self._arrivals = count()
 
@@ -46,29 +53,32 @@ class Turns:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def place(self, run: int, priority: int = 0) -> AsyncIterator[None]:
-        """Hold a place; smaller priorities first, then smaller (older) runs."""
-        loop = asyncio.get_running_loop()
-        waiter = _Waiter(priority, run, next(self._arrivals), loop.create_future())
+    async def place(
+        self, run: int, priority: int = 0, *, tenant: str = "", weight: float = 1.0
+    ) -> AsyncIterator[None]:
+        """Hold a place; of a tenant's calls smaller priorities first, then smaller (older) runs."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(priority, run, next(self._arrivals), tenant, weight, turn)
         self._waiting.append(waiter)
         self._admit()
         try:
             await waiter.turn
         except asyncio.CancelledError:
             if waiter.is_granted:
-                self._leave(run)
+                self._leave(waiter)
             else:
                 self._waiting.remove(waiter)
             raise
         try:
             yield
         finally:
-            self._leave(run)
+            self._leave(waiter)
 
-    def _leave(self, run: int) -> None:
-        self._held[run] -= 1
-        if not self._held[run]:
-            del self._held[run]
+    def _leave(self, waiter: _Waiter) -> None:
+        self._held_by[waiter.tenant] -= 1
+        self._held[waiter.run] -= 1
+        if not self._held[waiter.run]:
+            del self._held[waiter.run]
         self._admit()
 
     def _admit(self) -> None:
@@ -79,8 +89,9 @@ class Turns:
             ready = [w for w in self._waiting if self._held[w.run] < most and not w.turn.done()]
             if not ready:
                 return
-            first = min(ready)
+            first = min(ready, key=lambda w: (self._held_by[w.tenant] / w.weight, w))
             self._waiting.remove(first)
             self._held[first.run] += 1
+            self._held_by[first.tenant] += 1
             first.is_granted = True
             first.turn.set_result(None)

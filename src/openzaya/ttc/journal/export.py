@@ -1,8 +1,10 @@
 """Runs as lines of JSON: whole, or as examples of aggregation to train on."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from openzaya.ttc.journal.candidates import View
+from openzaya.ttc.journal.errors import UnknownRunError
 from openzaya.ttc.journal.journal import Journal
 
 PAGE = 50
@@ -34,8 +36,7 @@ async def export_runs(
 
     What damaged rows held is missing; `damage` says so, of the run and of each candidate.
     """
-    async for run_id in _chosen(journal, state, ids):
-        detail, candidates = await _read(journal, run_id, on_damage)
+    async for detail, candidates in _chosen(journal, state, ids, on_damage):
         yield {**detail, "candidates": candidates}
 
 
@@ -52,8 +53,7 @@ async def export_aggregation(
     say where it is from; `agrees` tells whether its answer is the run's, to filter by. Candidates
     of which a row is damaged are left out.
     """
-    async for run_id in _chosen(journal, state, ids):
-        detail, candidates = await _read(journal, run_id, on_damage)
+    async for detail, candidates in _chosen(journal, state, ids, on_damage):
         for found in candidates:
             if not (found["parents"] and found["state"] == "done" and found["is_finished"]):
                 continue
@@ -65,7 +65,7 @@ async def export_aggregation(
                 "reasoning": found["thinking"],
             }
             yield {
-                "key": f"{run_id}/{found['stage']}/{found['slot']}",
+                "key": f"{detail['run']['id']}/{found['stage']}/{found['slot']}",
                 "source": "aggregation",
                 "messages": [*found["prompt"], target],
                 "num_candidates": len(found["parents"]),
@@ -76,11 +76,14 @@ async def export_aggregation(
             }
 
 
-async def _chosen(journal: Journal, state: str | None, ids: tuple[str, ...]) -> AsyncIterator[str]:
+async def _chosen(
+    journal: Journal, state: str | None, ids: tuple[str, ...], on_damage: OnDamage
+) -> AsyncIterator[tuple[View, list[View]]]:
     for run_id in ids:
-        yield run_id
+        yield await _read(journal, run_id, on_damage)
     before: str | None = None
     while not ids and (page := await journal.runs(PAGE, before, state)):
         for shown in page:
-            yield shown["id"]
+            with suppress(UnknownRunError):  # somebody forgot it just now
+                yield await _read(journal, shown["id"], on_damage)
         before = page[-1]["id"]

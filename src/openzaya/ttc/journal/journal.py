@@ -27,7 +27,7 @@ from openzaya.ttc.journal.owner import new_owner
 from openzaya.ttc.journal.recorder import Recorder, outcome_of
 from openzaya.ttc.journal.rows import RunRow, last_seq, load_events, load_run, load_spec
 from openzaya.ttc.journal.spec import ENDED, Begun, JournalEvent, Lease, RunSpec
-from openzaya.ttc.journal.writer import Write, Writer
+from openzaya.ttc.journal.writer import Write, Writer, end_of
 from openzaya.ttc.result import Result
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Journal:
         write = Write(lambda db: leases.begin(db, spec, stored, self.owner, self.config.lease_s))
         self.writer.put(write)
         try:
-            begun: Begun | str = await _end_of(write)
+            begun: Begun | str = await end_of(write)
         except asyncio.CancelledError:
             write.future.add_done_callback(self._abandon)
             raise
@@ -198,7 +198,7 @@ class Journal:
     async def _end(self, run_id: str, state: str, facts: dict[str, Any]) -> None:
         recorder = self._recorder(run_id)
         try:
-            await asyncio.wait_for(_end_of(recorder.end(state, facts)), self.config.full_wait_s)
+            await asyncio.wait_for(end_of(recorder.end(state, facts)), self.config.full_wait_s)
             self._remember(recorder.record)
         except TimeoutError:
             raise self.writer.trouble or JournalFullError(
@@ -260,7 +260,7 @@ class Journal:
 
     async def _write(self, write: Write) -> Any:
         self.writer.put(write)
-        return await _end_of(write)
+        return await end_of(write)
 
     def _heartbeat(self) -> Write | None:
         """Return the write that keeps the leases held here; called by the writer's thread."""
@@ -278,6 +278,13 @@ class Journal:
         return Write(apply, is_durable=False)
 
     # -- reading
+
+    async def find(self, tenant: str, key: str, request_hash: str) -> Begun | None:
+        """Return the run that a key names, None for a new key. Raises IdempotencyConflictError."""
+        found = await self._read(lambda db: leases.known(db, tenant, key, request_hash))
+        if isinstance(found, str):
+            raise leases.refused(found)
+        return found
 
     async def _read(self, ask: Callable[[Database], T]) -> T:
         if self._is_closed:
@@ -391,10 +398,3 @@ class Journal:
 def _cancelling(run_id: str, *, waits: bool = False) -> Write:
     apply = partial(leases.cancel, run_id=run_id)
     return Write(apply, run_id=run_id, waits=waits, changes_leases=True)
-
-
-async def _end_of(write: Write) -> Any:
-    """Return what came of a queued write; it is done even if nobody waits any more."""
-    result = asyncio.wrap_future(write.future)
-    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # is not logged
-    return await asyncio.shield(result)

@@ -48,20 +48,24 @@ def begin(
         (run_id, spec.tenant, spec.key, spec.fingerprint, now_s, now_s, owner, now_s + lease_s),
     )
     if not inserted:
-        return _known(database, spec)
+        found = known(database, spec.tenant, spec.key, spec.fingerprint)
+        assert found is not None
+        return found
     save_document(database, run_id, "spec", stored)
     return Begun(run_id, True, "queued", Lease(run_id, owner, 1, now_s))
 
 
-def _known(database: Database, spec: RunSpec) -> Begun | str:
+def known(database: Database, tenant: str, key: str | None, fingerprint: str) -> Begun | str | None:
+    """Return the run that a key names, None for a new key; text is why the key is refused."""
     rows = database.execute(
-        "SELECT id, request_hash FROM run WHERE tenant = ? AND idempotency_key = ?",
-        (spec.tenant, spec.key),
+        "SELECT id, request_hash FROM run WHERE tenant = ? AND idempotency_key = ?", (tenant, key)
     )
+    if not rows:
+        return None
     run_id, request_hash = rows[0]
-    if request_hash != spec.fingerprint:
+    if request_hash != fingerprint:
         return (
-            f"the idempotency key {spec.key!r} belongs to run {run_id}, which was begun by another "
+            f"the idempotency key {key!r} belongs to run {run_id}, which was begun by another "
             "request; use a new key, or send the same request again"
         )
     state: Any = load_run(database, run_id).shown_state(database.now_s())

@@ -2,10 +2,9 @@
 
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 from openzaya.core.errors import ConfigError
 from openzaya.ttc.journal.database import Database, Trouble, Value, other_schema
@@ -37,16 +36,20 @@ class PostgresDatabase(Database):
                 "pip install 'openzaya[postgres]'"
             ) from error
         self._url = url
-        parts = urlsplit(url)
-        self._where = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        who, _, where = url.partition("://")[2].rpartition("@")
+        self._where = f"postgresql://{where.partition('?')[0]}"
         self._connection: Any = None
+        self._is_within = False
+        """Within a transaction, which ends with its connection."""
         self._clock_offset_s = 0.0
         try:
             self._connect()
             self._prepare()
         except self._psycopg.Error as error:
+            told, secret = str(error), who.partition(":")[2]
+            told = told.replace(secret, "***") if secret else told
             raise JournalError(
-                f"the journal {self._where} cannot be opened: {error}; check the address, the "
+                f"the journal {self._where} cannot be opened: {told}; check the address, the "
                 "user and that the server runs"
             ) from error
 
@@ -54,9 +57,9 @@ class PostgresDatabase(Database):
         self._connection = self._psycopg.connect(
             self._url, autocommit=True, client_encoding="utf-8", connect_timeout=10
         )
-        self.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        self.execute(f"SET search_path TO {SCHEMA}")
-        now = self.execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0]
+        self._execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        self._execute(f"SET search_path TO {SCHEMA}")
+        now = self._execute("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0]
         self._clock_offset_s = float(now) - monotonic()
 
     def _prepare(self) -> None:
@@ -72,19 +75,50 @@ class PostgresDatabase(Database):
                 raise JournalError(other_schema(self._where, rows[0][0]))
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows, if it has any."""
+        """Run one statement and return its rows, if it has any.
+
+        Outside of a transaction one that meets a lost connection is run again on a new one.
+        """
+        try:
+            return self._execute(sql, values)
+        except self._psycopg.OperationalError as error:
+            if self._is_within or not self._connection.closed:
+                raise
+            try:
+                self._connect()
+                return self._execute(sql, values)
+            except self._psycopg.OperationalError:
+                raise JournalError(
+                    f"the journal {self._where} cannot be read: {error}; bring its server back"
+                ) from error
+
+    def _execute(self, sql: str, values: Sequence[Value] = ()) -> list[tuple[Any, ...]]:
         cursor = self._connection.execute(sql.replace("?", "%s"), values or None)
         return cursor.fetchall() if cursor.description else []
 
     @contextmanager
     def transaction(self, durable: bool) -> Iterator[None]:
         """Commit what the block does, or nothing of it."""
-        if self._connection.closed:
-            self._connect()
-        with self._connection.transaction():
-            if not durable:
-                self.execute("SET LOCAL synchronous_commit TO off")
-            yield
+        with self._begun():
+            self._is_within = True
+            try:
+                if not durable:
+                    self.execute("SET LOCAL synchronous_commit TO off")
+                yield
+            finally:
+                self._is_within = False
+
+    def _begun(self) -> ExitStack:
+        """Begin a transaction, on a new connection where the old one is lost."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._connection.transaction())
+            except self._psycopg.OperationalError:
+                if not self._connection.closed:
+                    raise
+                self._connect()
+                stack.enter_context(self._connection.transaction())
+            return stack.pop_all()
 
     def is_untouched(self) -> bool:
         """Deny it: PostgreSQL does not tell."""

@@ -5,6 +5,7 @@ at once, the many of a busy gateway share. Runs do not wait for their events; on
 ends a run does.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -33,7 +34,7 @@ CLOSING_TRIES = 3
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Write", "Writer"]
+__all__ = ["Write", "Writer", "end_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,13 @@ class Write:
         if self.on_error is not None:
             self.on_error(result)
         self.future.set_exception(result)
+
+
+async def end_of(write: Write) -> Any:
+    """Return what came of a queued write; it is done even if nobody waits any more."""
+    result = asyncio.wrap_future(write.future)
+    result.add_done_callback(lambda done: done.cancelled() or done.exception())  # is not logged
+    return await asyncio.shield(result)
 
 
 @dataclass(slots=True, eq=False)
