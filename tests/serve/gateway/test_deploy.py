@@ -1,6 +1,7 @@
 """The files for running the gateway elsewhere: they can be read, and name what there is."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from openzaya.cli.main import build_parser, load_verb
 from openzaya.serve.gateway.metrics import GatewayMetrics
 from openzaya.serve.keys import load_keys
 
-FOLDER = Path(__file__).parents[3] / "deploy" / "gateway"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "gateway"
 NAME = re.compile(r"\bopenzaya_\w+")
 
 
@@ -58,6 +60,11 @@ def test_the_keys_that_the_compose_file_asks_for_are_made_as_it_says(tmp_path):
     keys = load_keys(tmp_path / "keys.txt")
     assert keys.rights(f"Bearer {(tmp_path / 'metrics_key').read_text()}") == {"metrics"}
     assert "infer" in keys.rights(f"Bearer {made.stdout.removeprefix('your key: ').strip()}")
+    # The gateway must run as the owner of a file that nobody else may read.
+    assert (tmp_path / ".env").read_text() == f"OWNER={os.getuid()}:{os.getgid()}\n"
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    for path in tmp_path.iterdir():
+        assert f"/deploy/gateway/{path.name}" in ignored
 
 
 def test_the_compose_file_starts_the_gateway_with_flags_that_it_knows():
@@ -66,11 +73,29 @@ def test_the_compose_file_starts_the_gateway_with_flags_that_it_knows():
     args = build_parser(load_verb("serve")).parse_args(words)
     assert args.upstream == ["http://engine:30000"]
     assert args.keys == "/keys.txt"
+    assert services["gateway"]["user"].startswith("${OWNER:-")
     for service in services.values():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             made_by_the_user = source in ("./keys.txt", "./metrics_key")
             assert not source.startswith(".") or made_by_the_user or (FOLDER / source).exists()
+
+
+def test_the_image_is_built_of_files_that_exist_and_that_the_builder_is_given():
+    steps = re.findall(r"^COPY (.*) \S+$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {Path(name).name for step in steps for name in step.split()}
+    kept = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert copied == set(kept)
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_journals_of_containers_lie_in_the_volume_and_not_with_root():
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    folder = re.search(r"^ENV XDG_STATE_HOME=(\S+)$", dockerfile, re.MULTILINE)[1]
+    assert f"mkdir -m 1777 {folder}\n" in dockerfile
+    assert re.search(r"^USER [1-9]", dockerfile, re.MULTILINE)
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    assert f"journal:{folder}" in services["gateway"]["volumes"]
 
 
 def test_every_file_of_the_folder_can_be_read():

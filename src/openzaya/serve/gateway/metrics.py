@@ -141,7 +141,8 @@ class UpstreamCollector(Collector):
             for known in STATES:
                 state.add_metric((*names, known), float(found.get("state") == known))
             for name, family in families:
-                family.add_metric(names, float(found.get(name) or 0))
+                if found.get(name) is not None:  # an engine in this process counts no calls
+                    family.add_metric(names, float(found[name]))
             for kind, count in (found.get("failures") or {}).items():
                 failures.add_metric((*names, str(kind)), float(count))
         return iter((state, *gauges.values(), *counters.values(), failures))
