@@ -14,9 +14,10 @@ export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFF
 
 "$python" - <<'PY' || exit 2
 import sys
-import torch, triton
+import torch
 if not torch.cuda.is_available():
     sys.exit(f"torch {torch.__version__} sees no CUDA device; run this on a machine with a GPU")
+import triton
 print(f"torch {torch.__version__}, triton {triton.__version__}, {torch.cuda.get_device_name()}")
 PY
 

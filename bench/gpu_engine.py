@@ -24,6 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+if not torch.cuda.is_available():  # else Triton may be missing, and the kernels with it
+    raise SystemExit(f"torch {torch.__version__} sees no CUDA device; run this where there is one")
+
 from openzaya.engine.cuda.forward import CudaPass
 from openzaya.engine.engine import Engine
 from openzaya.engine.passes import TorchPass

@@ -34,6 +34,15 @@ def test_prepare_prints_the_card_and_a_second_time_the_same_one(prepared, capsys
     assert "| 120 | 1 | 1 | 0 | 0 | 0 |" in shown.out
 
 
+def test_a_system_that_does_not_tell_which_cores_are_ours_prepares_too(prepared, monkeypatch):
+    """macOS has no such call."""
+    *_, words = prepared
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert words[-2:] == ["-j", "1"]
+    assert cli.main([*words[:-2], "--quiet"]) == 0
+
+
 def test_inspect_shows_text_mask_and_cut_and_obeys_no_control_characters(prepared, capsys):
     folder, *_ = prepared
     assert cli.main(["data", "inspect", str(folder)]) == 0

@@ -51,6 +51,30 @@ def test_a_solved_question_is_listed_and_shown_with_its_lineage(capsys):
     assert "--- tail\n" in out
 
 
+def test_a_list_has_a_line_for_each_run_or_four_where_it_would_not_fit(capsys, monkeypatch):
+    run_id = recorded(capsys)
+
+    def no_terminal(*_):
+        raise OSError
+
+    monkeypatch.setattr("os.get_terminal_size", no_terminal)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    heading, line = run(capsys, "list")[1].splitlines()
+    assert heading.split() == ["id", "began", "state", "preset", "tokens", "question", "answer"]
+    _, day, hour, state, preset, tokens, *texts = line.split()
+    assert (state, texts) == ("done", ["what", "is", "it?", "42"])
+    assert [line.rindex(word) for word in ("done", "what", "42")] == [
+        heading.index(word) for word in ("state", "question", "answer")
+    ]
+    monkeypatch.setenv("COLUMNS", str(len(heading)))
+    assert run(capsys, "list")[1].splitlines() == [heading, line]
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = run(capsys, "list")[1].splitlines()
+    about = f"  {day} {hour}, {preset}, {tokens} tokens"
+    assert lines == [f"{run_id}  done", about, "  what is it?", "  -> 42"]
+    assert max(map(len, lines)) <= 40
+
+
 def test_a_run_names_its_preset_also_where_nobody_did(capsys):
     assert recorded(capsys)
     with serving(Mock(content=r"so \boxed{42}")) as mock:

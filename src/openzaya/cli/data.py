@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -90,9 +89,10 @@ def run_prepare(args: argparse.Namespace) -> int:
     from openzaya.cli.samplers import model_folder
     from openzaya.data.card import markdown
     from openzaya.data.prepare import prepare
+    from openzaya.sandbox.executor import num_cores
 
     config = prepare_config(args)
-    workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0))
+    workers = num_cores() if args.workers is None else args.workers
     if workers < 1:
         raise ConfigError(
             f"--workers is {workers}, expected at least 1; leave it out for all cores"

@@ -1,11 +1,35 @@
-"""A recorded run as text: stages, answers, tokens, and who saw whose tail."""
+"""Recorded runs as text: a list of them; of one its stages, tokens, and who saw whose tail."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+
+from rich.cells import cell_len, set_cell_size
 
 from openzaya.cli.progress import clip, printable
 
 View = Mapping[str, Any]
+LISTED = ("id", "began", "state", "preset", " tokens", "question", "answer")
+
+
+def list_text(runs: Sequence[View], width: int) -> str:
+    """Return a table of RunSummaries, or four lines for each where it is wider than `width`."""
+    rows = [LISTED, *map(cells, runs)]
+    sizes = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    if sum(sizes) + 2 * (len(sizes) - 1) <= width:
+        padded = ([set_cell_size(*cell) for cell in zip(row, sizes, strict=True)] for row in rows)
+        return "\n".join("  ".join(row).rstrip() for row in padded)
+    return "\n".join(
+        f"{run_id}  {state}\n  {began}, {preset}, {tokens.strip()} tokens\n  {asked}\n  -> {answer}"
+        for run_id, began, state, preset, tokens, asked, answer in rows[1:]
+    )
+
+
+def cells(run: View) -> tuple[str, ...]:
+    """Return a RunSummary as the cells of its line."""
+    began = datetime.fromtimestamp(run["created"]).strftime("%Y-%m-%d %H:%M")
+    facts = (run["state"], run["preset"] or "-", f"{run['usage']['generated']:>7}")
+    return (run["id"], began, *facts, clip(run["question"]), clip(run["answer"] or run["error"]))
 
 
 def run_text(detail: View) -> str:

@@ -4,12 +4,12 @@ import argparse
 import asyncio
 import json
 import math
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from openzaya.core.errors import RequestError
 
@@ -125,29 +125,20 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 async def list_runs(journal: "Journal", args: argparse.Namespace) -> int:
-    """Print a table of runs, or their summaries as JSON."""
+    """Print the newest runs, as text or as JSON."""
     if args.limit < 1:
         raise RequestError(f"--limit is {args.limit}; give at least 1")
     found = await journal.runs(args.limit, state=args.state)
     if args.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    if not found:
+        print("no runs yet: `openzaya solve` and `openzaya serve` add some")
+        return 0
+    from openzaya.cli.run_text import list_text
 
-    from openzaya.cli.progress import clip
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("id", "began", "state", "preset", "tokens", "question", "answer"):
-        side: Literal["left", "right"] = "right" if heading == "tokens" else "left"
-        table.add_column(heading, justify=side, no_wrap=heading == "id")
-    for shown in found:
-        began = datetime.fromtimestamp(shown["created"]).strftime("%Y-%m-%d %H:%M")
-        facts = (shown["preset"], str(shown["usage"]["generated"]))
-        texts = (clip(shown["question"]), clip(shown["answer"] or shown["error"]))
-        table.add_row(shown["id"], began, shown["state"], *facts, *texts)
-    console = Console(highlight=False, markup=False)
-    console.print(table if found else "no runs yet: `openzaya solve` and `openzaya serve` add some")
+    # COLUMNS, else the terminal's; a pipe has no width, and a run stays a line there.
+    print(list_text(found, shutil.get_terminal_size(fallback=(sys.maxsize, 1)).columns))
     return 0
 
 

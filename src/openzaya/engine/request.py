@@ -173,11 +173,6 @@ class Output:
     finish_reason: FinishReason
     """"stop" after a stop token, "length" at `max_tokens` or the slot's end, else "abort"."""
 
-    @property
-    def expert_ids(self) -> npt.NDArray[np.uint8] | None:
-        """The same array as `experts`."""
-        return self.experts
-
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Request:
