@@ -294,7 +294,7 @@ def test_addresses_with_a_path_or_of_ipv6_are_fine(url):
 @pytest.mark.parametrize(
     ("served", "asked", "message"),
     [
-        (["a", "b"], "", r"choice is needed from the 2 models.*a, b.*--upstream-model"),
+        (["a", "b"], "", r"choice is needed from the 2 models.*a, b.*as in .*#a"),
         (["a", "b"], "c", r"'c' is not among the 2 models.*a, b"),
         ([], "", r"0 models"),
     ],

@@ -11,7 +11,7 @@ from backends.mock_openai import Mock, first_events, serve, status
 
 from openzaya.backends import chat_call
 from openzaya.backends.capabilities import refuse_unsafe
-from openzaya.backends.http_server import HttpConfig
+from openzaya.backends.http_server import HttpConfig, server_at
 from openzaya.backends.mock import MockConfig, MockUpstream
 from openzaya.backends.pool import PoolConfig, Upstreams
 from openzaya.backends.run_sampler import RetryBudget
@@ -386,6 +386,21 @@ def test_a_server_that_speaks_no_tls_cannot_be_reached_over_it():
             with pytest.raises(UpstreamError, match=r"cannot be reached \(SSLError"):
                 async with Upstreams([HttpConfig(url=server.url.replace("http:", "https:"))]):
                     raise AssertionError("it must not open")
+
+    run(main())
+
+
+def test_models_of_one_server_are_named_behind_its_address():
+    async def main():
+        async with MockUpstream(replace(FAST, model="big,small")) as mock:
+            configs = [
+                replace(server_at(f"{mock.url}#{name}"), **QUICK) for name in ("small", "big")
+            ]
+            async with Upstreams(configs, PoolConfig(stage_models=("big", "small"))) as pool:
+                assert pool.models == ("small", "big")
+                sampler = pool.sampler()
+                replies = [await sampler.sample(replace(ASK, stage=stage)) for stage in range(2)]
+                assert [reply.served.model for reply in replies] == ["big", "small"]
 
     run(main())
 

@@ -89,6 +89,12 @@ class HttpConfig:
             raise ConfigError(f"weight is {self.weight}; choose a number above 0")
 
 
+def server_at(address: str) -> HttpConfig:
+    """Return how to talk to the server at URL, or at URL#MODEL where it has several models."""
+    url, _, model = address.partition("#")
+    return HttpConfig(url=url, model=model)
+
+
 ASSUMED_CHARS_PER_TOKEN = 4.0
 """Until a reply's usage shows the ratio."""
 SHOWN_TOKENS = 32
@@ -178,9 +184,10 @@ class Server:
             found = (
                 f"model {self.model!r} is not among" if self.model else "a choice is needed from"
             )
+            example = names[0] if names else "NAME"
             raise UpstreamError(
                 f"{found} the {len(names)} models of {self.base} ({', '.join(names[:5])}); name "
-                "one with --upstream-model"
+                f"one behind the address, as in {self.base}#{example}"
             )
         entry = served.get(self.model, {})
         told = entry.get("max_model_len")

@@ -169,7 +169,7 @@ class Upstream:
             told = clip(self.server.clean(told))
             raise OtherModelError(
                 f"{self.server.base} was asked for model {asked!r} and answered as {told!r}; name "
-                "the model that you mean with --upstream-model"
+                f"the model that you mean behind the address, as in {self.server.base}#NAME"
             )
 
     def status(self) -> dict[str, Any]:

@@ -62,9 +62,10 @@ async def open_sampler(
 ) -> "AsyncIterator[Sampler]":
     """Yield a sampler for the bundled model, a folder or a URL."""
     if model.startswith(("http://", "https://")):
-        from openzaya.backends.openai_http import HttpConfig, OpenAISampler
+        from openzaya.backends.http_server import server_at
+        from openzaya.backends.openai_http import OpenAISampler
 
-        server = HttpConfig(url=model, model=upstream_model)
+        server = server_at(f"{model}#{upstream_model}" if upstream_model else model)
         asks_all = config.answer_reserve_tokens is not None
         async with OpenAISampler(server, probes_all=asks_all) as remote:
             yield remote

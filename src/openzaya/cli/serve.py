@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,7 @@ EXAMPLES = """
 examples:
   openzaya serve                                      the bundled nano model on 127.0.0.1:8000
   openzaya serve --upstream http://gpu1:30000 --upstream http://gpu2:30000
+  openzaya serve --upstream https://api.example.com/v1#MODEL   one that has several models
   openzaya serve --model DIR --port 9000 --context 32768
   openzaya serve --model DIR --host 0.0.0.0 --keys keys.txt
   openzaya serve --set max_runs=16 --set log_format=json       any other setting
@@ -54,7 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--model", default=DEFAULT_MODEL, help="nano or a model folder [nano]")
     parser.add_argument(
-        "--upstream", action="append", default=[], metavar="URL", help="another server; repeatable"
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another server, or URL#MODEL; repeatable",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one [8000]")
@@ -135,18 +141,18 @@ def upstream_app(
 
     The servers are asked for their models when the application starts.
     """
-    from openzaya.backends.http_server import HttpConfig
+    from openzaya.backends.http_server import server_at
     from openzaya.backends.pool import PoolConfig, Upstreams
     from openzaya.serve.gateway.assembly import upstream_gateway
 
     servers = [
-        HttpConfig(
-            url=url,
+        replace(
+            server_at(address),
             max_in_flight=args.max_slots or DEFAULT_IN_FLIGHT,
             first_token_s=config.first_token_s,
             between_tokens_s=config.between_tokens_s,
         )
-        for url in args.upstream
+        for address in args.upstream
     ]
     pool = Upstreams(servers, PoolConfig(job_share=config.run_share, queue_s=config.queue_s))
     app, gateway = upstream_gateway(pool, pool, config, keys, open_journal(config))
