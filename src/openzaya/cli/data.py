@@ -120,7 +120,7 @@ def told_when_stopped(out: str) -> "Iterator[None]":
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Print one document."""
-    from openzaya.data.shards import load_prepared, read_table
+    from openzaya.data.shards import load_prepared, planned_contexts
     from openzaya.text.tokenizer import TextTokenizer
 
     folder = Path(args.folder)
@@ -131,9 +131,8 @@ def run_inspect(args: argparse.Namespace) -> int:
             f"0 to {len(prepared) - 1}, or -1 for the last"
         )
     tokenizer = TextTokenizer.load(folder / "tokenizer")
-    planned = read_table(folder / "plan.json")["settings"]["contexts"]
     document = prepared[args.index]
-    found = describe(document, tokenizer, args.context or planned)
+    found = describe(document, tokenizer, args.context or planned_contexts(folder))
     found = {"index": args.index % len(prepared), "of": len(prepared), **found}
     if args.json:
         print(json.dumps(found))
