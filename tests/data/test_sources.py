@@ -1,7 +1,9 @@
 """Chunks of a file hold every record once, whatever their size; damage is named."""
 
 import gzip
+import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,29 @@ def test_lines_that_cannot_be_read_are_faults_and_their_neighbors_are_not(tmp_pa
         assert values[::2] == [{"text": "x"}] * 6
         assert [value.reason for value in values[1::2]] == list(bad.values())
         assert all(isinstance(v, Fault) and len(v.excerpt) <= 900 for v in values[1::2])
+
+
+def test_a_line_longer_than_many_chunks_is_read_once(tmp_path, monkeypatch):
+    """A large array that somebody calls jsonl; each chunk looked for its end."""
+    file = tmp_path / "a.jsonl"
+    line = json.dumps([{"text": "x"}] * 2_000).encode()
+    file.write_bytes(line + b'\n{"text": "y"}\n')
+    read_bytes = 0
+
+    class Counted(io.BytesIO):
+        def readline(self, size=-1):
+            nonlocal read_bytes
+            found = super().readline(size)
+            read_bytes += len(found)
+            return found
+
+    monkeypatch.setattr(sources, "_open", lambda name: Counted(Path(name).read_bytes()))
+    for most in (100, 1 << 20):
+        read_bytes = 0
+        values = read(file, chunk_bytes=64, most=most)
+        assert values[-1] == {"text": "y"}
+        assert len(values) == 2
+        assert read_bytes < 3 * len(line)
 
 
 def test_the_longest_line_allowed_is_read(tmp_path):

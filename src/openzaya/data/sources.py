@@ -278,12 +278,12 @@ def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
         place = chunk.start
         if place:
             stream.seek(place - 1)
-            place += _skip_line(stream) - 1
+            place += _skip_line(stream, end - place + 1) - 1
         while place < end and (line := stream.readline(most_bytes + 1)):
             begun = place
             place += len(line)
             if len(line) > most_bytes and not line.endswith(b"\n"):
-                place += _skip_line(stream)
+                place += _skip_line(stream, end - place)
                 yield Row(begun, _fault("line too long", line))
             elif line.strip():
                 yield Row(begun, decode(line))
@@ -323,10 +323,10 @@ def _whole_or_lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
         yield Row(number, decode(json.dumps(value).encode()) if b"\\u" in text else value)
 
 
-def _skip_line(stream: IO[bytes]) -> int:
-    """Go behind the end of the line without holding it; return the bytes passed."""
+def _skip_line(stream: IO[bytes], most: int) -> int:
+    """Go behind the line's end, or `most` bytes, without holding it; return the bytes passed."""
     passed = 0
-    while part := stream.readline(1 << 20):
+    while passed < most and (part := stream.readline(min(1 << 20, most - passed))):
         passed += len(part)
         if part.endswith(b"\n"):
             break
