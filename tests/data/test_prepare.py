@@ -321,6 +321,19 @@ def test_a_full_disk_and_a_folder_within_the_source_are_told_with_a_cure(tmp_pat
         prepare(tmp_path / "other", {"all": str(tmp_path)}, model, SMALL)
 
 
+def test_only_what_a_killed_run_left_is_deleted_in_a_folder_that_holds_more(tmp_path, model):
+    """Somebody's project, prepared into as `.`."""
+    out = tmp_path / "out"
+    kept = (".git/config", ".env", ".00099.1.txt", "shards/.cache/x", ".plan.json.old")
+    left = (".plan.json.12", ".DATA_CARD.md.7", "shards/.00099.12/tokens.npy")
+    for name in (*kept, *left):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("x")
+    prepare(out, write_sources(tmp_path, 4)[0], model, SMALL)
+    assert [(out / name).exists() for name in kept] == [True] * len(kept)
+    assert [(out / name).exists() for name in left] == [False] * len(left)
+
+
 def test_what_cannot_begin_leaves_nothing_behind(tmp_path, model):
     sources, *_ = write_sources(tmp_path, 10)
     out, damaged = tmp_path / "new" / "out", tmp_path / "damaged"

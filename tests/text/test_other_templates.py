@@ -103,7 +103,7 @@ NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 
         ("reasoning", HEADED.source, [*ASKED, Message("assistant", "B", "R")], None),
         ("tool_calls", HEADED.source, CALLING, None),
         ("tool_calls", FIRST_CALL, CALLING, None),
-        ("the place of the text beside tool_calls", CALLS_ALONE, CALLING, None),
+        ("the text beside tool_calls", CALLS_ALONE, CALLING, None),
         ("tools", ALL_CALLS, CALLING, TOOLS),
         ("tools", FIRST_TOOL, CALLING, [*TOOLS, {"name": "g"}]),
         ("the text of the system", NO_SYSTEM, [Message("system", "S"), *CHAT], None),
@@ -111,7 +111,7 @@ NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 
 )
 def test_what_a_template_would_lose_without_a_word_is_refused(lost, source, messages, tools):
     chat = replace(HEADED, source=source)
-    with pytest.raises(DataError, match=f"leaves out {lost}, expected one .*take {lost} out"):
+    with pytest.raises(DataError, match=rf"leaves out {lost}.*, expected one .*take it out"):
         chat.encode_turns(messages, HEADS, tools=tools)
     assert chat.encode_prompt(messages[:1], HEADS, tools=tools)
 

@@ -20,6 +20,7 @@ themselves, the manifest's fingerprint is one.
 import hashlib
 import json
 import os
+import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,8 @@ FORMAT = 1
 """Of manifest.json."""
 PLAN_FORMAT = 2
 """Of plan.json and shard.json: what a run needs to continue."""
+_PART = re.compile(r"\.(\d{5,}|(plan|manifest|card)\.json|DATA_CARD\.md|quarantine\.jsonl)\.\d+")
+"""Names that `write_folder` and `write_whole` give to what is not finished."""
 _CONTINUE = (
     "expected a folder that `openzaya data prepare` finished: run it again, it continues where it "
     "stopped"
@@ -135,11 +138,13 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed had begun."""
+    """Delete what processes that were killed had begun, and nothing else that is hidden."""
     for path in folder.glob(".*"):
+        if not _PART.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        else:
             path.unlink()
 
 

@@ -36,6 +36,7 @@ _NOT_DATA = (
 """Descriptions that lie beside data. Source: `datasets` 5.2, data_files.py; it writes the last."""
 _VERSIONS = ("ETag", "etag", "blob_id", "Last-Modified")
 """What file systems of fsspec call the version of a file: S3 and HTTP, others, the Hub, HTTP."""
+_ODD = (RecursionError, OverflowError, MemoryError, SystemError)
 _SPLIT = r"(?:^|[-._ 0-9/])(?:{})(?=[-._ 0-9/]|$)"
 _TRAIN = re.compile(_SPLIT.format("train|training"))
 _HELD_OUT = re.compile(_SPLIT.format("validation|valid|dev|val|test|testing|eval|evaluation"))
@@ -125,9 +126,9 @@ def rows_of(chunk: Chunk, most_bytes: int, fields: Collection[str] = ()) -> Iter
             yield from _whole_or_lines(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
-    # pyarrow's errors are ValueErrors, OSErrors or, for dates out of range, OverflowErrors; a cut
-    # gzip stream is an EOFError.
-    except (OSError, ValueError, EOFError, RecursionError, OverflowError, zlib.error) as error:
+    # pyarrow's errors are ValueErrors, OSErrors or, for dates out of range, OverflowErrors, for sizes
+    # with flipped bits MemoryErrors and SystemErrors; a cut gzip stream is an EOFError.
+    except (OSError, ValueError, EOFError, *_ODD, zlib.error) as error:
         raise DataError(
             f"{chunk.file} is damaged or cannot be read ({error}); fetch it again, or leave it out"
         ) from error

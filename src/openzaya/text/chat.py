@@ -175,14 +175,15 @@ class ChatTemplate:
         pieces = self._pieces(turns, tools, add_generation_prompt=False, thinking=True)
         if pieces is None:
             raise DataError(
-                "the chat template rewrites what messages contain, so reasoning and answers cannot "
-                "be found in its text; train with the pinned template (ChatTemplate.pinned())"
+                "the chat template rewrites what messages contain, expected one that writes them "
+                "as they are or trimmed, or reasoning and answers cannot be found in its text; "
+                "put such a chat_template.jinja into the tokenizer's folder (docs/guides/data.md)"
             )
         if lost := self._left_out(turns, tools, pieces):
             raise DataError(
                 f"the chat template leaves out {lost}, expected one that writes all that a record "
-                "holds; put such a chat_template.jinja into the tokenizer's folder, or take "
-                f"{lost} out of the records"
+                "holds; put such a chat_template.jinja into the tokenizer's folder "
+                "(docs/guides/data.md), or take it out of the records"
             )
         openings = _openings(self)
         pieces = [part for piece in pieces for part in _split_opening(piece, openings)]
@@ -210,7 +211,7 @@ class ChatTemplate:
             if content and (number, content) not in written:
                 return f"the text of the {turn['role']}"
             if turn.get("tool_calls") and number not in generated:
-                return "the place of the text beside tool_calls"
+                return "the text beside tool_calls (where a reply begins, even if it is empty)"
         named, named_tools, names = name_functions(turns, tools)
         text = self._render(named, False, True, named_tools) if names else ""
         return next((kind for name, kind in names.items() if name not in text), "")
