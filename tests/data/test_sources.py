@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.core.errors import DataError
+from openzaya.core.seeding import stream
 from openzaya.data import sources
+from openzaya.data.arrow import arrow_batches
 from openzaya.data.sources import Fault, chunks_of, file_hash, rows_of
 
 MOST = 1 << 20
@@ -192,6 +195,30 @@ def test_a_damaged_file_or_one_that_changed_is_named(tmp_path):
         list(rows_of(chunk, MOST))
 
 
+def test_flipped_bits_in_a_table_are_told_or_read(tmp_path):
+    """Sizes with flipped bits bring about errors of Python itself, such as SystemError."""
+    arrow = pytest.importorskip("pyarrow")
+    turns = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]]
+    file = tmp_path / "a.feather"
+    pytest.importorskip("pyarrow.feather").write_feather(arrow.table({"messages": turns}), file)
+    whole, rng, told = file.read_bytes(), stream(1, "flips"), 0
+    for _ in range(150):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            read(file)
+        except DataError:
+            told += 1
+    assert 0 < told < 150
+    places = arrow.py_buffer(struct.pack("<3i", 0, 1 << 20, 2))  # of two texts of a letter each
+    texts = arrow.StringArray.from_buffers(2, places, arrow.py_buffer(b"xy"))
+    with arrow.ipc.new_file(file, arrow.schema([("text", arrow.string())])) as writer:
+        writer.write_batch(arrow.record_batch([texts], names=["text"]))
+    with pytest.raises(DataError, match=r"is damaged .*[Oo]ffset"):
+        read(file)
+
+
 def test_nothing_to_read_and_unknown_formats_are_refused(tmp_path):
     for name in ("none", "."):
         with pytest.raises(DataError, match="has nothing to read"):
@@ -280,7 +307,7 @@ def test_files_of_arrow_and_feather_are_read_in_small_batches(tmp_path, compress
             writer.write_table(table)
         assert read(tmp_path / name) == rows
         with (tmp_path / name).open("rb") as stream:
-            assert max(batch.num_rows for batch in sources._arrow_batches(stream)) == 256
+            assert max(batch.num_rows for batch in arrow_batches(stream)) == 256
         (tmp_path / name).write_bytes(b"ARROW1 and nothing else")
         with pytest.raises(DataError, match="is damaged"):
             read(tmp_path / name)

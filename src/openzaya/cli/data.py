@@ -38,7 +38,8 @@ read along with what is trained: name one of them, such as 'data/train' or 'data
 folder whose README.md names several configurations, name the files of each that you mean.
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
 completion; question and answer. A record of which the folder's chat template would leave something
-out (reasoning, calls, tools) is bad. Killed? Run the same command again: finished chunks are kept.
+out (reasoning, calls, tools) is bad: docs/guides/data.md has the cure, a template of your own.
+Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share
 """
 SHOWN_TOKENS = 160

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
+from openzaya.data.arrow import arrow_batches
 from openzaya.data.subsets import check_subsets
 
 _ARROW = (".arrow", ".feather")
@@ -126,7 +127,7 @@ def rows_of(chunk: Chunk, most_bytes: int, fields: Collection[str] = ()) -> Iter
             yield from _whole_or_lines(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
-    # pyarrow's errors are ValueErrors, OSErrors or, for dates out of range, OverflowErrors, for sizes
+    # pyarrow's errors are ValueErrors and OSErrors, of dates out of range OverflowErrors, of sizes
     # with flipped bits MemoryErrors and SystemErrors; a cut gzip stream is an EOFError.
     except (OSError, ValueError, EOFError, *_ODD, zlib.error) as error:
         raise DataError(
@@ -356,7 +357,7 @@ def _table_rows(chunk: Chunk, fields: Collection[str]) -> Iterator[Row]:
     number = 0
     with _open(chunk.file) as stream:
         if chunk.file.endswith(_ARROW):
-            batches = _arrow_batches(stream, fields)
+            batches = arrow_batches(stream, fields)
         else:
             file = _package("pyarrow.parquet").ParquetFile(stream)
             groups = range(chunk.start)
@@ -367,23 +368,6 @@ def _table_rows(chunk: Chunk, fields: Collection[str]) -> Iterator[Row]:
             for at, value in enumerate(_values(batch)):
                 yield Row(number + at, value)
             number += batch.num_rows
-
-
-def _arrow_batches(stream: IO[bytes], fields: Collection[str] = ()) -> Iterator[Any]:
-    """Go through a file of Arrow's (as Feather is) or a stream of it (as `datasets` writes it)."""
-    ipc = _package("pyarrow.ipc")
-    is_file = stream.read(6) == b"ARROW1"
-    stream.seek(0)
-    if is_file:
-        file = ipc.open_file(stream)
-        batches = map(file.get_batch, range(file.num_record_batches))
-    else:
-        batches = ipc.open_stream(stream)
-    for whole in batches:  # which may be the whole table
-        known = [i for i, name in enumerate(whole.schema.names) if name in fields]
-        batch = whole.select(known) if known else whole
-        for start in range(0, batch.num_rows, 256):
-            yield batch.slice(start, 256)
 
 
 def _values(batch: Any) -> list[object]:
