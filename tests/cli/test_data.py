@@ -122,6 +122,9 @@ def test_the_bundled_models_tokenizer_is_named_nano(tmp_path, capsys):
     assert shown.out == f"examples in {pairs}: 1\n"
     assert "tail_source is 'thinking'" in shown.err  # the attempt without reasoning shows nothing
     assert "because" in (tmp_path / "pairs.jsonl").read_text()
+    assert cli.main(["data", "aggregate", pools, pools, "--tokenizer", "nano"]) == 2
+    assert "is read and would be overwritten" in capsys.readouterr().err
+    assert len((tmp_path / "pools.jsonl").read_text().splitlines()) == 2
     words = ["data", "prepare", out, pairs, "--tokenizer", "nano", "--loss", "last", "-j", "1"]
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["documents"] == 1

@@ -112,6 +112,22 @@ records = json_values | st.fixed_dictionaries(
 )
 
 
+def nested(depth):
+    value: object = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_a_record_that_is_nested_too_deeply_is_left_out_and_its_neighbors_are_not(field):
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    bad = {**good, field: [{"name": "f", "parameters": {"properties": nested(900)}}]}
+    documents, encoder = encode([good, bad, good])
+    assert len(documents) == 2
+    assert encoder.reasons() == {"nested too deeply": 1}
+
+
 @settings(deadline=None, max_examples=300)
 @given(value=records)
 @example(value={"messages": [{"role": "assistant", "content": [{"type": []}]}]})

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from text.tiny_tokenizers import BARE
 
-from openzaya.core.errors import ConfigError, DataError
+from openzaya.core.errors import ConfigError, DataError, OpenZayaError
 from openzaya.core.seeding import stream
 from openzaya.data.ap_trim import ap_trim
 from openzaya.data.documents import Corpus, save_corpus
@@ -319,6 +319,37 @@ def test_a_full_disk_and_a_folder_within_the_source_are_told_with_a_cure(tmp_pat
     prepare(tmp_path / "out", sources, model, SMALL)
     with pytest.raises(DataError, match="lies in the source"):
         prepare(tmp_path / "other", {"all": str(tmp_path)}, model, SMALL)
+
+
+def test_only_what_a_killed_run_left_is_deleted_in_a_folder_that_holds_more(tmp_path, model):
+    """Somebody's project, prepared into as `.`."""
+    out = tmp_path / "out"
+    kept = (".git/config", ".env", ".00099.1.txt", "shards/.cache/x", ".plan.json.old")
+    left = (".plan.json.12", ".DATA_CARD.md.7", "shards/.00099.12/tokens.npy")
+    for name in (*kept, *left):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("x")
+    prepare(out, write_sources(tmp_path, 4)[0], model, SMALL)
+    assert [(out / name).exists() for name in kept] == [True] * len(kept)
+    assert [(out / name).exists() for name in left] == [False] * len(left)
+
+
+def test_what_cannot_begin_leaves_nothing_behind(tmp_path, model):
+    sources, *_ = write_sources(tmp_path, 10)
+    out, damaged = tmp_path / "new" / "out", tmp_path / "damaged"
+    for folder in (damaged, damaged / "chat"):
+        folder.mkdir()
+    (damaged / "tokenizer.json").write_text("{")
+    for wrong, tokenizer, told in (
+        ({**sources, "x": str(tmp_path / "none.jsonl")}, model, "nothing to read"),
+        ({"x": str(model / "tokenizer.json.txt")}, model, "nothing to read"),
+        ({"x": str(tmp_path)}, model, "lies in the source"),
+        (sources, damaged, "cannot be read as a tokenizer"),
+    ):
+        with pytest.raises(OpenZayaError, match=told):
+            prepare(out, wrong, tokenizer, SMALL)
+        assert not out.parent.exists()
+    prepare(out, sources, model, SMALL)
 
 
 def test_documents_of_a_chunk_are_not_held_in_memory(tmp_path, model):

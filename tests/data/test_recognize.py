@@ -33,6 +33,14 @@ PLAIN = {"role": "assistant", "content": "2", "reasoning": ""}
             [{"role": "system", "content": "Be brief."}, ASKED, PLAIN],
         ),
         (
+            {"conversations": [ASKED, PLAIN], "system": "Be brief."},
+            [{"role": "system", "content": "Be brief."}, ASKED, PLAIN],
+        ),
+        (
+            {"messages": [{"role": "developer", "content": "Be"}, ASKED, PLAIN], "system": "x"},
+            [{"role": "system", "content": "Be"}, ASKED, PLAIN],
+        ),
+        (
             {"messages": [ASKED, {"role": "assistant", "content": "2", "thinking": "one and one"}]},
             [ASKED, THOUGHT],
         ),
@@ -43,8 +51,8 @@ PLAIN = {"role": "assistant", "content": "2", "reasoning": ""}
                     {
                         "role": "model",
                         "content": [
-                            {"type": "thinking", "thinking": "one and one"},
-                            {"type": "text", "text": "2"},
+                            {"type": "thinking", "thinking": "one and one", "text": None},
+                            {"type": None, "text": "2"},
                         ],
                     },
                 ]
@@ -92,6 +100,8 @@ def test_calls_are_found_in_every_shape(calls):
         ({"content": "<think>r</think>\n2", "reasoning_content": "r\n"}, "r", "2"),
         ({"content": "<think>r</think>\n2", "reasoning": " "}, "r", "2"),
         ({"content": "No <think>", "reasoning": "r"}, "r", "No <think>"),
+        ({"content": "\n\n2\n", "reasoning_content": "r"}, "r", "2\n"),
+        ({"content": "\n\n2", "reasoning_content": ""}, "", "\n\n2"),
         (
             {"content": "<think>r <|im_end|></think>End with <|im_end|>, always.<|im_end|>\n"},
             "r <|im_end|>",

@@ -1,14 +1,19 @@
 """Chunks of a file hold every record once, whatever their size; damage is named."""
 
 import gzip
+import io
 import json
+import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openzaya.core.errors import DataError
+from openzaya.core.seeding import stream
 from openzaya.data import sources
+from openzaya.data.arrow import arrow_batches
 from openzaya.data.sources import Fault, chunks_of, file_hash, rows_of
 
 MOST = 1 << 20
@@ -55,6 +60,29 @@ def test_lines_that_cannot_be_read_are_faults_and_their_neighbors_are_not(tmp_pa
         assert values[::2] == [{"text": "x"}] * 6
         assert [value.reason for value in values[1::2]] == list(bad.values())
         assert all(isinstance(v, Fault) and len(v.excerpt) <= 900 for v in values[1::2])
+
+
+def test_a_line_longer_than_many_chunks_is_read_once(tmp_path, monkeypatch):
+    """A large array that somebody calls jsonl; each chunk looked for its end."""
+    file = tmp_path / "a.jsonl"
+    line = json.dumps([{"text": "x"}] * 2_000).encode()
+    file.write_bytes(line + b'\n{"text": "y"}\n')
+    read_bytes = 0
+
+    class Counted(io.BytesIO):
+        def readline(self, size=-1):
+            nonlocal read_bytes
+            found = super().readline(size)
+            read_bytes += len(found)
+            return found
+
+    monkeypatch.setattr(sources, "_open", lambda name: Counted(Path(name).read_bytes()))
+    for most in (100, 1 << 20):
+        read_bytes = 0
+        values = read(file, chunk_bytes=64, most=most)
+        assert values[-1] == {"text": "y"}
+        assert len(values) == 2
+        assert read_bytes < 3 * len(line)
 
 
 def test_the_longest_line_allowed_is_read(tmp_path):
@@ -167,6 +195,30 @@ def test_a_damaged_file_or_one_that_changed_is_named(tmp_path):
         list(rows_of(chunk, MOST))
 
 
+def test_flipped_bits_in_a_table_are_told_or_read(tmp_path):
+    """Sizes with flipped bits bring about errors of Python itself, such as SystemError."""
+    arrow = pytest.importorskip("pyarrow")
+    turns = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]]
+    file = tmp_path / "a.feather"
+    pytest.importorskip("pyarrow.feather").write_feather(arrow.table({"messages": turns}), file)
+    whole, rng, told = file.read_bytes(), stream(1, "flips"), 0
+    for _ in range(150):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            read(file)
+        except DataError:
+            told += 1
+    assert 0 < told < 150
+    places = arrow.py_buffer(struct.pack("<3i", 0, 1 << 20, 2))  # of two texts of a letter each
+    texts = arrow.StringArray.from_buffers(2, places, arrow.py_buffer(b"xy"))
+    with arrow.ipc.new_file(file, arrow.schema([("text", arrow.string())])) as writer:
+        writer.write_batch(arrow.record_batch([texts], names=["text"]))
+    with pytest.raises(DataError, match=r"is damaged .*[Oo]ffset"):
+        read(file)
+
+
 def test_nothing_to_read_and_unknown_formats_are_refused(tmp_path):
     for name in ("none", "."):
         with pytest.raises(DataError, match="has nothing to read"):
@@ -255,7 +307,7 @@ def test_files_of_arrow_and_feather_are_read_in_small_batches(tmp_path, compress
             writer.write_table(table)
         assert read(tmp_path / name) == rows
         with (tmp_path / name).open("rb") as stream:
-            assert max(batch.num_rows for batch in sources._arrow_batches(stream)) == 256
+            assert max(batch.num_rows for batch in arrow_batches(stream)) == 256
         (tmp_path / name).write_bytes(b"ARROW1 and nothing else")
         with pytest.raises(DataError, match="is damaged"):
             read(tmp_path / name)

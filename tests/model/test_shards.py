@@ -9,7 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError
-from openzaya.model.shards import READ_BYTES, SINGLE, Shards, TensorSpec, write_shards
+from openzaya.model.shards import (
+    READ_BYTES,
+    SINGLE,
+    Shards,
+    TensorSpec,
+    resolve_folder,
+    write_shards,
+)
 
 LARGE = torch.arange(READ_BYTES, dtype=torch.float32)
 SMALL = torch.arange(7, dtype=torch.bfloat16)
@@ -70,3 +77,18 @@ def test_a_dtype_that_we_do_not_know_is_named(tmp_path: Path) -> None:
     save_file({"ids": torch.zeros(3, dtype=torch.int32)}, tmp_path / SINGLE)
     with pytest.raises(CheckpointError, match=r"tensor 'ids' .* is I32; expected F64, F32"):
         Shards(tmp_path).get("ids")
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("403 of the proxy\nwith its page")])
+def test_a_name_that_is_no_folder_is_told_as_a_path_and_as_a_hub_id(monkeypatch, tmp_path, error):
+    """Tests are offline, which the hub's client says by itself; a proxy's errors are its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def fetch(*_args, **_kwargs):
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    told = r"^models/zaya is no folder here, .*as a hub id .*path, else the id [^\n]*$"
+    with pytest.raises(CheckpointError, match=told):
+        resolve_folder("models/zaya")

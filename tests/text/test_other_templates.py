@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from text.tiny_tokenizers import BARE, backend
 
-from openzaya.core.errors import DataError
+from openzaya.core.errors import CheckpointError, DataError
 from openzaya.core.records import Message
 from openzaya.text.chat import ChatTemplate
+from openzaya.text.jinja import Template
 from openzaya.text.tokenizer import TextTokenizer
 
 MARKERS = ("<|begin|>", "<|head|>", "<|/head|>", "<|eot|>")
@@ -91,6 +93,7 @@ ALL_CALLS = HEADED.source.replace(
     "{{ m.content }}{% for c in m.tool_calls or [] %}{{ (c.function or c).name }}{% endfor %}",
 )
 CALLS_ALONE = ALL_CALLS.replace("{{ m.content }}", "{{ m.content if not m.tool_calls }}")
+FIRST_TOOL = "{{ tools[0] | tojson if tools }}" + ALL_CALLS
 NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 'system' %}")
 
 
@@ -100,16 +103,64 @@ NO_SYSTEM = HEADED.source.replace(" in messages %}", " in messages if m.role != 
         ("reasoning", HEADED.source, [*ASKED, Message("assistant", "B", "R")], None),
         ("tool_calls", HEADED.source, CALLING, None),
         ("tool_calls", FIRST_CALL, CALLING, None),
-        ("the place of the text beside tool_calls", CALLS_ALONE, CALLING, None),
+        ("the text beside tool_calls", CALLS_ALONE, CALLING, None),
         ("tools", ALL_CALLS, CALLING, TOOLS),
+        ("tools", FIRST_TOOL, CALLING, [*TOOLS, {"name": "g"}]),
         ("the text of the system", NO_SYSTEM, [Message("system", "S"), *CHAT], None),
     ],
 )
 def test_what_a_template_would_lose_without_a_word_is_refused(lost, source, messages, tools):
     chat = replace(HEADED, source=source)
-    with pytest.raises(DataError, match=f"leaves out {lost}, expected one .*take {lost} out"):
+    with pytest.raises(DataError, match=rf"leaves out {lost}.*, expected one .*take it out"):
         chat.encode_turns(messages, HEADS, tools=tools)
     assert chat.encode_prompt(messages[:1], HEADS, tools=tools)
+
+
+def test_a_template_may_trim_what_it_writes():
+    """Llama's and Gemma's do; documents and prompts are what they write."""
+    chat = replace(HEADED, source=HEADED.source.replace("m.content", "m.content | trim"))
+    asked = [Message("system", " "), Message("user", "U \n")]
+    document = chat.encode_turns([*asked, Message("assistant", "\n A<|eot|>\n")], HEADS)
+    assert trained(document, HEADS) == "A<|eot|><|eot|>"
+    assert document.tokens.tolist().count(HEADS.eos_id) == 3  # the template's, not the reply's
+    prompt = chat.encode_prompt(asked, HEADS)
+    assert prompt == HEADS.encode(chat.render(asked))
+    assert prompt == document.tokens[: len(prompt)].tolist()
+
+
+def test_a_record_with_tools_is_rendered_no_more_than_three_times():
+    chat, count = replace(HEADED, source="{{ tools | tojson if tools }}" + ALL_CALLS), 0
+
+    def render(template, original=Template.render, **variables):
+        nonlocal count
+        count += 1
+        return original(template, **variables)
+
+    chat.encode_turns(CALLING, HEADS, tools=TOOLS)  # what is looked up once for a template is
+    with patch.object(Template, "render", render):
+        chat.encode_turns(CALLING, HEADS, tools=TOOLS)
+    assert count == 3
+
+
+def test_a_template_that_fails_on_a_conversation_refuses_it():
+    chat = replace(HEADED, source="{{ messages[0].content.index('x') / 0 }}")
+    for content in ("x", "y"):
+        with pytest.raises(DataError, match="the template refused the conversation: "):
+            chat.encode_turns([Message("user", content), CHAT[1]], HEADS)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("chat_template.jinja", b"\xff"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": ["x"]}'),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_named(tmp_path, name, body):
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(CheckpointError, match=r"chat template of .* cannot be read .* copy"):
+        ChatTemplate.load(tmp_path)
 
 
 def test_calls_that_a_template_writes_are_trained():

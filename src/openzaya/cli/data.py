@@ -37,7 +37,8 @@ read along with what is trained: name one of them, such as 'data/train' or 'data
 folder whose README.md names several configurations, name the files of each that you mean.
 Records: text; messages or conversations (with reasoning, think markers and tool calls); prompt and
 completion; question and answer. A record of which the folder's chat template would leave something
-out (reasoning, calls, tools) is bad. Killed? Run the same command again: finished chunks are kept.
+out (reasoning, calls, tools) is bad: docs/guides/data.md has the cure, a template of your own.
+Killed? Run the same command again: finished chunks are kept.
 --set: max_tokens max_line_bytes chunk_bytes bad_allowed max_bad_share
 """
 SHOWN_TOKENS = 160
@@ -120,7 +121,7 @@ def told_when_stopped(out: str) -> "Iterator[None]":
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Print one document."""
-    from openzaya.data.shards import load_prepared, read_table
+    from openzaya.data.shards import load_prepared, planned_contexts
     from openzaya.text.tokenizer import TextTokenizer
 
     folder = Path(args.folder)
@@ -131,9 +132,8 @@ def run_inspect(args: argparse.Namespace) -> int:
             f"0 to {len(prepared) - 1}, or -1 for the last"
         )
     tokenizer = TextTokenizer.load(folder / "tokenizer")
-    planned = read_table(folder / "plan.json")["settings"]["contexts"]
     document = prepared[args.index]
-    found = describe(document, tokenizer, args.context or planned)
+    found = describe(document, tokenizer, args.context or planned_contexts(folder))
     found = {"index": args.index % len(prepared), "of": len(prepared), **found}
     if args.json:
         print(json.dumps(found))

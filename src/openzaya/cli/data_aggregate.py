@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from openzaya.core.errors import DataError
+from openzaya.core.errors import ConfigError, DataError
 
 MORE = """
 A pool is one JSON object a line: question (or messages), attempts, and aggregated and target if
@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.data.pools import read_pools
     from openzaya.text.tokenizer import TextTokenizer
 
+    if Path(args.out).resolve() in [Path(pools).resolve() for pools in args.pools]:
+        raise ConfigError(
+            f"{args.out} is read and would be overwritten; name another file to write, first of all"
+        )
     config = resolve(AggregationConfig(), [], args.set)
     tokenizer = TextTokenizer.load(model_folder(args.tokenizer))
     lines: list[str] = []

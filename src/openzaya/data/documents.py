@@ -183,8 +183,8 @@ def load_corpus(folder: str | Path, *, verify: bool = False) -> Corpus:
         table = np.load(root / "segments.npy", allow_pickle=False)
         places = np.load(root / "documents.npy", allow_pickle=False)
         tokens = np.load(root / "tokens.npy", mmap_mode="r", allow_pickle=False)
-        sources, fingerprint = tuple(meta["sources"]), str(meta["fingerprint"])
-    # The last two: headers of numpy and tables in JSON with a flipped bit.
+        sources, fingerprint = tuple(map(str, meta["sources"])), str(meta["fingerprint"])
+    # What headers of numpy and tables in JSON with flipped bits bring about.
     except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, KeyError) as error:
         raise DataError(
             f"{root} cannot be read as a corpus ({error}); expected corpus.json and "

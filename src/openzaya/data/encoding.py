@@ -73,8 +73,9 @@ class Encoder:
         for row in rows:
             try:
                 draft = _Draft(row, self._parts(row.value))
-            except DataError as error:
-                self._leave_out(row, str(error))
+            except (DataError, RecursionError) as error:
+                is_known = isinstance(error, DataError)
+                self._leave_out(row, str(error) if is_known else "nested too deeply")
                 continue
             drafts.append(draft)
             chars += sum(len(text) for part in draft.parts for text in part.texts)

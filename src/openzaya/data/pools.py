@@ -41,7 +41,7 @@ def read_pools(paths: Iterable[str | Path]) -> Iterator[tuple[str, AggregationEx
                     place = f"{path}:{number}"
                     if line.strip():
                         yield place, _example_or_reason(line, place)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, ValueError, EOFError, zlib.error) as error:
             raise DataError(f"{path} cannot be read: {error}; name a jsonl file") from error
 
 

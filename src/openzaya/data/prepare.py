@@ -29,9 +29,11 @@ from openzaya.data.documents import load_corpus, save_corpus, token_dtype
 from openzaya.data.encoding import BadRecord, Encoder
 from openzaya.data.recognize import FIELDS
 from openzaya.data.shards import (
-    FORMAT,
-    read_table,
+    PLAN_FORMAT,
+    read_plan,
+    read_sealed,
     remove_leftovers,
+    sealed,
     write_folder,
     write_manifest,
 )
@@ -112,11 +114,22 @@ def prepare(
     meanwhile, the folder was begun with other settings, or too many records are bad.
     """
     settings = config or PrepareConfig()
-    root = Path(out)
-    with _locked(root):
+    root, given = Path(out), Path(tokenizer_folder)
+    tokenizer, chat = TextTokenizer.load(given), ChatTemplate.load(given)
+    chunks = _chunks(root, sources, settings)
+    plan: dict[str, Any] = {
+        "format": PLAN_FORMAT,
+        "settings": _result_settings(settings),
+        "tokenizer": file_hash(str(given / "tokenizer.json")),
+        "template": chat.sha256,
+        "bos_token": chat.bos_token,
+        "eos_token": chat.eos_token,
+        "chunks": [asdict(chunk) for chunk in chunks],
+    }
+    with _locked(root):  # only what can begin takes the folder
         remove_leftovers(root)
         remove_leftovers(root / "shards")
-        chunks = _plan(root, sources, Path(tokenizer_folder), settings)
+        _claim(root, plan, tokenizer, chat)
         job = _Job(root=root, config=settings, batch_threads=workers == 1)
         shards: list[Shard] = []
         progress = Progress(0, sum(chunk.weight_bytes for chunk in chunks), 0, 0, 0)
@@ -141,50 +154,39 @@ def prepare(
         return write_card(root, manifest, shards)
 
 
-def _plan(
-    root: Path, sources: Mapping[str, str], tokenizer_folder: Path, settings: PrepareConfig
-) -> list[Chunk]:
-    """Return the chunks; the first run writes them down, later ones must find the same."""
+def _chunks(root: Path, sources: Mapping[str, str], settings: PrepareConfig) -> list[Chunk]:
+    """Return the chunks of all sources; none may hold the folder that they are prepared into."""
     for place in sources.values():
         if "://" not in place and root.resolve().is_relative_to(Path(place).resolve()):
             raise DataError(
                 f"{root} lies in the source {place}, which would find its own files there next "
                 "time; choose a folder outside"
             )
-    tokenizer = TextTokenizer.load(tokenizer_folder)
-    chat = ChatTemplate.load(tokenizer_folder)
-    chunks = [
+    return [
         chunk
         for name, place in sources.items()
         for chunk in chunks_of(name, place, settings.chunk_bytes)
     ]
-    own = root / "tokenizer"
-    if not (root / "plan.json").exists():
+
+
+def _claim(root: Path, plan: dict[str, Any], tokenizer: TextTokenizer, chat: ChatTemplate) -> None:
+    """Write down what is to be done, or refuse a folder that was begun with something else."""
+    path, own = root / "plan.json", root / "tokenizer"
+    if not path.exists():
         tokenizer.save(own)
         chat.save(own)
-    plan: dict[str, Any] = {
-        "format": FORMAT,
-        "settings": _result_settings(settings),
-        "tokenizer": file_hash(str(tokenizer_folder / "tokenizer.json")),
-        "template": chat.sha256,
-        "bos_token": chat.bos_token,
-        "eos_token": chat.eos_token,
-        "chunks": [asdict(chunk) for chunk in chunks],
-    }
-    if not (root / "plan.json").exists():
-        write_whole(root / "plan.json", json.dumps(plan, indent=1) + "\n")
-    before = read_table(root / "plan.json")
+        write_whole(path, json.dumps(sealed(plan), indent=1) + "\n")
+    cure = "choose an empty folder or delete this one"
+    before = read_plan(root, cure)
     changed = [key for key in plan if before.get(key) != plan[key]]
     if changed:
-        files = (
-            _changed_files(before.get("chunks", []), plan["chunks"]) if "chunks" in changed else []
-        )
+        known = "format" not in changed and "chunks" in changed
+        files = _changed_files(before["chunks"], plan["chunks"]) if known else []
         named = f" (other files, sizes or versions: {', '.join(files[:3])})" if files else ""
         raise DataError(
             f"{root} was begun with other {', '.join(changed)}{named}; use what it was begun with "
-            "(plan.json), choose an empty folder or delete this one"
+            f"(plan.json), {cure}"
         )
-    return chunks
 
 
 def _changed_files(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
@@ -257,7 +259,7 @@ def _shard(job: _Job, name: str, chunk: Chunk) -> Shard:
         if not job.batch_threads:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         write_folder(folder, lambda part: _fill(part, name, job, chunk))
-    return read_table(folder / "shard.json")
+    return read_sealed(folder / "shard.json", f"delete {folder} and run it again: it is made anew")
 
 
 def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
@@ -288,7 +290,7 @@ def _fill(part: Path, name: str, job: _Job, chunk: Chunk) -> None:
     }
     bad = [_bad_line(chunk, record) for record in sorted(encoder.bad, key=lambda r: r.place)]
     (part / "bad.jsonl").write_text("".join(bad), encoding="utf-8")
-    (part / "shard.json").write_text(json.dumps(shard) + "\n", encoding="utf-8")
+    (part / "shard.json").write_text(json.dumps(sealed(shard)) + "\n", encoding="utf-8")
 
 
 def _bad_line(chunk: Chunk, record: BadRecord) -> str:

@@ -8,6 +8,8 @@ Known shapes, the first that fits counts:
     prompt, input                               completion; texts or lists of turns
     text or content                             plain text
 
+`system` beside the first three is the first turn, unless the turns have one.
+
 An assistant's thinking is found in `reasoning`, `reasoning_content` or `thinking`, in a content
 part of the type `thinking`, or between think markers in the content. Its calls are found in
 `tool_calls` or `function_call`, or in a turn from `function_call`. They, their arguments and
@@ -86,9 +88,14 @@ def _question_and_answer(record: Record, question: str, answer: str) -> list[dic
         asked = _turns(f"{record[question]}\n\n{extra}", "user")
     if isinstance(record[answer], str):
         replied[0].update({name: record[name] for name in _REASONING if record.get(name)})
-    if isinstance(record.get("system"), str) and record["system"].strip():
-        asked.insert(0, {"role": "system", "content": record["system"]})
     return [*asked, *replied]
+
+
+def _system(record: Record) -> list[dict[str, Any]]:
+    """Return what a record tells the system, as a turn, or nothing."""
+    told = record.get("system")
+    is_told = isinstance(told, str) and told.strip()
+    return [{"role": "system", "content": told}] if is_told else []
 
 
 def _name_of(record: Record, names: Sequence[str]) -> str | None:
@@ -113,6 +120,8 @@ def _turns(value: object, role: str | None = None) -> list[dict[str, Any]]:
 
 def _conversation(turns: list[dict[str, Any]], record: Record) -> Conversation:
     messages = [_message(turn) for turn in turns]
+    if messages and messages[0]["role"] != "system":
+        messages[:0] = _system(record)
     if not any(message["role"] == "assistant" for message in messages):
         raise DataError("no assistant turn: nothing to train on")
     for message in messages:
@@ -159,7 +168,7 @@ def _parted(apart: str, content: str) -> tuple[str, str]:
     within = THINK_OPEN in content or THINK_CLOSE in content
     # Behind reasoning that stands apart, an answer may write about markers.
     if not within or (apart.strip() and not content.lstrip().startswith(THINK_OPEN)):
-        return apart, content
+        return apart, content.lstrip("\n") if apart.strip() else content
     parted = split_thinking(content, started_in_think=False, stops=False)
     if not parted.closed:
         raise DataError("reasoning never ends: no closing think marker")
@@ -175,7 +184,7 @@ def _content(value: object) -> tuple[str, str | None]:
     texts: list[str] = []
     thoughts: list[str] = []
     for part in _list(value, "content"):
-        kind = part.get("type", "text")
+        kind = part.get("type") or "text"
         text = part.get(kind) if kind in ("text", "thinking") else None
         if not isinstance(text, str):
             raise DataError("content that is not text: leave images and other media out")

@@ -13,15 +13,17 @@
     OUT/card.json, DATA_CARD.md, quarantine.jsonl
 
 A shard whose records were all left out has no arrays. Kind and role are positions in `KINDS` and
-`ROLES` of text/document.py. All numbers are little-endian.
+`ROLES` of text/document.py. All numbers are little-endian. plan.json and shard.json hold a hash of
+themselves, the manifest's fingerprint is one.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,15 @@ from openzaya.data.documents import Corpus, StoredDocuments, load_corpus
 from openzaya.text.document import Document
 
 FORMAT = 1
-"""Of plan.json, shard.json and manifest.json."""
+"""Of manifest.json."""
+PLAN_FORMAT = 2
+"""Of plan.json and shard.json: what a run needs to continue."""
+_PART = re.compile(r"\.(\d{5,}|(plan|manifest|card)\.json|DATA_CARD\.md|quarantine\.jsonl)\.\d+")
+"""Names that `write_folder` and `write_whole` give to what is not finished."""
+_CONTINUE = (
+    "expected a folder that `openzaya data prepare` finished: run it again, it continues where it "
+    "stopped"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,22 +86,24 @@ def load_prepared(folder: str | Path, *, verify: bool = False) -> PreparedData:
     root = Path(folder)
     manifest = read_table(root / "manifest.json")
     _check_format(root, manifest)
-    try:
-        entries = [(e["name"], e["documents"], e["fingerprint"]) for e in manifest["shards"]]
-        fingerprint = str(manifest["fingerprint"])
-    except (KeyError, TypeError) as error:
+    fingerprint = str(manifest.get("fingerprint"))
+    entries: Any = manifest.get("shards")
+    if fingerprint != _fingerprint(entries):  # so every entry is as it was written
         raise DataError(
-            f"{root}/manifest.json is damaged ({error!r}); prepare the data again"
-        ) from error
+            f"{root}/manifest.json is damaged: its shards do not match its fingerprint "
+            f"{fingerprint}; prepare the data again, what is done is kept"
+        )
     shards: list[Corpus] = []
     ends: list[int] = []
-    for name, documents, expected in entries:
-        if not documents:
+    for entry in entries:
+        if not entry["documents"]:
             continue
-        corpus = load_corpus(root / "shards" / name, verify=verify)
-        if (corpus.fingerprint, len(corpus)) != (expected, documents):
+        corpus = load_corpus(root / "shards" / entry["name"], verify=verify)
+        found = corpus.fingerprint, len(corpus), corpus.sources
+        if found != (entry["fingerprint"], entry["documents"], (entry["source"],)):
             raise DataError(
-                f"shard {name} of {root} is not the one in the manifest; prepare the data again"
+                f"shard {entry['name']} of {root} is not the one in the manifest; prepare the "
+                "data again"
             )
         shards.append(corpus)
         ends.append((ends[-1] if ends else 0) + len(corpus))
@@ -102,8 +114,7 @@ def write_manifest(root: Path, shards: Sequence[dict[str, Any]]) -> dict[str, An
     """Write the manifest of finished shards and return it."""
     names = ("name", "source", "documents", "tokens", "fingerprint")
     entries = [{name: shard[name] for name in names} for shard in shards]
-    digest = hashlib.sha256(json.dumps([FORMAT, entries]).encode()).hexdigest()
-    manifest = {"format": FORMAT, "fingerprint": digest, "shards": entries}
+    manifest = {"format": FORMAT, "fingerprint": _fingerprint(entries), "shards": entries}
     write_whole(root / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -127,24 +138,63 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed had begun."""
+    """Delete what processes that were killed had begun, and nothing else that is hidden."""
     for path in folder.glob(".*"):
+        if not _PART.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != ".lock":
+        else:
             path.unlink()
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """Return the table in one of our JSON files. Raises DataError when there is none."""
+def read_table(path: Path, cure: str = _CONTINUE) -> dict[str, Any]:
+    """Return the table in one of our JSON files. Raises DataError, with `cure`, without one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {cure}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, expected a table; {cure}")
+    return value
+
+
+def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with a hash of its contents, so that `read_sealed` notices damage."""
+    return {**table, "sha256": hashlib.sha256(json.dumps(table).encode()).hexdigest()}
+
+
+def read_sealed(path: Path, cure: str) -> dict[str, Any]:
+    """Return a table that was `sealed`, without its hash; raises DataError when it is damaged."""
+    found = read_table(path, cure)
+    table = {key: value for key, value in found.items() if key != "sha256"}
+    if sealed(table) != found:
+        raise DataError(f"{path} is damaged: its contents do not match its sha256; {cure}")
+    return table
+
+
+def read_plan(root: Path, cure: str) -> dict[str, Any]:
+    """Return the plan of a folder, which is sealed but for those of earlier versions."""
+    plan = read_table(root / "plan.json", cure)
+    is_sealed = plan.get("format") == PLAN_FORMAT
+    return read_sealed(root / "plan.json", cure) if is_sealed else plan
+
+
+def planned_contexts(root: Path) -> list[int]:
+    """Return the context lengths that a folder was prepared for. Raises DataError without any."""
+    cure = "name the contexts that you mean with --context"
+    settings = read_plan(root, cure).get("settings")
+    found = settings.get("contexts") if isinstance(settings, dict) else None
+    if not isinstance(found, list) or not all(isinstance(c, int) and c > 0 for c in found):
         raise DataError(
-            f"{path} cannot be read ({error}); expected a folder that `openzaya data prepare` "
-            "finished: run it again, it continues where it stopped"
-        ) from error
-    return dict(value)
+            f"{root}/plan.json is damaged: its contexts are {found!r}, expected numbers of tokens; "
+            f"{cure}"
+        )
+    return found
+
+
+def _fingerprint(entries: object) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, entries]).encode()).hexdigest()
 
 
 def _check_format(root: Path, table: dict[str, Any]) -> None:

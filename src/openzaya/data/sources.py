@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from openzaya.core.errors import DataError
+from openzaya.data.arrow import arrow_batches
 from openzaya.data.subsets import check_subsets
 
 _ARROW = (".arrow", ".feather")
@@ -36,6 +37,7 @@ _NOT_DATA = (
 """Descriptions that lie beside data. Source: `datasets` 5.2, data_files.py; it writes the last."""
 _VERSIONS = ("ETag", "etag", "blob_id", "Last-Modified")
 """What file systems of fsspec call the version of a file: S3 and HTTP, others, the Hub, HTTP."""
+_ODD = (RecursionError, OverflowError, MemoryError, SystemError)
 _SPLIT = r"(?:^|[-._ 0-9/])(?:{})(?=[-._ 0-9/]|$)"
 _TRAIN = re.compile(_SPLIT.format("train|training"))
 _HELD_OUT = re.compile(_SPLIT.format("validation|valid|dev|val|test|testing|eval|evaluation"))
@@ -125,9 +127,9 @@ def rows_of(chunk: Chunk, most_bytes: int, fields: Collection[str] = ()) -> Iter
             yield from _whole_or_lines(chunk, most_bytes)
         else:
             yield from _lines(chunk, most_bytes)
-    # pyarrow's errors are ValueErrors, OSErrors or, for dates out of range, OverflowErrors; a cut
-    # gzip stream is an EOFError.
-    except (OSError, ValueError, EOFError, RecursionError, OverflowError, zlib.error) as error:
+    # pyarrow's errors are ValueErrors and OSErrors, of dates out of range OverflowErrors, of sizes
+    # with flipped bits MemoryErrors and SystemErrors; a cut gzip stream is an EOFError.
+    except (OSError, ValueError, EOFError, *_ODD, zlib.error) as error:
         raise DataError(
             f"{chunk.file} is damaged or cannot be read ({error}); fetch it again, or leave it out"
         ) from error
@@ -278,12 +280,12 @@ def _lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
         place = chunk.start
         if place:
             stream.seek(place - 1)
-            place += _skip_line(stream) - 1
+            place += _skip_line(stream, end - place + 1) - 1
         while place < end and (line := stream.readline(most_bytes + 1)):
             begun = place
             place += len(line)
             if len(line) > most_bytes and not line.endswith(b"\n"):
-                place += _skip_line(stream)
+                place += _skip_line(stream, end - place)
                 yield Row(begun, _fault("line too long", line))
             elif line.strip():
                 yield Row(begun, decode(line))
@@ -323,10 +325,10 @@ def _whole_or_lines(chunk: Chunk, most_bytes: int) -> Iterator[Row]:
         yield Row(number, decode(json.dumps(value).encode()) if b"\\u" in text else value)
 
 
-def _skip_line(stream: IO[bytes]) -> int:
-    """Go behind the end of the line without holding it; return the bytes passed."""
+def _skip_line(stream: IO[bytes], most: int) -> int:
+    """Go behind the line's end, or `most` bytes, without holding it; return the bytes passed."""
     passed = 0
-    while part := stream.readline(1 << 20):
+    while passed < most and (part := stream.readline(min(1 << 20, most - passed))):
         passed += len(part)
         if part.endswith(b"\n"):
             break
@@ -355,7 +357,7 @@ def _table_rows(chunk: Chunk, fields: Collection[str]) -> Iterator[Row]:
     number = 0
     with _open(chunk.file) as stream:
         if chunk.file.endswith(_ARROW):
-            batches = _arrow_batches(stream, fields)
+            batches = arrow_batches(stream, fields)
         else:
             file = _package("pyarrow.parquet").ParquetFile(stream)
             groups = range(chunk.start)
@@ -366,23 +368,6 @@ def _table_rows(chunk: Chunk, fields: Collection[str]) -> Iterator[Row]:
             for at, value in enumerate(_values(batch)):
                 yield Row(number + at, value)
             number += batch.num_rows
-
-
-def _arrow_batches(stream: IO[bytes], fields: Collection[str] = ()) -> Iterator[Any]:
-    """Go through a file of Arrow's (as Feather is) or a stream of it (as `datasets` writes it)."""
-    ipc = _package("pyarrow.ipc")
-    is_file = stream.read(6) == b"ARROW1"
-    stream.seek(0)
-    if is_file:
-        file = ipc.open_file(stream)
-        batches = map(file.get_batch, range(file.num_record_batches))
-    else:
-        batches = ipc.open_stream(stream)
-    for whole in batches:  # which may be the whole table
-        known = [i for i, name in enumerate(whole.schema.names) if name in fields]
-        batch = whole.select(known) if known else whole
-        for start in range(0, batch.num_rows, 256):
-            yield batch.slice(start, 256)
 
 
 def _values(batch: Any) -> list[object]:

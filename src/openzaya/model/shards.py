@@ -63,10 +63,12 @@ def resolve_folder(path: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of the hub, its HTTP client or a proxy
+        reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{name} is no local folder and could not be fetched from the hub ({error}); check the "
-            "name and the network, or give the path of a downloaded folder"
+            f"{name} is no folder here, and as a hub id it could not be fetched "
+            f"({type(error).__name__}: {reason}); if a folder is meant, correct its path, else the "
+            "id or the network, or name a folder that was downloaded"
         ) from error
 
 

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from openzaya.core.errors import DataError
+from openzaya.core.errors import CheckpointError, DataError
 from openzaya.core.records import Message
 from openzaya.text.document import Document, DocumentBuilder, Kind, SegmentRole
 from openzaya.text.jinja import compile_template, pinned_source
@@ -17,7 +18,7 @@ from openzaya.text.sentinels import (
     as_mapping,
     clean_conversation,
     clean_strings,
-    name_calls,
+    name_functions,
     place_sentinels,
     split_at_sentinels,
     without_line_ends,
@@ -80,10 +81,16 @@ class ChatTemplate:
         config = read_json(root / "tokenizer_config.json")
         bos = "" if config.get("add_bos_token") is False else token_text(config.get("bos_token"))
         source = config.get("chat_template")
-        if isinstance(source, list):  # one for every purpose, as older folders have it
-            source = {entry["name"]: entry["template"] for entry in source}.get("default")
-        if (root / "chat_template.jinja").is_file():
-            source = (root / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            if isinstance(source, list):  # one for every purpose, as older folders have it
+                source = {entry["name"]: entry["template"] for entry in source}.get("default")
+            if (root / "chat_template.jinja").is_file():
+                source = (root / "chat_template.jinja").read_text(encoding="utf-8")
+        except (OSError, UnicodeError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"the chat template of {root} cannot be read ({error!r}); expected jinja in "
+                "chat_template.jinja or tokenizer_config.json: copy the file again"
+            ) from error
         if not isinstance(source, str):
             return cls.pinned(bos)
         return cls(source=source, bos_token=bos, eos_token=token_text(config.get("eos_token")))
@@ -168,14 +175,15 @@ class ChatTemplate:
         pieces = self._pieces(turns, tools, add_generation_prompt=False, thinking=True)
         if pieces is None:
             raise DataError(
-                "the chat template rewrites what messages contain, so reasoning and answers cannot "
-                "be found in its text; train with the pinned template (ChatTemplate.pinned())"
+                "the chat template rewrites what messages contain, expected one that writes them "
+                "as they are or trimmed, or reasoning and answers cannot be found in its text; "
+                "put such a chat_template.jinja into the tokenizer's folder (docs/guides/data.md)"
             )
         if lost := self._left_out(turns, tools, pieces):
             raise DataError(
                 f"the chat template leaves out {lost}, expected one that writes all that a record "
-                "holds; put such a chat_template.jinja into the tokenizer's folder, or take "
-                f"{lost} out of the records"
+                "holds; put such a chat_template.jinja into the tokenizer's folder "
+                "(docs/guides/data.md), or take it out of the records"
             )
         openings = _openings(self)
         pieces = [part for piece in pieces for part in _split_opening(piece, openings)]
@@ -196,21 +204,17 @@ class ChatTemplate:
         """Return what a record holds and the template never writes, empty when it writes all."""
         if any(turn.get("reasoning") for turn in turns) and not _writes_reasoning(self):
             return "reasoning"
-        written = {(piece.message, piece.text) for piece in pieces}
+        written = {(piece.message, piece.text.strip()) for piece in pieces}
         generated = {piece.message for piece in pieces if piece.generated}
         for number, turn in enumerate(turns):
-            if turn["content"] and (number, turn["content"]) not in written:
+            content = turn["content"].strip()
+            if content and (number, content) not in written:
                 return f"the text of the {turn['role']}"
             if turn.get("tool_calls") and number not in generated:
-                return "the place of the text beside tool_calls"
-        named, names = name_calls(turns)
-        if names:
-            text = self._render(named, False, True, tools)
-            if any(name not in text for name in names):
-                return "tool_calls"
-        if tools and len({self._render(turns, False, True, given) for given in (tools, None)}) == 1:
-            return "tools"
-        return ""
+                return "the text beside tool_calls (where a reply begins, even if it is empty)"
+        named, named_tools, names = name_functions(turns, tools)
+        text = self._render(named, False, True, named_tools) if names else ""
+        return next((kind for name, kind in names.items() if name not in text), "")
 
     def _render(
         self, turns: list[dict[str, Any]], generate: bool, thinking: bool, tools: Tools | None
@@ -235,10 +239,11 @@ class ChatTemplate:
         """Return the pieces of the rendered text, or None when they do not add up to it."""
         marked, contents = place_sentinels(turns)
         text = self._render(marked, add_generation_prompt, thinking, tools)
-        parts = split_at_sentinels(text, contents)
         whole = self._render(turns, add_generation_prompt, thinking, tools)
-        for line_ends in ("", "\n", "\n\n"):
-            found = without_line_ends(parts, line_ends)
+        # Some templates trim contents, as Llama's and Gemma's do.
+        trimmed = [replace(content, text=content.text.strip()) for content in contents]
+        for own, line_ends in product((contents, trimmed), ("", "\n", "\n\n")):
+            found = without_line_ends(split_at_sentinels(text, own), line_ends)
             if "".join(part if isinstance(part, str) else part.text for part in found) == whole:
                 return _label(found, turns, not add_generation_prompt, self.eos_token)
         return None

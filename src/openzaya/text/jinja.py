@@ -17,11 +17,9 @@ class Template:
 
     def render(self, **variables: object) -> str:
         """Return the text for these variables; DataError when the template cannot take them."""
-        from jinja2 import TemplateError
-
         try:
             return str(self._compiled.render(**variables))
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # a template may call any method of what it is given
             raise DataError(
                 f"the template refused the conversation: {error}; correct the messages or the "
                 "tools, or use another template"

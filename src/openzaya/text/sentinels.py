@@ -91,20 +91,27 @@ def place_sentinels(
     return marked, contents
 
 
-def name_calls(turns: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the turns with a name of ours in every tool call, and these names."""
-    names: list[str] = []
-    named: list[dict[str, Any]] = []
-    for turn in turns:
-        copy = dict(turn)
-        if turn.get("tool_calls"):
-            copy["tool_calls"] = calls = []
-            for call in turn["tool_calls"]:
-                names.append(f"openzaya_call_{len(names)}_")
-                function = {**call.get("function", call), "name": names[-1]}
-                calls.append({**call, "function": function} if "function" in call else function)
-        named.append(copy)
-    return named, names
+def name_functions(
+    turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
+    """Return turns and tools with a name of ours in every call and tool, and these names.
+
+    Each name goes with what it stands in: tool_calls or tools.
+    """
+    names: dict[str, str] = {}
+
+    def named(entry: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        name = f"openzaya_function_{len(names)}_"
+        names[name] = kind
+        if isinstance(entry.get("function"), Mapping):
+            return {**entry, "function": {**entry["function"], "name": name}}
+        return {**entry, "name": name}
+
+    copies = [dict(turn) for turn in turns]
+    for copy in copies:
+        if copy.get("tool_calls"):
+            copy["tool_calls"] = [named(call, "tool_calls") for call in copy["tool_calls"]]
+    return copies, [named(tool, "tools") for tool in tools or ()], names
 
 
 def split_at_sentinels(text: str, contents: Sequence[Content]) -> list[str | Content]:
