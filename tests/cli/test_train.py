@@ -11,12 +11,16 @@ from tiny_training import tiny_model, window
 
 from openzaya.cli import main as cli
 from openzaya.cli.samplers import model_folder
-from openzaya.core.errors import DataError
+from openzaya.core.errors import CheckpointError, DataError
 from openzaya.core.log import read_metrics
 from openzaya.model.checkpoint import load
+from openzaya.recipes import finetune
 from openzaya.recipes.finetune import FinetuneConfig, has_target, split_data
 from openzaya.text.document import Document, Segment
+from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.evaluate import held_out_loss
+from openzaya.train.lock import RunLock
+from openzaya.train.threads import record_threads, threads_of
 
 QUICK = ["--threads", "1", "--set", "tokens_per_step=600", "--set", "context_tokens=256"]
 
@@ -132,6 +136,14 @@ def test_a_run_is_resumed_bit_for_bit_however_busy_the_machine_is_by_then(
     assert other != whole, "the number of threads makes no difference here, so this shows nothing"
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"two", "\u00b2".encode(), b""])
+def test_a_damaged_number_of_threads_is_none(tmp_path, text):
+    record_threads(tmp_path)
+    assert threads_of(tmp_path) == torch.get_num_threads()
+    (tmp_path / "threads").write_bytes(text)
+    assert threads_of(tmp_path) == 0
+
+
 def test_data_of_another_tokenizer_are_refused(prepared, tmp_path, capsys):
     from text.tiny_tokenizers import BARE
 
@@ -194,6 +206,7 @@ def test_only_windows_with_something_to_predict_are_held_out_and_two_are_needed(
         ("lr=inf", "lr is inf; choose a number from 0"),
         ("device=nowhere", "device is 'nowhere', which does not work here"),
         ("tokens_per_step=20", "tokens_per_step is 20, expected at least"),
+        ("lora_targets=experts", "lora_targets ['experts'], but there are no adapters; add --lora"),
     ],
 )
 def test_settings_that_no_run_can_have_are_refused_and_leave_the_folder_alone(
@@ -204,6 +217,65 @@ def test_settings_that_no_run_can_have_are_refused_and_leave_the_folder_alone(
     assert code == 2
     assert complaint in shown.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_adapters_of_no_rank_are_refused_and_not_taken_for_the_whole_model(
+    prepared, tmp_path, capsys, rank
+):
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, *words, "--lora", rank)
+    assert code == 2
+    assert f"--lora is {rank}; give a rank from 1, or leave it out to train the whole" in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_held_from_the_first_evaluation_to_the_last_and_the_export(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    """Two commands at once would export over each other."""
+    held = []
+
+    def holding(name):
+        real = getattr(finetune, name)
+
+        def work(*args):
+            with pytest.raises(CheckpointError, match="is in use by pid"), RunLock(tmp_path):
+                pass
+            held.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(finetune, name, work)
+
+    for name in ("held_out_loss", "save_result"):
+        holding(name)
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, *words, "--set", "steps=1")
+    assert code == 0, shown.err
+    assert held == ["held_out_loss", "held_out_loss", "save_result", "held_out_loss"]
+    with RunLock(tmp_path):
+        code, shown = train(capsys, *words, "--set", "steps=1")
+    assert code == 3
+    assert "is in use by pid" in shown.err
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_is_refused(prepared, tmp_path, capsys):
+    tiny_model().save(tmp_path / "model")
+    TextTokenizer.load(model_folder("nano")).save(tmp_path / "model")
+    words = ["sft", "--model", tmp_path / "model", "--data", prepared, "--out", tmp_path / "out"]
+    code, shown = train(capsys, *words, *QUICK)
+    assert code == 2
+    assert "a tokenizer of 286 ids and a model of 24; put the tokenizer there" in shown.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"[1]"])
+def test_a_damaged_claim_is_a_clear_error(prepared, tmp_path, capsys, damage):
+    (tmp_path / "run.json").write_bytes(damage)
+    words = ["sft", "--model", "nano", "--data", prepared, "--out", tmp_path, *QUICK]
+    code, shown = train(capsys, *words)
+    assert code == 2
+    assert "run.json is damaged" in shown.err
 
 
 def test_several_processes_are_sent_to_the_command_that_divides_the_work(

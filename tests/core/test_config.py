@@ -1,5 +1,6 @@
 """Overrides, files, errors and round trips of config trees."""
 
+import math
 import tomllib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -110,6 +111,7 @@ def test_settings_that_depend_on_each_other_may_change_together():
         ("inner.pair", "1", "inner.pair is '1', but must be"),
         ("inner.taps", "1,b", "inner.taps.1 is 'b', but must be int"),
         ("stages.2.rate", "1", "stages has items 0 to 1, not '2'"),
+        ("inner.rate", "nan", "inner.rate is nan; give a number"),
     ],
 )
 def test_a_wrong_assignment_says_what_was_found_and_what_would_do(path, text, message):
@@ -123,6 +125,7 @@ def test_a_wrong_assignment_says_what_was_found_and_what_would_do(path, text, me
     ("mapping", "message"),
     [
         ({"strict": 1}, "a.toml: strict is 1 (int), but must be bool"),
+        ({"inner": {"rate": math.nan}}, "a.toml: inner.rate is nan; give a number"),
         ({"tail_tokens": True}, "a.toml: tail_tokens is True (bool), but must be int"),
         ({"tail_tokens": "5"}, "a.toml: tail_tokens is '5' (str), but must be int"),
         ({"inner": {"taps": 3}}, "a.toml: inner.taps is 3 (int), but must be tuple"),

@@ -43,15 +43,28 @@ def test_truncation_drops_later_steps_of_the_stage_and_a_torn_line(tmp_path):
     assert len(log.read_metrics(writer.path)) == 2
 
 
-def test_a_broken_line_in_the_middle_is_an_error_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize("line", [b"broken", b'{"step": "\xff"}'])
+def test_a_broken_line_in_the_middle_is_an_error_and_changes_nothing(tmp_path, line):
     writer = log.MetricWriter(tmp_path / "metrics.jsonl")
-    text = '{"step": 1, "stage": "s"}\nbroken\n{"step": 2, "stage": "s"}\n'
-    writer.path.write_text(text)
+    text = b'{"step": 1, "stage": "s"}\n' + line + b'\n{"step": 2, "stage": "s"}\n'
+    writer.path.write_bytes(text)
     with pytest.raises(DataError, match="line 2 is not JSON"):
         writer.truncate_after(1)
     with pytest.raises(DataError, match="line 2 is not JSON"):
         log.read_metrics(writer.path)
-    assert writer.path.read_text() == text
+    assert writer.path.read_bytes() == text
+
+
+@pytest.mark.parametrize("line", ["12", '{"stage": "s"}', '{"step": "1", "stage": "s"}'])
+def test_a_line_that_is_of_no_step_is_an_error_unless_it_is_the_last(tmp_path, line):
+    writer = log.MetricWriter(tmp_path / "metrics.jsonl")
+    good = '{"step": 1, "stage": "s"}\n'
+    writer.path.write_text(f"{line}\n{good}")
+    with pytest.raises(DataError, match="line 1 is not JSON of a step"):
+        writer.truncate_after(1)
+    writer.path.write_text(f"{good}{line}")
+    assert writer.truncate_after(1) == 1
+    assert writer.path.read_text() == good
 
 
 def test_truncating_a_file_that_does_not_exist_is_nothing(tmp_path):

@@ -13,6 +13,7 @@ def spread_model(seed: int = 0, **changes: Any) -> Zaya:
     """Return a tiny model whose logits and routes depend clearly on the whole prefix."""
     shape = {
         "vocab_size": 40,
+        "eos_token_id": 1,
         "hidden_size": 32,
         "num_hidden_layers": 3,
         "head_dim": 8,

@@ -31,7 +31,7 @@ CONTEXT = 256
 
 def random_model(seed: int = 0, **changes: object) -> Zaya:
     """Return a nano model none of whose vectors is at its neutral value; some tokens skip."""
-    model = Zaya(preset("nano", **changes))
+    model = Zaya(preset("nano", **{"eos_token_id": 1, **changes}))
     generator = torch.Generator().manual_seed(seed)
     model.init_weights(generator)
     with torch.no_grad():

@@ -11,7 +11,10 @@ from openzaya.model.config import ZayaConfig
 from openzaya.model.zaya import Zaya
 
 
-@pytest.mark.parametrize("changes", [{}, MIXED, {"skip_mode": "identity", "eos_token_id": (1, 2)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, MIXED, {"skip_mode": "identity", "eos_token_id": (1, 60)}, {"eos_token_id": None}],
+)
 def test_what_is_written_is_read_back(changes: dict[str, Any]) -> None:
     config = tiny_config(**changes)
     assert ZayaConfig.from_hf(config.to_hf()) == config
@@ -83,6 +86,14 @@ def test_a_config_we_cannot_honor_is_refused(key: str, value: Any, message: str)
         ({"skip_mode": "none"}, r"choose 'zero' or 'identity'"),
         ({"precision": "fp32"}, r"choose 'hf' or 'paper'"),
         ({"rope_theta": 0.0}, r"rope_theta is 0.0"),
+        ({"pad_token_id": "0"}, r"pad_token_id is '0'; it must be a token's number or null"),
+        ({"eos_token_id": "1"}, r"eos_token_id is '1'; it must be the number of a token, from 0"),
+        ({"eos_token_id": 1.0}, r"eos_token_id is 1.0"),
+        ({"eos_token_id": True}, r"eos_token_id is True"),
+        ({"eos_token_id": -1}, r"eos_token_id is -1"),
+        ({"eos_token_id": 61}, r"eos_token_id is 61; it must be .*, from 0 to 60, a list of such"),
+        ({"eos_token_id": (1, 61)}, r"eos_token_id is \(1, 61\)"),
+        ({"eos_token_id": (1, None)}, r"eos_token_id is \(1, None\)"),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_refused(

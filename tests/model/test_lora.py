@@ -1,6 +1,7 @@
 """Adapters start as nothing, train alone, leave the router, merge exactly and travel alone."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -71,6 +72,20 @@ def test_a_saved_adapter_makes_the_same_model_of_its_base(tmp_path):
     other = tiny_model(1)
     assert load_adapter(other, tmp_path) == BOTH
     assert torch.equal(logits(other), logits(model))
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_the_adapter_of_before(tmp_path):
+    """The process may write files of 4,000 bytes only: the kernel fails its write (EFBIG)."""
+    save_adapter(trained(), BOTH, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="adapters could not be written to"):
+            save_adapter(trained(), BOTH, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_folder_is_what_peft_adds_to_the_base(tmp_path):

@@ -24,6 +24,7 @@ def small_model() -> Zaya:
             moe_intermediate_size=16,
             num_experts=4,
             router_hidden_size=8,
+            eos_token_id=1,
         )
     )
     model.init_weights(torch.Generator().manual_seed(0))
@@ -188,7 +189,16 @@ def test_forgotten_gradients_are_gone():
     assert optimizers.grad_norm() == 0.0
 
 
-@pytest.mark.parametrize("settings", [{"clip_norm": 0.0}, {"lr_adamw": -1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip_norm": 0.0},
+        {"lr_adamw": -1.0},
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.9)},
+        {"eps": 0.0},
+    ],
+)
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError):
         OptimConfig(**settings)

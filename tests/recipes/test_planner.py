@@ -46,6 +46,7 @@ MI300X, H200, CPU = DEVICES["mi300x"], DEVICES["h200"], DEVICES["cpu"]
 TINY = preset(
     "nano",
     vocab_size=10,
+    eos_token_id=1,
     hidden_size=8,
     num_hidden_layers=2,
     num_attention_heads=2,

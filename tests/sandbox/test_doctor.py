@@ -1,5 +1,6 @@
 """The sandbox's probes: a real run decides, and each failure names its own remedy."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -179,5 +180,7 @@ def test_a_sandbox_that_does_not_hold_is_not_served(monkeypatch, capsys):
     pytest.importorskip("uvicorn")
     leaky = probes.Probe("vsock", held=False, found="done")
     monkeypatch.setattr(probes, "run_probes", lambda _: [leaky])
+    handlers = list(logging.getLogger().handlers)
     assert main(["serve", "--sandbox", "--port", "0"]) != 0
+    assert logging.getLogger().handlers == handlers
     assert "does not hold: vsock (done)" in capsys.readouterr().err

@@ -6,20 +6,9 @@ import logging
 
 import pytest
 
-from openzaya.serve.logs import JsonLines, TextLines, start_log
+from openzaya.serve.logs import JsonLines, TextLines, log_to_stderr
 
 SECRET = "the prompt of a client"
-
-
-@pytest.fixture(autouse=True)
-def loggers_as_they_were():
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level, logging.getLogger("openzaya").level)
-    yield
-    root.handlers[:], level, own = before
-    root.setLevel(level)
-    logging.getLogger("openzaya").setLevel(own)
-    logging.getLogger("uvicorn").setLevel(logging.NOTSET)
 
 
 def failing(text):
@@ -27,8 +16,8 @@ def failing(text):
 
 
 def said(capsys, form, write):
-    start_log(form)
-    write()
+    with log_to_stderr(form):
+        write()
     return capsys.readouterr().err
 
 
@@ -85,3 +74,15 @@ def test_what_asyncio_says_of_a_lost_exception_holds_nothing_of_it(capsys, form)
     assert "Task exception was never retrieved" in text
     assert "Exception in callback" in text
     assert SECRET not in text
+
+
+def test_a_server_that_has_ended_leaves_the_loggers_as_they_were(capsys):
+    """Its stderr may be gone by then: a test's, for one."""
+    names = ("", "openzaya", "uvicorn")
+    before = [(logging.getLogger(name).level, logging.getLogger(name).handlers) for name in names]
+    with pytest.raises(ZeroDivisionError), log_to_stderr("text"):
+        raise ZeroDivisionError
+    after = [(logging.getLogger(name).level, logging.getLogger(name).handlers) for name in names]
+    assert after == before
+    logging.getLogger("openzaya").error("later")
+    assert capsys.readouterr().err == ""

@@ -83,6 +83,16 @@ def test_adapters_are_saved_alone_and_resumed_bit_for_bit_on_their_base_only(tmp
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("changes", [{"moe_intermediate_size": 16}, {"num_hidden_layers": 3}])
+def test_weights_of_another_shape_are_refused_though_a_change_of_model_is_allowed(
+    tmp_path, changes
+):
+    train(tmp_path)
+    allowed = Saving(allow_changed=("model",))
+    with pytest.raises(CheckpointError, match="the weights do not fit the model"):
+        run_stage(tiny_model(**changes), stage(), windows_of, tmp_path, saving=allowed)
+
+
 def test_a_base_without_a_name_is_in_the_checkpoint(tmp_path):
     whole = adapt(tmp_path, base="")
     resumed = adapt(tmp_path, base="", seed=1)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_training import VOCABULARY, stage, tiny_model, window, windows_of
@@ -131,6 +132,24 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_biases_nor_optimi
     assert not torch.equal(weights["norm.weight"], model.norm.weight)
 
 
+def test_a_step_of_which_no_token_is_trained_moves_nothing_and_has_no_loss(caplog):
+    """A zero would be taken for a loss, and momentum would move the weights without a gradient."""
+    model = tiny_model()
+    optimizers, balancer = build_optimizer(model), RouterBalancer(model)
+    state = TrainState(SpikeGuard(6.0))
+    assert train_step(model, optimizers, balancer, windows_of(0), stage(), state).applied
+    known, usual = [x.clone() for x in model.state_dict().values()], state.guard.to_json()
+    masked = [replace(w, loss_mask=np.zeros(len(w), dtype=np.bool_)) for w in windows_of(1)]
+    report = train_step(model, optimizers, balancer, masked, stage(z_loss=0.1), state)
+    assert math.isnan(report.loss)
+    assert report.z_loss == 0.0
+    assert (report.applied, state.skipped, state.broken_in_a_row) == (False, 1, 0)
+    assert state.guard.to_json() == usual
+    assert all(map(torch.equal, known, model.state_dict().values()))
+    assert "step 2 was left out: none of its tokens is trained" in caplog.text
+    assert train_step(model, optimizers, balancer, windows_of(2), stage(), state).applied
+
+
 def test_a_spike_is_left_out_and_the_next_step_goes_on_with_the_next_data():
     """Weights, optimizer and balancer stay; the step, and with it the data's position, does not."""
     model = tiny_model()
@@ -254,6 +273,15 @@ def test_the_guard_survives_json_and_forgets_what_is_old():
 def test_settings_that_cannot_work_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is 0"):
         stage(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"z_loss": -0.1}, {"z_loss": math.inf}, {"spike_sigmas": 0}, {"spike_sigmas": -1}]
+)
+def test_a_negative_weight_and_a_guard_that_skips_everything_are_refused(changes):
+    with pytest.raises(ConfigError, match="choose a finite z_loss >= 0 and spike_sigmas > 0"):
+        stage(**changes)
+    assert stage(spike_sigmas=math.inf)
 
 
 def test_a_schedule_that_cannot_work_is_refused_before_the_stage_begins():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from ranks import prepared
+from ranks import prepared, spawn
 
-from openzaya.core.errors import TrainingStopped
+from openzaya.core.errors import OpenZayaError, TrainingStopped
 from openzaya.core.log import read_metrics
 from openzaya.model.checkpoint import load
 from openzaya.train import ckpt
@@ -131,6 +133,46 @@ def test_the_sbatch_script_requeues_a_run_that_was_stopped_and_no_other(
     assert (tmp_path / "asked").exists() == requeued
     if requeued:
         assert (tmp_path / "asked").read_text() == "requeue 42\n"
+
+
+def marks(folder):
+    """Return how the run in a folder ended, by its own words."""
+    return [name for name in ("DONE", "STOPPED") if (folder / "run" / name).exists()]
+
+
+def go(rank, folder, *words):
+    """Run the command on one rank; return why it is refused, and the marks that it leaves."""
+    del rank
+    flags = ["--model", "nano", "--data", f"{folder}/data", "--out", f"{folder}/run"]
+    flags += ["--config", f"{folder}/stage.toml", "--set", "tokens_per_step=600"]
+    try:
+        launch.train(launch.parser().parse_args([*flags, *words]), torch.device("cpu"))
+    except OpenZayaError as error:
+        return str(error), marks(folder)
+    return "", marks(folder)
+
+
+def test_a_start_that_is_refused_leaves_what_the_run_before_said_and_a_step_does_not(
+    tmp_path, monkeypatch
+):
+    prepared(tmp_path)
+    settings = ["--set", "steps=2", "--set", "checkpoint_every_steps=1"]
+    assert spawn(go, 1, tmp_path, *settings) == [("", ["DONE"])]
+    ((error, found),) = spawn(go, 1, tmp_path, "--set", "steps=3")
+    assert "made with other config" in error
+    assert found == ["DONE"]
+    shutil.rmtree(tmp_path / "run" / ckpt.name_of(2))
+    (tmp_path / "run" / "STOPPED").touch()
+
+    def watch_of(_inputs, _cluster):
+        def watch(_state, _report):
+            assert marks(tmp_path) == []
+            return {}
+
+        return watch
+
+    monkeypatch.setattr(launch, "watch_of", watch_of)  # ranks are forks of this process
+    assert spawn(go, 1, tmp_path, *settings) == [("", ["DONE"])]
 
 
 def torchrun(folder, processes, *flags, meet=("--standalone",)):

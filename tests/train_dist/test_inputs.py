@@ -6,7 +6,7 @@ from ranks import prepared, spawn
 from tiny_training import tiny_model
 
 from openzaya.core.errors import ConfigError, DataError, OpenZayaError
-from openzaya.train.distributed.inputs import read_alike, tokenizer_of
+from openzaya.train.distributed.inputs import read_alike, stage_of, tokenizer_of
 from openzaya.train.distributed.launch import is_of_others, parser, verdict_of
 
 
@@ -66,6 +66,24 @@ def test_documents_longer_than_the_model_is_meant_for_are_refused(folder):
     (found,) = spawn(reads, 1, folder, [flags])
     assert found[0] is ConfigError
     assert "context_tokens is 100000, but the model is meant for" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('steps = "many"', "steps is 'many' (str), but must be int"),
+        ("steps = 1.5", "steps is 1.5 (float), but must be int"),
+        ("step = 2", "has no 'steps'; a stage needs name and steps"),
+        ("steps = 2\nmicro_token = 3", "has no field 'micro_token'; did you mean 'micro_tokens'?"),
+        ("steps = 2\n[optim]\nbetas = [2.0, 0.5]", "betas are (2.0, 0.5)"),
+    ],
+)
+def test_a_stage_file_that_cannot_be_meant_says_so(folder, tmp_path, line, said):
+    (tmp_path / "stage.toml").write_text(f'name = "tiny"\n{line}\n')
+    words = ["--model", "nano", "--out", "o", "--data", "d", "--config", f"{tmp_path}/stage.toml"]
+    with pytest.raises(ConfigError) as caught:
+        stage_of(parser().parse_args(words))
+    assert said in str(caught.value)
 
 
 def test_a_folder_of_a_run_on_one_process_is_refused(folder, tmp_path):

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 
 from openzaya import __version__
+from openzaya.cli.interrupts import EXIT_INTERRUPTED, STOPPED, ctrl_c, end_imports
 from openzaya.core.errors import ConfigError, OpenZayaError, TrainingStopped
 
 VERBS: dict[str, str] = {
@@ -52,7 +53,6 @@ EXTRAS = {
 """Optional distributions by the extra that brings them."""
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 
@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        code = dispatch(words)
+        with ctrl_c(end_imports):
+            code = dispatch(words)
         sys.stdout.flush()  # a closed pipe must show up here, not while the interpreter exits
         return code
     except OpenZayaError as error:
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cure = f"install it with: pip install 'openzaya[{extra}]'"
         return fail(f"this needs the package {error.name!r}; {cure}", 1, debug)
     except KeyboardInterrupt:
-        return fail("stopped by Ctrl-C", EXIT_INTERRUPTED, debug)
+        return fail(STOPPED, EXIT_INTERRUPTED, debug)
     except SystemExit as stop:  # rich ends so when the reader of its output went away
         if isinstance(stop.__context__, BrokenPipeError):
             return EXIT_BROKEN_PIPE

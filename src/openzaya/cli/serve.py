@@ -95,13 +95,19 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return 0 when everything was finished."""
     import uvicorn  # noqa: F401  the extra is missing: say so before the model is loaded
 
-    from openzaya.serve.config import check_binding
-    from openzaya.serve.keys import Keys, load_keys
-    from openzaya.serve.logs import start_log
-    from openzaya.serve.wire import Server, allow_files, listen
+    from openzaya.serve.logs import log_to_stderr
 
     config = read_config(args)
-    start_log(config.log_format)
+    with log_to_stderr(config.log_format):
+        return serve(args, config)
+
+
+def serve(args: argparse.Namespace, config: "GatewayConfig") -> int:
+    """Open what is served and serve it; see `run`."""
+    from openzaya.serve.config import check_binding
+    from openzaya.serve.keys import Keys, load_keys
+    from openzaya.serve.wire import Server, allow_files, listen
+
     keys = load_keys(args.keys) if args.keys else Keys()
     check_binding(config, bool(keys))
     allow_files()

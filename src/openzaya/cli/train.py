@@ -50,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
     from openzaya.recipes.finetune import FinetuneConfig, finetune, named
     from openzaya.train.memory import keep_freed_memory
 
-    words = [f"lora_rank={args.lora}"] if args.lora else []
+    if args.lora is not None and args.lora < 1:
+        raise ConfigError(
+            f"--lora is {args.lora}; give a rank from 1, or leave it out to train the whole model"
+        )
+    words = [] if args.lora is None else [f"lora_rank={args.lora}"]
     config = resolve(FinetuneConfig(), args.config, words + args.set)
     if config.device == "cpu":
         torch.set_num_threads(run_threads(args.threads, Path(args.out)))

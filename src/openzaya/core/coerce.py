@@ -191,7 +191,7 @@ def convert_scalar(leaf: Leaf, hint: type, where: str) -> object:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if type(value) is hint:
-        return value
+        return a_number(leaf, value, where)
     if hint is float and type(value) is int:
         return float(value)
     if leaf.parse and isinstance(value, str):
@@ -200,10 +200,17 @@ def convert_scalar(leaf: Leaf, hint: type, where: str) -> object:
             return lowered in TRUE_WORDS
         if hint in (int, float):
             try:
-                return hint(value)
+                return a_number(leaf, hint(value), where)
             except ValueError:
                 raise mismatch(leaf, hint, where) from None
     raise mismatch(leaf, hint, where)
+
+
+def a_number(leaf: Leaf, value: object, where: str) -> object:
+    """Return a value unless it is nan, which passes most checks of a range."""
+    if value != value:
+        raise ConfigError(f"{leaf.source}: {where} is nan; give a number")
+    return value
 
 
 def convert_items(leaf: Leaf, hint: Any, where: str) -> object:

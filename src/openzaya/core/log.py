@@ -95,21 +95,23 @@ class MetricWriter:
         """
         if not self.path.exists():
             return 0
-        kept: list[str] = []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept: list[bytes] = []
+        lines = self.path.read_bytes().splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+                stays = record["step"] <= step or (stage is not None and record["stage"] != stage)
+            except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):
                     continue
                 raise DataError(
-                    f"{self.path} line {number} is not JSON: {error}; move the file away to go on"
+                    f"{self.path} line {number} is not JSON of a step ({error!r}); move the file "
+                    "away to go on"
                 ) from error
-            if record["step"] <= step or (stage is not None and record["stage"] != stage):
+            if stays:
                 kept.append(line)
         replacement = self.path.with_suffix(".jsonl.tmp")
-        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        replacement.write_bytes(b"".join(line + b"\n" for line in kept))
         replacement.replace(self.path)
         return len(lines) - len(kept)
 
@@ -137,7 +139,7 @@ def _plain(value: object) -> object:
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file in their order; a torn last line is left out."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = Path(path).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:

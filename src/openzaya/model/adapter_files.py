@@ -30,6 +30,7 @@ from openzaya.model.lora import (
     add_lora,
     merge_lora,
 )
+from openzaya.model.shards import replace_file, write_json
 from openzaya.model.zaya import Zaya
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -58,7 +59,10 @@ def write_adapter(
     folder: str | Path,
     base: str = "",
 ) -> None:
-    """Write A and B by the name of the parameter that they adapt; see `save_adapter`."""
+    """Write A and B by the name of the parameter that they adapt; see `save_adapter`.
+
+    Each file appears whole or not at all. Raises CheckpointError when the disk is full.
+    """
     tensors = _tensors(factors)
     raw: dict[str, Any] = {
         "peft_type": "LORA",
@@ -75,8 +79,14 @@ def write_adapter(
     }
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, root / WEIGHTS_FILE, {"format": "pt"})
-    (root / CONFIG_FILE).write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    try:
+        replace_file(root / WEIGHTS_FILE, lambda part: save_file(tensors, part, {"format": "pt"}))
+    except SafetensorError as error:  # a full disk, for one
+        raise CheckpointError(
+            f"the adapters could not be written to {root} ({error}); make room or choose another "
+            "folder"
+        ) from error
+    write_json(root / CONFIG_FILE, raw)
 
 
 def load_adapter(model: Zaya, folder: str | Path) -> LoraConfig:

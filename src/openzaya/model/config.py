@@ -79,6 +79,7 @@ class ZayaConfig:
         object.__setattr__(self, "layer_types", types)
         self._check_layers()
         self._check_choices()
+        self._check_tokens()
 
     def _check_sizes(self) -> None:
         for name in (
@@ -143,6 +144,19 @@ class ZayaConfig:
             value: object = getattr(self, name)
             if not isinstance(value, int | float) or value <= 0:
                 raise ConfigError(f"{name} is {value!r}; it must be a number > 0")
+
+    def _check_tokens(self) -> None:
+        for name in ("pad_token_id", "bos_token_id"):
+            value: object = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise ConfigError(f"{name} is {value!r:.40}; it must be a token's number or null")
+        eos, most = self.eos_token_id, self.vocab_size - 1
+        ends: tuple[object, ...] = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+        if not all(type(end) is int and 0 <= end <= most for end in ends):
+            raise ConfigError(
+                f"eos_token_id is {eos!r:.40}; it must be the number of a token, from 0 to {most}, "
+                "a list of such, or null"
+            )
 
     @property
     def conv_channels(self) -> int:

@@ -42,6 +42,10 @@ class OptimConfig:
                 f"clip_norm is {self.clip_norm} and lr_adamw {self.lr_adamw}; "
                 "choose clip_norm > 0 (inf = never clip) and lr_adamw >= 0"
             )
+        if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"betas are {self.betas} and eps is {self.eps}; choose betas in [0, 1) and eps > 0"
+            )
 
 
 class Optimizers:

@@ -6,6 +6,7 @@ Paper: III, IV-A.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from openzaya.core.config import diff, dump_toml, from_mapping, load_toml
 from openzaya.core.errors import ConfigError, DataError
 from openzaya.core.files import write_whole
 from openzaya.core.seeding import stream_seed
@@ -28,10 +28,11 @@ from openzaya.model.checkpoint import load
 from openzaya.model.lora import LoraConfig, Target, add_lora, merge_lora
 from openzaya.model.zaya import Zaya
 from openzaya.optim import MuonConfig, OptimConfig
+from openzaya.recipes.run_folder import claimed
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.tokenizer import TextTokenizer
 from openzaya.train.evaluate import held_out_loss
-from openzaya.train.lineage import content_of, without_harmless
+from openzaya.train.lineage import content_of
 from openzaya.train.loop import is_time_to_evaluate, run_stage
 from openzaya.train.saver import Saving
 from openzaya.train.stages import StageConfig
@@ -50,8 +51,6 @@ RATES: Mapping[tuple[Kind, bool], float] = {
     ("continue", True): 2e-4,
 }
 """Peak rate by kind and by whether adapters are trained. Deviation: D-043."""
-RESULTS = ("model", "adapter", "checkpoints", "metrics.jsonl", "report.json")
-"""What a run writes into its folder after it has claimed it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +120,13 @@ class FinetuneConfig:
         ):
             if not fits:
                 raise ConfigError(f"{name} is {getattr(self, name)}; choose a number {wanted}")
+        usual = LoraConfig()
+        is_usual = (self.lora_alpha, self.lora_targets) == (usual.alpha, usual.targets)
+        if not self.lora_rank and not is_usual:
+            raise ConfigError(
+                f"lora_alpha is {self.lora_alpha} and lora_targets {list(self.lora_targets)}, but "
+                "there are no adapters; add --lora RANK, or leave both out"
+            )
 
 
 def finetune(
@@ -135,11 +141,12 @@ def finetune(
 
     `run_dir/model` is the result as a model folder; adapters are merged in it, and stand alone, as
     PEFT loads them, in `run_dir/adapter`; checkpoints hold adapters without the model. Raises
-    DataError for data of another tokenizer, and ConfigError when `run_dir` holds another run.
+    DataError for data of another tokenizer, ConfigError when `run_dir` holds another run, and
+    CheckpointError when another process works in it.
     """
     tokenizer = TextTokenizer.load(model_folder)
     prepared = {name: open_data(folder, tokenizer) for name, folder in data.items()}
-    model = open_model(model_folder, config)
+    model = open_model(model_folder, config, tokenizer)
     content = content_of(model)
     lora = adapt(model, config)
     mixture, held_out = split_data(kind, prepared, model, config)
@@ -149,40 +156,39 @@ def finetune(
         return mixture.windows_for_step(stage.seed, step, stage.tokens_per_step)
 
     windows_of(0)  # raises DataError where a step could be empty
-    about = {"kind": kind, "model": str(model_folder.resolve()), "content": content}
-    claim(run_dir, about, prepared, config)  # only what can begin takes the folder
-    record_threads(run_dir)
     base = content if lora is not None else ""
     saving = Saving(tokenizer_hash=tokenizer.sha256, base=base, allow_changed=config.allow_changed)
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    echo(f"{stage.name}: {stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained")
-    watch = Watch(model, stage, held_out, echo)
-    before = watch.held_out_loss()
-    writer = open_writer(run_dir, config.trackers)
-    try:
-        summary = run_stage(
-            model,
-            stage,
-            windows_of,
-            run_dir / "checkpoints",
-            on_step=watch,
-            writer=writer,
-            saving=saving,
-        )
-    finally:
-        writer.close()
-    save_result(model, lora, tokenizer, model_folder, run_dir)
-    report = {
+    about = {
         "kind": kind,
-        "steps": stage.steps,
-        "tokens": stage.steps * stage.tokens_per_step,
-        "trained_parameters": count,
-        "loss by source": summary.loss_by_source(),
-        "held-out loss": {"before": before, "after": watch.held_out_loss()},
-        "model": str(run_dir / "model"),
+        "model": str(model_folder.resolve()),
+        "content": content,
+        "data": {name: found.fingerprint for name, found in prepared.items()},
     }
-    (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return report
+    # Only what can begin takes the folder; what is allowed to change is a matter of one resume.
+    with claimed(run_dir, about, replace(config, allow_changed=())):
+        record_threads(run_dir)
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        plan = f"{stage.steps} steps of {stage.tokens_per_step} tokens, {count:,} trained"
+        echo(f"{stage.name}: {plan}")
+        watch = Watch(model, stage, held_out, echo)
+        before = watch.held_out_loss()
+        folder = run_dir / "checkpoints"
+        with closing(open_writer(run_dir, config.trackers)) as writer:
+            summary = run_stage(
+                model, stage, windows_of, folder, on_step=watch, writer=writer, saving=saving
+            )
+        save_result(model, lora, tokenizer, model_folder, run_dir)
+        report = {
+            "kind": kind,
+            "steps": stage.steps,
+            "tokens": stage.steps * stage.tokens_per_step,
+            "trained_parameters": count,
+            "loss by source": summary.loss_by_source(),
+            "held-out loss": {"before": before, "after": watch.held_out_loss()},
+            "model": str(run_dir / "model"),
+        }
+        write_whole(run_dir / "report.json", json.dumps(report, indent=1) + "\n")
+        return report
 
 
 class Watch:
@@ -222,10 +228,18 @@ def save_result(
     ChatTemplate.load(base).save(run_dir / "model")
 
 
-def open_model(folder: Path, config: FinetuneConfig) -> Zaya:
-    """Load the model to train. Raises ConfigError for a device that does not work."""
+def open_model(folder: Path, config: FinetuneConfig, tokenizer: TextTokenizer) -> Zaya:
+    """Load the model to train.
+
+    Raises ConfigError for a device that does not work, DataError for a tokenizer with more ids.
+    """
     check_device(config.device)
     model = load(folder, config.dtype, config.device, precision="paper")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise DataError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} ids and a model of "
+            f"{model.config.vocab_size}; put the tokenizer there that belongs to the model"
+        )
     # A large folder is mapped read-only; training writes.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -254,46 +268,6 @@ def open_data(folder: Path, tokenizer: TextTokenizer) -> PreparedData:
             f"{tokenizer.sha256[:12]}; prepare the data again with --tokenizer set to the model"
         )
     return prepared
-
-
-def claim(
-    run_dir: Path,
-    about: Mapping[str, str],
-    prepared: Mapping[str, PreparedData],
-    config: FinetuneConfig,
-) -> None:
-    """Record what the run is, or refuse a folder that holds another one.
-
-    A model is the same wherever it lies: its content counts, not its path.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    prints = {name: found.fingerprint for name, found in prepared.items()}
-    told: dict[str, Any] = {**about, "data": prints}
-    path, settings = run_dir / "run.json", run_dir / "config.toml"
-    config = replace(config, allow_changed=())  # a matter of one resume
-    if not path.exists():
-        taken = [name for name in RESULTS if (run_dir / name).exists()]
-        if taken:
-            raise ConfigError(
-                f"{run_dir} holds {taken[0]}, which `openzaya train` did not write and would "
-                "overwrite; choose another folder with --out"
-            )
-        write_whole(settings, dump_toml(config))
-        write_whole(path, json.dumps(told, indent=1) + "\n")
-        return
-    known = json.loads(path.read_text(encoding="utf-8"))
-    changed = [
-        f"{key}: {known.get(key)} -> {value}"
-        for key, value in told.items()
-        if key != "model" and known.get(key) != value
-    ]
-    found = from_mapping(FinetuneConfig, load_toml(settings), str(settings))
-    changed += without_harmless(diff(replace(found, trackers=config.trackers), config))
-    if changed:
-        raise ConfigError(
-            f"{run_dir} holds another run ({'; '.join(changed[:5])}); resume it with the same "
-            "command or choose another folder with --out"
-        )
 
 
 def adapt(model: Zaya, config: FinetuneConfig) -> LoraConfig | None:

@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 
@@ -19,14 +21,28 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 """What every record has; everything else was given as `extra`."""
 
 
-def start_log(form: LogFormat, level: int = logging.INFO) -> None:
-    """Send all records to stderr; those of other packages from WARNING on."""
+@contextmanager
+def log_to_stderr(form: LogFormat, level: int = logging.INFO) -> Iterator[None]:
+    """Send all records to stderr; those of other packages from WARNING on.
+
+    Afterwards all loggers are as they were: the process may outlive its server, and stderr with it.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     handler.addFilter(NoFlood())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    logging.getLogger("openzaya").setLevel(level)
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    levels = {"": logging.WARNING, "openzaya": level, "uvicorn": logging.CRITICAL}
+    before = {name: logging.getLogger(name).level for name in levels}
+    root, handlers = logging.getLogger(), logging.getLogger().handlers
+    root.handlers = [handler]
+    for name, wanted in levels.items():
+        logging.getLogger(name).setLevel(wanted)
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        for name, known in before.items():
+            logging.getLogger(name).setLevel(known)
+        handler.close()
 
 
 class NoFlood(logging.Filter):

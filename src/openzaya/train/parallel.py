@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from openzaya.core.errors import CheckpointError
 from openzaya.data.windows import Window
 from openzaya.model.zaya import Trunk, Zaya
 from openzaya.optim import OptimConfig, Optimizers, build_optimizer
@@ -95,8 +96,15 @@ class Alone:
         return Saver(folder, identity, saving)
 
     def load_weights(self, model: Zaya, weights: Mapping[str, Tensor]) -> None:
-        """Copy all weights into the model."""
-        model.load_state_dict(weights)
+        """Copy all weights into the model. Raises CheckpointError when they do not fit it."""
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            found = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the weights do not fit the model ({found:.300}); resume with the model they were "
+                "saved from"
+            ) from error
 
     def num_cores(self, device: torch.device, micro_tokens: int) -> int:
         """Return as many as torch has threads, while each has enough to do."""

@@ -1,6 +1,7 @@
 """The settings of one supervised stage: context, rotary base, tokens, schedule, optimizer."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from openzaya.core.errors import ConfigError
 from openzaya.model.balance import BalanceConfig
@@ -68,6 +69,12 @@ class StageConfig:
         if self.evaluate_every_steps < 0:
             raise ConfigError(
                 f"evaluate_every_steps is {self.evaluate_every_steps}; choose 0 or more"
+            )
+        if not (0 <= self.z_loss < inf and self.spike_sigmas > 0):
+            raise ConfigError(
+                f"z_loss is {self.z_loss} and spike_sigmas {self.spike_sigmas}; choose a finite "
+                "z_loss >= 0 and spike_sigmas > 0 (inf = only steps that are not finite are left "
+                "out)"
             )
         _ = self.schedule  # which checks its part
 

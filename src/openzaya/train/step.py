@@ -89,7 +89,8 @@ def train_step(
     """Do one optimizer step on `windows`, those of all ranks, and advance `state`.
 
     The loss is normalized over the whole step, so cutting it into microbatches changes nothing.
-    A step that is not finite or spikes changes neither weights nor balancing biases.
+    A step that is not finite, spikes or trains no token changes neither weights nor balancing
+    biases; the last has no loss: it is nan.
     """
     batches = parallel.batches(windows, config.micro_tokens, model.device)
     weight = parallel.total(sum(batch.total_weight for batch in batches))
@@ -101,7 +102,8 @@ def train_step(
         loss = sum(x for x, _ in by_source.values()) / max(1.0, weight)
     with part("train/update"):
         grad_norm = optimizers.grad_norm()
-        applied = not state.guard.is_spike(loss=objective, grad_norm=grad_norm)
+        # Without a loss, momentum and decay alone would move the weights.
+        applied = weight > 0 and not state.guard.is_spike(loss=objective, grad_norm=grad_norm)
         scale = lr_scale(state.step, config.schedule)
         if applied:
             optimizers.step(scale, grad_norm)
@@ -116,13 +118,14 @@ def train_step(
     state.skipped += not applied
     if not applied:
         about = f"loss {objective:.4g}, gradient norm {grad_norm:.4g}"
+        about = about if weight else "none of its tokens is trained"
         place = f"{state.skipped} of {state.step} so far"
         log.warning("%s: step %d was left out: %s; %s", config.name, state.step, about, place)
     is_finite = math.isfinite(objective) and math.isfinite(grad_norm)
     state.broken_in_a_row = 0 if is_finite else state.broken_in_a_row + 1
     skip_fraction = sum(skipped) / len(skipped)
     return StepReport(
-        loss=loss,
+        loss=loss if weight else math.nan,
         z_loss=objective - loss,
         grad_norm=grad_norm,
         tokens=tokens,

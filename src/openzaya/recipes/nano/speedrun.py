@@ -270,10 +270,8 @@ def export(model: Zaya, codec: Codec, folder: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write through a temporary file: a killed run leaves the whole result or none."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write a result that is there whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def summary_line(result: dict[str, Any]) -> str:

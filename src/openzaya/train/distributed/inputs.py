@@ -141,7 +141,7 @@ def stage_of(args: argparse.Namespace) -> StageConfig:
     missing = [name for name in ("name", "steps") if name not in table]
     if missing:
         raise ConfigError(f"{args.config} has no {missing[0]!r}; a stage needs name and steps")
-    base = StageConfig(name=str(table["name"]), steps=int(table["steps"]))
+    base = StageConfig(name="", steps=1)  # both come from the file
     if args.lora is not None:  # adapters are nothing to a model whose biases have moved
         base = replace(base, balance=BalanceConfig(learning_rate=0.0))
     return resolve(base, [args.config], [word for word in args.set if not is_of_lora(word)])

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from openzaya.core.errors import OpenZayaError, TrainingStopped
 from openzaya.core.log import MetricWriter
+from openzaya.data.windows import Window
 from openzaya.train.distributed.cluster import Cluster
 from openzaya.train.distributed.export import export_adapter, export_model
 from openzaya.train.distributed.inputs import Inputs, read_alike
@@ -129,13 +130,16 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
     cluster = Cluster(model, Ranks(inputs.mesh, device.type), DTYPES[args.param_dtype])
     if cluster.is_first:
         log.info("%s", plan_of(inputs, cluster))
-        for name in (DONE, STOPPED):
-            (args.out / name).unlink(missing_ok=True)
+
+    def windows(step: int) -> Sequence[Window]:
+        mark(args.out, cluster)  # not before: a start that is refused leaves what the last one said
+        return inputs.windows(step)
+
     try:
         run_stage(
             model,
             inputs.config,
-            inputs.windows,
+            windows,
             args.out,
             on_step=watch_of(inputs, cluster),
             writer=MetricWriter(args.out / "metrics.jsonl") if cluster.is_first else None,
@@ -148,7 +152,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
             parallel=cluster,
         )
     except TrainingStopped:
-        mark(args.out / STOPPED, cluster)
+        mark(args.out, cluster, STOPPED)
         raise
     if inputs.base:
         folder = Path(args.model)
@@ -156,7 +160,7 @@ def train(args: argparse.Namespace, device: torch.device) -> None:
         export_adapter(model, cluster, args.out / "adapter", base)
     if args.export is not None:
         export_model(model, cluster, args.export, tokenizer=inputs.tokenizer)
-    mark(args.out / DONE, cluster)
+    mark(args.out, cluster, DONE)
 
 
 def plan_of(inputs: Inputs, cluster: Cluster) -> str:
@@ -191,10 +195,15 @@ def is_of_others(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def mark(path: Path, cluster: Cluster) -> None:
-    """Leave an empty file."""
-    if cluster.is_first:
-        path.touch()
+def mark(folder: Path, cluster: Cluster, end: str = "") -> None:
+    """Let a folder say how its run ended, by an empty file; nothing while it goes on."""
+    if not cluster.is_first:
+        return
+    for name in (DONE, STOPPED):
+        if name != end:
+            (folder / name).unlink(missing_ok=True)
+    if end:
+        (folder / end).touch()
 
 
 def watch_of(inputs: Inputs, cluster: Cluster) -> OnStep:
