@@ -6,14 +6,16 @@ The honest server of ours is in tests/serve/test_sandbox_server.py.
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from openzaya.core.errors import ConfigError, RequestError, SandboxError
-from openzaya.sandbox import Executor, Request, Status
+from openzaya.sandbox import Executor, Request, Result, Status
 from openzaya.sandbox.http import HttpExecutor
 
 PASS = Request(source="pass")
@@ -274,6 +276,66 @@ def test_an_address_that_is_none_is_refused(url, monkeypatch):
     monkeypatch.delenv("OPENZAYA_SANDBOX_URL", raising=False)
     with pytest.raises(ConfigError, match="OPENZAYA_SANDBOX_URL"):
         HttpExecutor(url)
+
+
+class Patient(Foreign):
+    """A server that works until its client has gone."""
+
+    def do_POST(self):
+        self.server.working.set()
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.connection.settimeout(20)
+        self.server.gone.append(self.connection.recv(1) == b"")
+
+
+@contextmanager
+def working(kind: type) -> Iterator[tuple[HttpExecutor, ThreadingHTTPServer]]:
+    """Run such a server while the block runs; yield a client of it that has time."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.working, server.gone = threading.Event(), []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield HttpExecutor(f"http://127.0.0.1:{server.server_port}", patience_s=60), server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def leave(client: HttpExecutor, server: ThreadingHTTPServer, end) -> tuple[Result, float]:
+    """Ask for a run, give it up by `end` once the server works; return what came and when."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(client.run, Request(source="pass", stop=stop))
+        assert server.working.wait(10)
+        began = time.monotonic()
+        end(client, stop)
+        result = running.result()
+    return result, time.monotonic() - began
+
+
+@pytest.mark.parametrize("end", [lambda _, stop: stop.set(), lambda client, _: client.close()])
+def test_a_run_that_nobody_wants_any_more_is_hung_up_on(end):
+    with working(Patient) as (client, server):
+        result, took_s = leave(client, server, end)
+    assert (result.status, took_s < 5) == (Status.INFRA, True), result
+    assert "nobody wants" in result.reason
+    assert server.gone == [True]
+
+
+def test_a_run_that_nobody_wants_any_more_is_not_asked_for_again():
+    class Full(Foreign):
+        reply = (503, b"", {"Retry-After": "30"})
+
+        def do_POST(self):
+            super().do_POST()
+            self.server.working.set()
+
+    with working(Full) as (client, server):
+        result, took_s = leave(client, server, lambda _, stop: stop.set())
+    assert (result.status, took_s < 5) == (Status.INFRA, True), result
+    assert "nobody wants" in result.reason
 
 
 def test_a_closed_client_runs_nothing():

@@ -65,6 +65,8 @@ def test_every_call_number_gets_the_action_of_its_list():
         ("sched_setaffinity", [0], [1]),
         ("setsockopt", [2, 20], [7, 8, 32, 33]),
         ("prctl", [4, 15, 38], [22, 36, 55, 0x59616D61]),
+        ("mmap", [0x1, 0x2, 0x22, 0x20022, 0x812], [0x21, 0x3, 0x8, 0x28, 0x40022, 0x40002]),
+        ("madvise", [0, 4, 8, 14], [9, 12, 20, 21, 25]),
     ],
 )
 def test_arguments_decide_about_some_calls(name, good, bad):

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -260,6 +261,21 @@ def test_keys_open_every_route_but_health():
         assert stranger.run(Request(source="pass")).status is Status.INFRA
         with pytest.raises(SandboxError, match="401"):
             stranger.check()
+
+
+def test_a_run_that_the_clients_caller_gives_up_ends_on_the_server():
+    stop = threading.Event()
+    request = Request(source="import time; time.sleep(40)", limits=Limits(wall_s=60), stop=stop)
+    with serving(slots=1, executor=Watched()) as server, ThreadPoolExecutor(1) as threads:
+        result = threads.submit(HttpExecutor(server.url).run, request)
+        while not server.service.executor.running_now:
+            time.sleep(0.01)
+        stop.set()
+        began = time.monotonic()
+        assert result.result().status is Status.INFRA
+        while server.service.executor.running_now:
+            assert time.monotonic() - began < 5
+            time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ never looks for signals goes on; what evaluates model text belongs into `sandbox
 processes are killed.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import cache
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
@@ -22,6 +24,8 @@ MOST_S = 1e6
 AGAIN_S = 1.0
 """Seconds until the next alarm, for calls that swallow one while they clean up."""
 
+log = logging.getLogger(__name__)
+
 
 class _Expired(BaseException):
     """No Exception, so that `except Exception` in the call does not take it for its own."""
@@ -30,10 +34,11 @@ class _Expired(BaseException):
 def within(limit_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what `call` returns; raise TimeoutError when that takes more than `limit_s` seconds.
 
-    Signals reach the main thread only: in another one there is no limit. An alarm that was set
-    before is set again afterwards, as much later as the call took.
+    Signals reach the main thread only: in another one there is no limit, and a warning says so
+    once. An alarm that was set before is set again afterwards, as much later as the call took.
     """
     if threading.current_thread() is not threading.main_thread():
+        _warn()
         return call(*args, **kwargs)
     handler = signal.signal(signal.SIGALRM, _expire)
     alarm = signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
@@ -55,6 +60,14 @@ def check_limit(name: str, limit_s: float) -> None:
     """Raise ConfigError for a limit that no call can keep."""
     if not 0 < limit_s <= MOST_S:
         raise ConfigError(f"{name} is {limit_s}; choose more than 0 and at most {MOST_S:g} seconds")
+
+
+@cache
+def _warn() -> None:
+    log.warning(
+        "outside the main thread verifiers have no time limit: one that hangs stops everything; "
+        "call RL and evaluations in the main thread, or bound the verifier yourself"
+    )
 
 
 def _expire(_number: int, _frame: FrameType | None) -> None:

@@ -56,7 +56,8 @@ class RLConfig:
     max_useless_steps: int = 20
     """Stop with an error after that many skipped updates in a row."""
     score_limit_s: float = 300.0
-    """Most seconds to judge one rollout; more is a failure of ours (INFRA)."""
+    """Most seconds to judge one rollout; more is a failure of ours (INFRA). Only the main thread
+    can keep it: in another one there is no limit, and a warning says so."""
     max_infra_share: float = 0.02
     """Stop when more than this share of the last 1,000 rollouts could not be judged."""
     micro_tokens: int = 131_072

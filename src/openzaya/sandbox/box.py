@@ -13,7 +13,8 @@ from openzaya.core.errors import SandboxError
 from openzaya.sandbox.interpreter import FLAGS, Interpreter
 from openzaya.sandbox.languages import WORK
 
-DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "full", "random", "urandom")
+"""Not `zero`: mapped, it is shared memory that is no file's, which no limit of a box counts."""
 DEVICE_LINKS = (
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),

@@ -51,7 +51,8 @@ class Limits:
     wall_s: float | None = None
     """Seconds on the clock; None: twice the CPU limit and one more."""
     memory_bytes: int = 512 * MIB
-    """Resident memory of all its processes together, and address space of each."""
+    """Resident memory of all its processes together, with what may wait in its sockets (256 KiB
+    each), and address space of each."""
     processes: int | None = None
     """Processes and threads alive at once; None: the language's own, 16 for Python and 1 for
     compiled programs, which then get a large stack."""
@@ -84,7 +85,8 @@ class Request:
     """Names of files in its working folder to bring back; only plain files come."""
     limits: Limits = Limits()
     stop: Event | None = field(default=None, compare=False)
-    """Set, from any thread, it ends a run on this machine that nobody wants any more: INFRA."""
+    """Set, from any thread, it ends a run that nobody wants any more: INFRA. A foreign server is
+    only hung up on."""
 
     @property
     def is_stopped(self) -> bool:

@@ -9,15 +9,18 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
 from openzaya.core.errors import ConfigError, RequestError, SandboxError
 from openzaya.sandbox import checks, protocol
+from openzaya.sandbox.exchange import LOOK_S
 from openzaya.sandbox.executor import MIB, Executor, Request, Result, Status
 from openzaya.sandbox.http_answer import Unusable, read_answer
 
@@ -53,7 +56,8 @@ class HttpExecutor(Executor):
     def run(self, request: Request) -> Result:
         """Run one program to its end; see Executor.run.
 
-        Raises RequestError also for what a foreign server cannot be asked for.
+        Raises RequestError also for what a foreign server cannot be asked for. A run that nobody
+        wants any more is hung up on; a server of ours then ends it.
         """
         checks.check(request)
         if self.closed.is_set():
@@ -61,12 +65,14 @@ class HttpExecutor(Executor):
         began = time.monotonic()
         try:
             if self.is_ours is None:
-                self.is_ours = self.ping()
+                self.is_ours = self.ping(request.stop)
             body = ours(request) if self.is_ours else foreign(request)
             answer = self.ask(json.dumps(body).encode(), request)
             return read_answer(answer, request, time.monotonic() - began)
         except (Unusable, OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
+            if self.is_unwanted(request.stop):
+                why = "nobody wants the run any more"
             return Result(
                 status=Status.INFRA,
                 backend=self.name,
@@ -85,12 +91,16 @@ class HttpExecutor(Executor):
             ) from error
 
     def close(self) -> None:
-        """Refuse further runs."""
+        """Refuse further runs and hang up on those under way; their results are INFRA."""
         self.closed.set()
 
-    def ping(self) -> bool:
+    def is_unwanted(self, stop: threading.Event | None) -> bool:
+        """Say whether nobody wants a run any more."""
+        return self.closed.is_set() or (stop is not None and stop.is_set())
+
+    def ping(self, stop: threading.Event | None = None) -> bool:
         """Say whether the server is one of ours. Raises Unusable and OSError if there is none."""
-        status, headers, body = self.exchange("GET", "/v1/ping", None, PING_S, MIB)
+        status, headers, body = self.exchange("GET", "/v1/ping", None, PING_S, MIB, stop)
         if status != 200:
             raise Unusable(f"status {status} for a ping: {excerpt(body)}")
         return headers.get("x-sandbox") == "openzaya"
@@ -101,24 +111,35 @@ class HttpExecutor(Executor):
         timeout_s = request.limits.wall_limit_s + COMPILE_S + self.patience_s
         longest = longest_answer(request)
         while True:
-            status, headers, answer = self.exchange("POST", "/run_code", body, timeout_s, longest)
+            status, headers, answer = self.exchange(
+                "POST", "/run_code", body, timeout_s, longest, request.stop
+            )
             if status == 200:
                 return answer
-            pause_s = pause(headers.get("retry-after"))
-            if status not in (429, 503) or time.monotonic() + pause_s > deadline:
+            again = time.monotonic() + pause(headers.get("retry-after"))
+            if status not in (429, 503) or again > deadline:
                 raise Unusable(f"status {status}: {excerpt(answer)}")
-            if self.closed.wait(pause_s):
-                raise Unusable("the executor was closed")
+            while time.monotonic() < again:
+                if self.is_unwanted(request.stop):
+                    raise Unusable("not asked again")
+                self.closed.wait(LOOK_S)
 
     def exchange(
-        self, method: str, path: str, body: bytes | None, timeout_s: float, longest: int
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_s: float,
+        longest: int,
+        stop: threading.Event | None,
     ) -> tuple[int, dict[str, str], bytes]:
         """Send one request; return status, headers (names in lower case) and body."""
         kind = http.client.HTTPSConnection if self.scheme == "https" else http.client.HTTPConnection
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        with contextlib.closing(kind(self.host, self.port, timeout=timeout_s)) as connection:
+        connection = kind(self.host, self.port, timeout=timeout_s)
+        with contextlib.closing(connection), self.hanging_up(connection, stop):
             connection.request(method, self.prefix + path, body, headers)
             response = connection.getresponse()
             content = response.read(longest + 1)
@@ -126,6 +147,29 @@ class HttpExecutor(Executor):
                 raise Unusable(f"its answer is longer than {longest} bytes")
             told = {name.lower(): value for name, value in response.getheaders()}
             return response.status, told, content
+
+    @contextlib.contextmanager
+    def hanging_up(
+        self, connection: http.client.HTTPConnection, stop: threading.Event | None
+    ) -> Iterator[None]:
+        """Break a connection off, while the block waits for it, when nobody wants its answer."""
+        done = threading.Event()
+
+        def watch() -> None:
+            line = None
+            while not done.wait(LOOK_S):
+                line = connection.sock or line  # it lets go of it before it reads the answer
+                if line is not None and self.is_unwanted(stop):
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+        watcher = threading.Thread(target=watch, name="openzaya-sandbox-http", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
 
 def split(url: str) -> tuple[str, str, int, str]:

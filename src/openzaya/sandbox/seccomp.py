@@ -49,8 +49,7 @@ FILES = {
     "statx": 332, "close_range": 436, "faccessat2": 439,
 }
 MEMORY = {
-    "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26, "madvise": 28,
-    "membarrier": 324,
+    "mprotect": 10, "munmap": 11, "brk": 12, "mremap": 25, "msync": 26, "membarrier": 324,
 }
 PROCESSES = {
     "fork": 57, "vfork": 58, "execve": 59, "exit": 60, "wait4": 61, "kill": 62, "exit_group": 231,
@@ -101,6 +100,7 @@ NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID and NET."""
 CLONE_PTRACE, CLONE_PIDFD, CLONE_INTO_NEW_TIME = 0x2000, 0x1000, 0x80
 AF_UNIX = 1
+MAP_SHARED, MAP_PRIVATE, MAP_TYPE, MAP_ANONYMOUS, MAP_HUGETLB = 0x01, 0x02, 0x0F, 0x20, 0x40000
 
 ARGUMENT_RULES = {
     "socket": ArgumentRule(41, 0, (AF_UNIX,)),
@@ -110,6 +110,16 @@ ARGUMENT_RULES = {
     ),
     # copies, flags and sizes of descriptors; no locks, leases or owners
     "fcntl": ArgumentRule(72, 1, (0, 1, 2, 3, 4, 1030, 1032)),
+    # files, and memory of one's own; that which is shared without a file stays when it is out of
+    # all processes' sight, and neither it nor huge pages are in the sizes that a box's limit counts
+    "mmap": ArgumentRule(
+        9,
+        3,
+        (MAP_SHARED, MAP_PRIVATE, MAP_PRIVATE | MAP_ANONYMOUS),
+        MAP_TYPE | MAP_ANONYMOUS | MAP_HUGETLB,
+    ),
+    # how it will be used, that it is not needed, guards; not: put it out to swap, merge it
+    "madvise": ArgumentRule(28, 2, (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 102, 103)),
     # is it a terminal, its size; bytes waiting; blocking and closing on exec
     "ioctl": ArgumentRule(16, 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
     # addresses, keepalive, linger, credentials, time-outs; no sizes: what waits in a socket is

@@ -32,6 +32,8 @@ TICK_S = 0.02
 """Seconds between two looks at memory and CPU time."""
 MOST_FILES = 16384
 """Files in the working folder; their names and nodes are memory that no size limit counts."""
+SOCKET_BYTES, DATAGRAM_SOCKET_BYTES = 1 << 18, 3 << 20
+"""Most that waits in one socket: of one sender, or in eleven datagrams of as many senders."""
 PR_SET_DUMPABLE = 4
 CHUNK_BYTES = 1 << 20
 PAGE = posix.sysconf("SC_PAGE_SIZE")
@@ -202,10 +204,24 @@ def usage(limit: int, spent: "Spent") -> tuple[int, float]:
             ticks += sum(map(int, fields[11:15]))  # its own and its collected children's
             spent[pid, fields[19]] = sum(map(int, fields[11:13]))
             sizes[pid] = int(fields[21]) * PAGE
-    memory = sum(sizes.values())
-    if memory > limit:
+    memory, waiting = sum(sizes.values()), socket_bytes()
+    if memory + waiting > limit:
         memory = sum(share(pid, size) for pid, size in sizes.items())
-    return memory, max(ticks / CLOCK_TICKS + own.ru_utime + own.ru_stime, seen_s(spent))
+    return memory + waiting, max(ticks / CLOCK_TICKS + own.ru_utime + own.ru_stime, seen_s(spent))
+
+
+def socket_bytes() -> int:
+    """Return what may wait in the sockets of the box, those that nobody has accepted included.
+
+    The kernel holds it, in no process's memory, also when its sender has ended.
+    """
+    table = b""
+    handle = posix.open("/proc/net/unix", posix.O_RDONLY | posix.O_CLOEXEC)
+    while piece := posix.read(handle, CHUNK_BYTES):
+        table += piece
+    posix.close(handle)
+    datagrams = table.count(b" 0002 ")  # a name may hold this, too, to its owner's disadvantage
+    return (table.count(b"\n") - 1) * SOCKET_BYTES + datagrams * DATAGRAM_SOCKET_BYTES
 
 
 def seen_s(spent: "Spent") -> float:

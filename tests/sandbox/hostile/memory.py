@@ -5,6 +5,13 @@ from sandbox.hostile.case import Case
 from openzaya.sandbox.executor import MIB, Limits, Status
 
 HOLD = "\ntime.sleep(50)"
+SEND = """
+import socket, time
+def fill(send):
+    try:
+        while True: send(bytes(200000))
+    except BlockingIOError: pass
+"""
 CASES = [
     Case(
         name="four gigabytes at once",
@@ -20,7 +27,7 @@ CASES = [
     ),
     Case(
         name="sixteen gigabytes of address space",
-        source="import mmap\nprint(attempt(mmap.mmap, -1, 16 * 2**30))",
+        source="import mmap\nprint(attempt(mmap.mmap, -1, 16 * 2**30, mmap.MAP_PRIVATE))",
         tools=True,
         prints=b"ENOMEM\n",
     ),
@@ -34,13 +41,33 @@ CASES = [
         limits=Limits(memory_bytes=192 * MIB, wall_s=60),
     ),
     Case(
-        name="shared mappings in many children",
+        name="mappings in many children",
         source=(
             "import mmap, os, time\nfor _ in range(8):\n    if not os.fork(): break\n"
-            "kept = mmap.mmap(-1, 40 * 2**20)\nkept.write(bytes(40 * 2**20))" + HOLD
+            "kept = mmap.mmap(-1, 40 * 2**20, mmap.MAP_PRIVATE)\nkept.write(bytes(40 * 2**20))"
+            + HOLD
         ),
         ends=(Status.MEMORY,),
         limits=Limits(memory_bytes=128 * MIB, wall_s=60),
+    ),
+    Case(
+        name="shared mappings, which keep what no process sees any more",
+        source=(
+            "import mmap\nprint(attempt(mmap.mmap, -1, 2**20))\n"
+            "print(attempt(lambda: mmap.mmap(os.open('/dev/zero', os.O_RDWR), 2**20)))\n"
+            "print(attempt(mmap.mmap, -1, 2**21, mmap.MAP_PRIVATE | 0x40000))"  # a huge page
+        ),
+        tools=True,
+        refused=True,
+    ),
+    Case(
+        name="memory put out to swap",
+        source=(
+            "import mmap\nkept = mmap.mmap(-1, 2**20, mmap.MAP_PRIVATE)\n"
+            "print(*[attempt(kept.madvise, how) for how in (12, 20, 21)])"
+        ),
+        tools=True,
+        refused=True,
     ),
     Case(
         name="memory that is no process's",
@@ -116,6 +143,35 @@ CASES = [
         ),
         tools=True,
         prints=b"EMFILE\n",
+    ),
+    Case(
+        name="connections that nobody accepts",
+        source=SEND
+        + (
+            "server = socket.socket(socket.AF_UNIX)\nserver.bind('s')\nserver.listen(4000)\n"
+            "for _ in range(2000):\n"
+            "    client = socket.socket(socket.AF_UNIX)\n    client.setblocking(False)\n"
+            "    client.connect('s')\n    fill(client.send)\n    client.close()"
+        )
+        + HOLD,
+        ends=(Status.MEMORY,),
+        limits=Limits(memory_bytes=128 * MIB, wall_s=60),
+    ),
+    Case(
+        name="datagrams that nobody reads",
+        source=SEND
+        + (
+            "kept = []\nfor n in range(60):\n"
+            "    kept.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))\n"
+            "    kept[-1].bind(str(n))\n"
+            "    for _ in range(11):\n"
+            "        client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+            "        client.setblocking(False)\n        client.connect(str(n))\n"
+            "        fill(client.send)\n        client.close()"
+        )
+        + HOLD,
+        ends=(Status.MEMORY,),
+        limits=Limits(memory_bytes=128 * MIB, wall_s=60),
     ),
     Case(
         name="integers that never end",

@@ -3,6 +3,7 @@
 from openzaya.envs.math.syntax import Apply, Chain, Name, Node, Seq, Words, children
 
 _CONSTANTS = ("pi", "e", "infinity", "reals")
+_NEGATIONS = frozenset(("not", "no", "non", "nor", "neither", "never", "none", "false", "except"))
 _FUNCTIONS = "fghFGH"
 """Names whose negative power before an argument is an inverse function, as in f^{-1}(x)."""
 
@@ -11,13 +12,13 @@ def is_label(node: Node, variables: frozenset[str]) -> bool:
     """Say whether a tree only names something: x, f(2), AB, a + b; not 2x, x + 1 or -x.
 
     A name that is a variable of the gold is a value, and so is any tree with a number in it; the
-    arguments of a call such as f(2) do not count.
+    arguments of a call such as f(2) do not count. What says no turns the rest into its opposite.
     """
     match node:
-        case Words():
-            return True
+        case Words(text):
+            return _NEGATIONS.isdisjoint(text.casefold().split())
         case Name(name):
-            return name not in variables and name not in _CONSTANTS
+            return name not in variables and name not in _CONSTANTS and name not in _NEGATIONS
         case Apply("juxt", (Name() as head, _)):
             return is_label(head, variables)
         case Apply("juxt", (Apply("^", (Name(head), Apply("neg"))), _)):

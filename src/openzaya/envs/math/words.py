@@ -9,10 +9,14 @@ from openzaya.envs.math.tokens import plain_text
 
 _CHOICE = re.compile(
     r"(?:(?:option|choice|answer)\s+)?"
-    r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:\s]|$))[).:]?\s*(.*)",
+    r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:\s]|$))([).:]?)\s*(.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-J](?![A-Za-z0-9'])")
+_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-J](?![A-Za-z0-9'])|\([a-j]\)")
+_OTHER = re.compile(r"(?:or|and|nor)\b", re.IGNORECASE)
+"""How a text goes on that names another choice, too."""
+_SAID = re.compile(r"(?:is|was|isn't|not|but)\b", re.IGNORECASE)
+"""How a sentence about a choice goes on; behind a mark, as in `D) Not enough`, it is its text."""
 
 
 def judge_words(text: str, gold: Gold) -> str | None:
@@ -33,11 +37,13 @@ def _judge_choice(text: str, gold: Gold) -> str | None:
     match = _CHOICE.fullmatch(text)
     if match is None:
         raise Unreadable(f"{text[:40]!r} names no choice")
-    letter, rest = (match[1] or match[2]).upper(), match[3].strip()
+    letter, rest = (match[1] or match[2]).upper(), match[4].strip()
     if letter != gold.text:
         return f"choice {letter} is not {gold.text}"
     if rest and right is not None and rest.casefold() != right:
         return f"the text behind {letter} is not that of the choice"
-    if rest and right is None and (_LETTER.search(rest) or len(rest) > 200):
+    if rest and right is None and (_LETTER.search(rest) or _OTHER.match(rest) or len(rest) > 200):
         return "more than one choice is named"
+    if right is None and not (match[1] or match[3]) and _SAID.match(rest):
+        return f"something is said of {letter}"
     return None
