@@ -77,8 +77,10 @@ def replying(player: Player, text: str) -> Recording:
     """Add a run whose winner replied, thought and ended so, and in which all else says so too."""
     made = player.add(small_run())
     made.run["question"] = [{"role": "user", "content": text}]
-    made.run["run"].update(question=text[:200], answer=text)
-    made.run["candidates"] = [{**c, "answer": c["answer"] and text} for c in made.run["candidates"]]
+    made.run["run"].update(question=text[:200], answer=f"{text} so")
+    made.run["candidates"] = [
+        {**c, "answer": c["answer"] and f"{text} so"} for c in made.run["candidates"]
+    ]
     for c in made.candidates:
         c.update(answer_text=text, thinking=text, tail=text, text=text)
     return made
@@ -146,7 +148,7 @@ def test_what_a_formula_paints_stays_in_its_box(open_page, player):
     text = f"${text}$\n\n$${text}$$"
     made = replying(player, text)
     page = open_page(f"#/runs/{made.id}")
-    page.locator(".reply math").first.wait_for()
+    page.locator(".reply math").first.wait_for(state="attached")
     outside = page.evaluate(
         """() => [...document.querySelectorAll('math, math *')].filter(e => {
             for (let box = e.parentElement; box !== document.body; box = box.parentElement) {

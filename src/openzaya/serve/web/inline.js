@@ -4,6 +4,7 @@
 const MARKS = /\\[()[\]]|\\\\|\\[*_`$#~%&.+-]|\\boxed *\{|\\begin\{([a-z]+\*?)\}|`+|\$\$?|\*\*?|__?|~~/g;
 const EMPHASIS = { "**": "strong", __: "strong", "*": "em", _: "em", "~~": "s" };
 const MOST_BOXED = 400;
+const MOST_IN_LINE = 300; // formulas: a browser lays out a paragraph anew for every few that are typeset
 const MOST_TICKS = 8;
 const SPACE = /\s/;
 const WORD = /[A-Za-z0-9]/;
@@ -18,6 +19,7 @@ class Inline {
     this.from = 0; // what stands before it is in `frames`
     this.frames = [{ mark: "", nodes: [] }];
     this.found = new Map();
+    this.left = MOST_IN_LINE;
   }
 
   read() {
@@ -59,13 +61,17 @@ class Inline {
     return at;
   }
 
+  typeset(tex, source, isDisplay) {
+    return this.left-- > 0 ? formula(tex, source, isDisplay, this.setting) : source;
+  }
+
   formula(at, begin, end, isDisplay, isWhole = false) {
     const close = this.next(end, begin);
     if (close < 0 || close - begin > MOST_TEX) return null;
     const after = close + end.length;
     const tex = isWhole ? this.text.slice(at, after) : this.text.slice(begin, close);
     if (!tex.trim()) return null;
-    return this.until(at, after, formula(tex, this.text.slice(at, after), isDisplay, this.setting));
+    return this.until(at, after, this.typeset(tex, this.text.slice(at, after), isDisplay));
   }
 
   // Pandoc's rule: $5 and $6 are no formula. No space inside of the dollars, no digit behind them.
@@ -75,7 +81,7 @@ class Inline {
     while (close > 0 && text[close - 1] === "\\") close = this.next("$", close + 1);
     const isPair = close > at + 1 && close - at <= MOST_TEX && !SPACE.test(text[at + 1]) && !SPACE.test(text[close - 1]) && !/\d/.test(text[close + 1] ?? "");
     if (!isPair) return null;
-    return this.until(at, close + 1, formula(text.slice(at + 1, close), text.slice(at, close + 1), false, this.setting));
+    return this.until(at, close + 1, this.typeset(text.slice(at + 1, close), text.slice(at, close + 1), false));
   }
 
   // The box of a final answer needs no dollars.
@@ -87,7 +93,7 @@ class Inline {
       else if (text[i] === "{") open += 1;
       else if (text[i] === "}" && --open === 0) {
         const source = text.slice(at, i + 1);
-        return this.until(at, i + 1, formula(source, source, false, this.setting));
+        return this.until(at, i + 1, this.typeset(source, source, false));
       }
     }
     return null;
