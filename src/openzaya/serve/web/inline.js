@@ -71,7 +71,9 @@ class Inline {
     const after = close + end.length;
     const tex = isWhole ? this.text.slice(at, after) : this.text.slice(begin, close);
     if (!tex.trim()) return null;
-    return this.until(at, after, this.typeset(tex, this.text.slice(at, after), isDisplay));
+    let behind = after; // a line of its own needs no space behind it
+    while (isDisplay && this.text[behind] === " ") behind += 1;
+    return this.until(at, behind, this.typeset(tex, this.text.slice(at, behind), isDisplay));
   }
 
   // Pandoc's rule: $5 and $6 are no formula. No space inside of the dollars, no digit behind them.
