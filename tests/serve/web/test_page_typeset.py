@@ -94,6 +94,7 @@ def test_lists_quotes_and_code_keep_their_order_and_their_words(open_page, playe
         "a box \\boxed{of which",
         "$\\frac{1}{$",
         "$\\undefined x$",
+        "$x + \\ref{y}$",
         "C:\\new\\text $$ and $$ nothing",
     ],
 )
@@ -196,6 +197,18 @@ def test_only_formulas_that_are_about_to_be_seen_are_typeset(open_page, player):
     assert page.locator(".reply math").count() < all_of_them / 2
     page.locator(".reply").evaluate("e => e.scrollTo(0, e.scrollHeight)")
     page.locator(".reply p").last.locator("mfrac").wait_for()
+
+
+def test_another_part_of_a_trace_has_its_own_formulas(open_page, player):
+    made = player.add(small_run())
+    made.candidates[0].update(tail=MANY[:23_000], answer_text=MANY[:23_000].replace("{7}", "{9}"))
+    page = open_page(f"#/runs/{made.id}/0/0")
+    page.locator(".drawer-body math").first.wait_for()
+    page.get_by_role("tab", name="Reply").click()
+    page.locator(".drawer-body").evaluate("e => e.scrollTo(0, e.scrollHeight)")
+    last = page.locator(".drawer-body mfrac").last
+    page.locator(".drawer-body p").last.locator("mfrac").wait_for()
+    assert last.locator("mn").last.text_content() == "9"
 
 
 def test_a_formula_is_not_made_again_when_a_live_run_is_drawn_anew(open_page, player):
