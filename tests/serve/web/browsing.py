@@ -17,6 +17,9 @@ LIMIT_MS = 20_000
 """A loaded machine is slow; nothing here depends on being fast."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
+WRITTEN = ".drawer-body :is(pre, .typeset)"
+"""What an open trace wrote or was given."""
+
 
 def why_not() -> str:
     """Say why no browser can be started; empty when one can."""

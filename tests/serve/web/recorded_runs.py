@@ -66,6 +66,8 @@ class PretendModel:
     """Reasons at a fixed speed; what it concludes depends on the tails that it is shown."""
 
     right: str = "84"
+    proof: str = ""
+    """The reply that concludes what is right; a sentence by default, as for all that is wrong."""
     wrong: tuple[str, ...] = ("72", "96", "90", "48", "83", "168", "42", "80")
     skill: float = 0.34
     trust: float = 0.9
@@ -73,6 +75,7 @@ class PretendModel:
     mean_tokens: float = 8_000.0
     tokens_per_s: float = 55.0
     fails: float = 0.0
+    sentences: tuple[str, ...] = SENTENCES
     mark: str = ""
     tail_method: str = "exact"
     calls: dict[int, Call] = field(default_factory=dict)
@@ -109,10 +112,12 @@ class PretendModel:
 
     def text(self, request: SampleRequest, rng: Random, *, is_cut: bool) -> str:
         answer = self.conclude(request.messages[-1].content, rng)
-        thoughts = " ".join(rng.choice(SENTENCES) for _ in range(rng.randint(12, 60)))
+        thoughts = " ".join(rng.choice(self.sentences) for _ in range(rng.randint(12, 60)))
         thoughts = f"{self.mark}{thoughts} With both cases so it is {answer}. {self.mark}"
         if is_cut:
             return f"{thoughts} But check the case of equal terms again"
+        if self.proof and answer == self.right:
+            return f"{thoughts}</think>{self.proof}"
         return f"{thoughts}</think>Both cases together give \\boxed{{{answer}}}."
 
     def conclude(self, prompt: str, rng: Random) -> str:
@@ -127,13 +132,14 @@ class PretendModel:
         return sum(len(m.content) * 2 for m in messages)
 
     def last_tokens(self, text: str, count: int) -> str:
-        return " ".join(text.split()[-max(1, count // 30) :])
+        words = re.findall(r"\s*\S+", text)
+        return "".join(words[-max(1, count // 30) :]).lstrip()
 
 
 QUESTION = (
-    "Let $a$ and $b$ be positive integers with $a + b + \\gcd(a, b) = 330$. "
-    "Find the number of ordered pairs $(a, b)$ for which the least common multiple of $a$ and $b$ "
-    "is not divisible by 12."
+    "Find the number of triples $(a, b, c)$ of integers with $0 \\le a \\le b \\le c \\le 6$, that "
+    "is, the dimension of the space of homogeneous polynomials of degree $6$ in "
+    "$x_1, x_2, x_3, x_4$."
 )
 
 

@@ -9,12 +9,37 @@ from openzaya.ttc import MarkovianRSAConfig, presets
 
 TAKE = "document.title='taken'"
 HOSTILE = f'<img src=x onerror="{TAKE}"></script><script>{TAKE}</script>'
+PROOF = r"""### Counting
+
+Put $a' = a$, $b' = b + 1$ and $c' = c + 2$. Then $0 \le a' < b' < c' \le 8$, so the triples are the
+**subsets of three** of $\{0, 1, \dots, 8\}$:
+
+$$\binom{9}{3} = \frac{9 \cdot 8 \cdot 7}{3!} = 84.$$
+
+### Check by the largest number
+
+| $c$ | 0 | 1 | 2 | 3 | 4 | 5 | 6 |
+|:----|--:|--:|--:|--:|--:|--:|--:|
+| pairs with $a \le b \le c$ | 1 | 3 | 6 | 10 | 15 | 21 | 28 |
+| sum so far | 1 | 4 | 10 | 20 | 35 | 56 | 84 |
+
+The rows agree with \[\sum_{c=0}^{6} \binom{c+2}{2} = \binom{9}{3}.\] The answer is $\boxed{84}$."""
+THOUGHTS = (
+    "Split the sum by the residue of $n$ and treat each part alone.",
+    "If $p$ divides both then it divides $b - a$, which leaves few cases.",
+    "Check the small case first: $n = 3$ gives $4$, which fits the formula.",
+    "Counting the pairs twice is the trap here, so divide by $2!$ at the end.",
+    "Wait, the boundary term was dropped above; put it back and simplify.",
+    r"The generating function $\frac{1}{(1 - z)^4}$ has a pole of order $4$ at $z = 1$.",
+    r"By symmetry it is enough to take $a \le b$ and double what is off the diagonal.",
+    r"With $x_1 + x_2 + x_3 + x_4 = 6$ this is $\binom{6 + 3}{3}$ by stars and bars.",
+)
 TURNED = "\u202e48\u202c \u200b\u2066"
 
 
 def good_run(run_id: str = "run-16k") -> Recording:
     """A run of the recommended preset in which the right answer spreads."""
-    return record(run_id, presets["16k"], age_s=600)
+    return record(run_id, presets["16k"], PretendModel(proof=PROOF, sentences=THOUGHTS), age_s=600)
 
 
 def hard_run() -> Recording:

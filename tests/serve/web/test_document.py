@@ -7,8 +7,10 @@ import re
 
 import pytest
 
-from openzaya.serve.web import content_security_policy, page, standalone
+from openzaya.serve.web import TEMML, content_security_policy, page, standalone
 
+PUBLISHED = "1ab19148afe0dbc836b7a74f344071b3f3a70a7a8259ae4049e76894fcdf8d95"
+"""SHA-256 of temml.min.js in Temml 0.13.5 as npm has it."""
 HOSTILE = "</script><script>alert(1)</script><!--<script>\u2028 ]]>"
 
 
@@ -55,3 +57,15 @@ def test_a_page_with_a_run_inside_talks_to_nobody():
 def test_marks_inside_a_run_are_not_taken_for_ours():
     document = standalone({"question": "[[script]] [[style]]"}, []).decode()
     assert '"[[script]] [[style]]"' in document
+
+
+def test_temml_is_as_published_and_its_licence_goes_where_it_goes():
+    code = (TEMML / "temml.min.js").read_bytes()
+    assert hashlib.sha256(code).hexdigest() == PUBLISHED
+    terms = (TEMML / "LICENSE").read_bytes()
+    assert b"Copyright (c) 2020 Ron Kok" in terms
+    for document in (page(), standalone({}, [])):
+        (script,) = blocks(document, "script")
+        before, _, after = script.encode().partition(code)
+        assert terms in before
+        assert after.startswith(b"\nreturn temml;")

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from serve.web.browsing import node, until, why_not
+from serve.web.browsing import WRITTEN, node, until, why_not
 from serve.web.sample_runs import (
     HOSTILE,
     failed_run,
@@ -244,8 +244,8 @@ def test_the_drawer_shows_the_exact_prompt_text_and_tail(open_page, player):
     made = player.add(small_run())
     c = made.candidates[5]
     page = open_page(f"#/runs/{made.id}/1/1")
-    page.wait_for_selector(".drawer pre")
-    shown = lambda: page.locator(".drawer pre").text_content()  # noqa: E731
+    page.wait_for_selector(WRITTEN)
+    shown = lambda: page.locator(WRITTEN).text_content()  # noqa: E731
     assert shown() == c["tail"]
     page.get_by_role("tab", name="Prompt").click()
     assert shown() == f"[user]\n{c['prompt'][0]['content']}"
@@ -260,7 +260,7 @@ def test_a_seed_of_63_bits_is_shown_to_its_last_digit(open_page, player):
     made.run["seed"] = seed = 8431063068274173071
     made.run["candidates"] = [{**c, "seed": seed - 2} for c in made.run["candidates"]]
     page = open_page(f"#/runs/{made.id}/1/1")
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     assert str(seed) in page.locator("div.health").inner_text()
     assert f"seed {seed - 2}" in page.locator(".drawer-head").inner_text()
 
@@ -268,7 +268,7 @@ def test_a_seed_of_63_bits_is_shown_to_its_last_digit(open_page, player):
 def test_copy_gives_the_whole_text_as_it_is(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/0/0", permissions=["clipboard-read", "clipboard-write"])
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     page.get_by_role("button", name="Copy", exact=True).click()
     page.wait_for_selector("text=Copied")
     copied = page.evaluate("navigator.clipboard.readText()")
@@ -278,7 +278,7 @@ def test_copy_gives_the_whole_text_as_it_is(open_page, player):
 def test_hostile_text_stays_text(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/1/0")
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     for tab in ("Prompt", "Thinking", "Reply", "Raw"):
         page.get_by_role("tab", name=tab).click()
     page.get_by_role("tab", name="Raw").click()
@@ -295,16 +295,17 @@ def test_what_cannot_be_seen_is_shown_by_number_but_not_where_a_script_needs_it(
     kept = "\u0645\u06cc\u200c\u0634\u0648\u062f \U0001f469\u200d\U0001f680 \u2764\ufe0f\tx\ny"
     made.candidates[0]["tail"] = f"{kept} 4\u200d a\u00adb \U000e0041 \u3164."
     page = open_page(f"#/runs/{made.id}/0/0")
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     number = "\u27e8U+{}\u27e9".format
     hidden = f" 4{number('200D')} a{number('00AD')}b {number('E0041')} {number('3164')}."
-    assert page.locator(".drawer pre").text_content() == kept + hidden
+    assert page.locator(WRITTEN).text_content() == kept + hidden
 
 
 def test_a_tail_of_a_megabyte_shows_both_ends_and_then_all(open_page, player):
     made = player.add(hostile_run())
     page = open_page(f"#/runs/{made.id}/0/0")
     page.wait_for_selector(".drawer .gap")
+    page.keyboard.press("f")
     length = "[...document.querySelectorAll('.drawer pre')].map(p => p.textContent.length)"
     assert page.evaluate(length) == [12_000, 12_000]
     page.locator(".drawer .gap").click()
@@ -546,8 +547,8 @@ def test_a_run_saved_as_a_file_needs_no_server(open_page, player, tmp_path):
     page.wait_for_selector(".answer")
     assert page.locator(".graph .node").count() == 8
     node(page, 1, 2).click()
-    page.wait_for_selector(".drawer pre")
-    assert page.locator(".drawer pre").text_content() == made.candidates[6]["tail"]
+    page.wait_for_selector(WRITTEN)
+    assert page.locator(WRITTEN).text_content() == made.candidates[6]["tail"]
     assert page.locator(".top nav a").count() == 0
     frame = tmp_path / "frame.html"
     frame.write_text('<iframe sandbox="allow-scripts" src="run.html"></iframe>')

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from serve.web.browsing import node, until, why_not
+from serve.web.browsing import WRITTEN, node, until, why_not
 from serve.web.sample_runs import failed_run, good_run, hard_run, hostile_run, small_run
 
 pytestmark = [
@@ -64,7 +64,7 @@ def test_answers_and_amounts_are_told_apart_in_forced_colours(open_page, player)
 def test_a_printed_run_is_the_run_and_not_the_screen(open_page, player):
     made = player.add(good_run())
     page = open_page(f"#/runs/{made.id}/1/1", color_scheme="dark")
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     page.emulate_media(media="print")
     for part in (".top", ".drawer", ".tools", ".actions"):
         assert page.locator(part).first.is_hidden()
@@ -94,7 +94,7 @@ def test_a_wide_screen_has_room_for_a_trace_beside_the_run(open_page, player):
     page.wait_for_selector(".answer")
     before = page.locator(".lineage").bounding_box()
     node(page, 1, 1).click()
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
     assert page.locator(".lineage").bounding_box() == before
     drawer = page.locator(".drawer").bounding_box()
     run = page.locator("main").bounding_box()
@@ -110,9 +110,12 @@ def test_code_in_a_reply_stands_in_columns_and_all_of_it_is_there(open_page, pla
     page = open_page(f"#/runs/{made.id}")
     code = page.locator(".reply .code")
     code.wait_for()
-    assert page.locator(".reply").text_content() == FENCED
-    assert "print(i)" in code.text_content()
     font = "e => getComputedStyle(e).fontFamily"
+    assert code.text_content() == "for i in x:\n    print(i)"
+    assert "monospace" in code.evaluate(font)
+    page.get_by_role("button", name="As written").click()
+    page.locator(".reply pre").first.wait_for()
+    assert page.locator(".reply").text_content() == FENCED
     assert "monospace" in code.evaluate(font)
     assert "monospace" not in page.locator(".reply pre").first.evaluate(font)
 

@@ -1,10 +1,11 @@
 """The page in Chromium over the real gateway, its journal and a mock upstream."""
 
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serve.web.browsing import launch, why_not
+from serve.web.browsing import WRITTEN, launch, why_not
 
 from openzaya.serve.web import page as page_bytes
 
@@ -51,8 +52,13 @@ def look(browser):
 def test_the_gateway_serves_this_page(tmp_path):
     with upstream(MOCK) as mock, gatewaying(mock, tmp_path / "runs.sqlite") as running:
         status, body, headers = running.ask("/")
+        packed, small, told = running.ask("/", headers={"Accept-Encoding": "br, gzip"})
     assert (status, body) == (200, page_bytes())
     assert "script-src 'sha256-" in headers["content-security-policy"]
+    assert "content-encoding" not in headers
+    assert (packed, gzip.decompress(small)) == (200, body)
+    assert told["content-encoding"] == "gzip"
+    assert told["vary"] == headers["vary"] == "Accept-Encoding"
 
 
 def ask_small(page: Any, question: str) -> str:
@@ -88,8 +94,8 @@ def test_a_question_is_asked_watched_and_found_again_in_the_journal(look, tmp_pa
         assert page.locator(".edge").count() >= 1
         page.locator('.graph [data-key="1/2"]').click()
         page.get_by_role("tab", name="Prompt").click()
-        page.wait_for_selector(".drawer pre")
-        assert "What is 6 times 7?" in page.locator(".drawer pre").text_content()
+        page.wait_for_selector(WRITTEN)
+        assert "What is 6 times 7?" in page.locator(WRITTEN).text_content()
         page.get_by_role("link", name="Runs").click()
         page.wait_for_selector("tbody tr")
         assert page.locator("tbody tr").count() == 1
@@ -119,7 +125,7 @@ def test_a_trace_is_seen_to_grow_while_it_is_written(look, tmp_path):
         page.locator(".graph .running").first.click()
         page.get_by_text("Not yet; Raw shows what the trace has written so far.").wait_for()
         page.get_by_role("tab", name="Raw").click()
-        text = page.locator(".drawer pre")
+        text = page.locator(WRITTEN)
         text.wait_for()
         begun = text.text_content()
         while len(text.text_content()) == len(begun):

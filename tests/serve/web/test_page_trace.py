@@ -1,7 +1,7 @@
 """The drawer with one trace: what it was given, what it wrote, and what is shown in between."""
 
 import pytest
-from serve.web.browsing import node, until, why_not
+from serve.web.browsing import WRITTEN, node, until, why_not
 from serve.web.sample_runs import small_run
 
 pytestmark = [
@@ -15,14 +15,14 @@ def test_the_text_of_another_trace_is_gone_while_the_next_one_is_fetched(open_pa
     first, second = made.candidates[1], made.candidates[2]
     page = open_page(f"#/runs/{made.id}/0/1")
     body = page.locator(".drawer-body")
-    body.locator("pre").wait_for()
+    page.locator(WRITTEN).wait_for()
     assert first["tail"] in body.text_content()
     player.is_held = True
     node(page, 0, 2).click()
     page.get_by_role("heading", name="Stage 0, slot 2").wait_for()
     assert body.inner_text() == "Loading\u2026"
     player.is_held = False
-    body.locator("pre").wait_for()
+    page.locator(WRITTEN).wait_for()
     assert second["tail"] in body.text_content()
 
 
@@ -38,7 +38,7 @@ def test_a_tab_keeps_the_focus_when_its_trace_goes_on(open_page, player):
     )
     player.tell(made.id, ends + 1)
     page.locator(".drawer-head").get_by_text("finished").wait_for()
-    page.locator(".drawer-body pre").wait_for()
+    page.locator(WRITTEN).wait_for()
     assert page.evaluate("document.activeElement.id") == "tab-prompt"
 
 
@@ -53,7 +53,7 @@ def test_the_prompt_says_whose_tails_it_holds_and_the_last_tail_that_nobody_read
     page.get_by_role("tab", name="Prompt").click()
     a, b = c["parents"]
     assert f"the 2 tails of stage 0 from slots {a}, {b}, in this order" in told.inner_text()
-    text = page.locator(".drawer pre").text_content()
+    text = page.locator(WRITTEN).text_content()
     tails = [made.candidates[parent]["tail"].strip() for parent in (a, b)]
     assert -1 < text.find(tails[0]) < text.find(tails[1])
     node(page, 0, 0).click()
@@ -72,7 +72,7 @@ def test_a_trace_that_could_not_be_fetched_can_be_asked_for_again(open_page, pla
     again.wait_for()
     player.is_away = False
     again.click()
-    page.wait_for_selector(".drawer pre")
+    page.wait_for_selector(WRITTEN)
 
 
 def test_the_lines_into_an_open_trace_stay_at_it_when_the_graph_moves(open_page, player):

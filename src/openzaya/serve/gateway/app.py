@@ -22,6 +22,7 @@ PAGE_PATH = "/"
 PAGE_HEADERS = {
     "Content-Type": web.CONTENT_TYPE,
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -96,7 +97,9 @@ async def show_openapi(gateway: Gateway, _request: Request) -> Response:
     return json_response(document(gateway.backend.models, gateway.backend.posts))
 
 
-async def show_page(_gateway: Gateway, _request: Request) -> Response:
+async def show_page(_gateway: Gateway, request: Request) -> Response:
     """Answer GET /: the page, which asks for a key where one is needed."""
-    policy = {"Content-Security-Policy": web.content_security_policy()}
-    return Response(web.page(), headers={**PAGE_HEADERS, **policy})
+    headers = {**PAGE_HEADERS, "Content-Security-Policy": web.content_security_policy()}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(web.page_gzip(), headers={**headers, "Content-Encoding": "gzip"})
+    return Response(web.page(), headers=headers)

@@ -5,6 +5,7 @@ its policy names their hashes and allows no other.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+TEMML = FOLDER / "temml"
+"""The library for formulas as its author published it, and its licence."""
 CONTENT_TYPE = "text/html; charset=utf-8"
 
-STYLES = ("theme.css", "views.css", "graph.css", "media.css")
+STYLES = ("theme.css", "views.css", "typeset.css", "graph.css", "media.css")
 """In the order in which they are joined."""
 SCRIPTS = (
     "dom.js",
+    "formulas.js",
+    "inline.js",
+    "markdown.js",
     "classes.js",
     "api.js",
     "model.js",
@@ -40,6 +46,12 @@ SCRIPTS = (
 def page() -> bytes:
     """Return the document that the gateway serves at `/`, in UTF-8."""
     return _page()
+
+
+@cache
+def page_gzip() -> bytes:
+    """Return `page` compressed with gzip, a third of its size."""
+    return gzip.compress(page(), mtime=0)
 
 
 def content_security_policy() -> str:
@@ -114,7 +126,18 @@ def _style() -> str:
 
 @cache
 def _script() -> str:
-    return f'(() => {{\n"use strict";\n{_joined(SCRIPTS)}}})();\n'
+    return f'(() => {{\n"use strict";\n{_joined(SCRIPTS)}\n{_temml()}}})();\n'
+
+
+def _temml() -> str:
+    """Return Temml as a function: a page without formulas does not run it.
+
+    Its licence goes where it goes, also into the files of `standalone`.
+    """
+    terms, code = (
+        (TEMML / name).read_text(encoding="utf-8") for name in ("LICENSE", "temml.min.js")
+    )
+    return f"/*\nTemml\n\n{terms}*/\nfunction loadTemml() {{\n{code}\nreturn temml;\n}}\n"
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ function legend(model, stages, last, { lit, onClass }) {
   const row = (c) => el("li", null,
     el("button", { type: "button", class: "class-row", "aria-pressed": String(lit === `answer ${c.answer}`), onclick: () => onClass?.(c) },
       chip(c),
-      el("bdi", { class: "answer-text", title: clip(c.answer, 400) }, clip(c.answer, 90)),
+      el("bdi", { class: "answer-text", title: clip(c.answer, 400) }, answerNodes(c.answer, 90)),
       el("span", { class: "votes", title: "votes by stage" }, stages.map((_, s) => String(votesIn(s, c.answer) || "\u00b7").padStart(3)).join(""))));
   const rest = all.slice(MOST_CLASSES);
   return [

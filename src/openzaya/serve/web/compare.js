@@ -23,6 +23,10 @@ class CompareView {
     this.draw();
   }
 
+  retype() {
+    if (this.models) this.draw();
+  }
+
   // The same answer has the same letter and colour on both sides.
   shareClasses() {
     const both = this.models.flatMap((m) => m.candidates);
@@ -35,7 +39,7 @@ class CompareView {
     const isSame = this.isSameQuestion;
     fill(this.node,
       el("h1", null, "Two runs"),
-      isSame ? el("p", { class: "compare-question" }, el("bdi", null, clip(a.run.question, 200))) : el("p", { class: "connection" }, "The questions differ."),
+      isSame ? el("p", { class: "compare-question" }, el("bdi", null, questionNodes(a.run.question, 200))) : el("p", { class: "connection" }, "The questions differ."),
       el("p", { class: "story-text" }, this.summary(a, b)),
       el("div", { class: "pair" }, this.models.map((model, i) => this.head(model, i))),
       el("section", { class: "panel" }, el("div", { class: "panel-head" }, el("h2", null, "Figures")), this.figures(a, b)),
@@ -69,9 +73,9 @@ class CompareView {
     const { run } = model;
     return el("section", { class: "card", "aria-label": `Run ${i + 1}` },
       el("div", { class: "run-line" }, mark(i), stateBadge(run.state), run.degraded ? el("span", { class: "badge warn" }, "degraded") : null, el("span", { class: "quiet" }, `${modelName(run)} \u00b7 ${moment(run.created)}`)),
-      this.isSameQuestion ? null : el("p", null, el("bdi", null, clip(run.question || "", 200))),
+      this.isSameQuestion ? null : el("p", null, el("bdi", null, questionNodes(run.question || "", 200))),
       el("div", { class: "answer-line" }, model.classes.get(run.answer) ? chip(model.classes.get(run.answer)) : null,
-        el("p", { class: "answer" }, el("bdi", null, run.answer === null || run.answer === undefined ? run.error ? clip(run.error, 120) : "No answer" : clip(run.answer, 200)))),
+        el("p", { class: "answer" }, el("bdi", null, run.answer === null || run.answer === undefined ? run.error ? clip(run.error, 120) : "No answer" : answerNodes(run.answer, 200)))),
       el("p", { class: "quiet" }, visible(run.why || "")),
       el("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, "Open this run"));
   }
@@ -138,5 +142,5 @@ function diffTable(rows, what) {
 function classKey(model) {
   const seen = new Set(model.candidates.map((c) => c.answer));
   const shown = [...model.classes.values()].filter((c) => c.tone && seen.has(c.answer));
-  return el("p", { class: "key" }, shown.map((c) => el("span", null, chip(c), el("bdi", null, clip(c.answer, 30)))));
+  return el("p", { class: "key" }, shown.map((c) => el("span", null, chip(c), el("bdi", null, answerNodes(c.answer, 30)))));
 }

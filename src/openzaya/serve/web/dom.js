@@ -40,7 +40,8 @@ function fill(node, ...children) {
 }
 
 // Bring `node` to what `children` say, touching only what differs: a pressed button is not taken from
-// under the mouse, the focus stays, and a fold that was opened stays open.
+// under the mouse, the focus stays, and a fold that was opened stays open. What is marked as whole is put
+// there as it is.
 function refresh(node, ...children) {
   align(node, build(node.cloneNode(false), null, children));
 }
@@ -51,7 +52,7 @@ function align(old, fresh) {
   wanted.forEach((next, i) => {
     const now = was[i];
     if (!now) old.append(next);
-    else if (now.nodeName !== next.nodeName) now.replaceWith(next);
+    else if (now.nodeName !== next.nodeName || next.isWhole) now.replaceWith(next);
     else if (now.nodeType === Node.TEXT_NODE) setText(now, next.data);
     else {
       for (const { name } of [...now.attributes]) if (name !== "open" && !next.hasAttribute(name)) now.removeAttribute(name);

@@ -1,6 +1,8 @@
 // The drawer: one candidate in full, and the arrow keys to walk from one to the next.
 
 const LONG_TEXT = 24000;
+const MOST_TYPESET = 200000;
+const MEANT = new Set(["tail", "thinking", "answer"]); // a prompt and the raw text are always as written
 
 class Drawer {
   constructor({ model, runId, onMove, onClose, onLight }) {
@@ -92,7 +94,7 @@ class Drawer {
       el("div", { class: "drawer-title" },
         chip(model.classOf(c)), el("h2", null, `Stage ${c.stage}, slot ${c.slot}`),
         el("button", { type: "button", class: "icon", "aria-label": "Close (Escape)", title: "Close (Escape)", onclick: () => this.close() }, "\u00d7")),
-      c.answer !== null && c.answer !== undefined ? el("p", { class: "drawer-answer" }, el("bdi", null, clip(c.answer, 300))) : null,
+      c.answer !== null && c.answer !== undefined ? el("p", { class: "drawer-answer" }, el("bdi", null, answerNodes(c.answer, 300))) : null,
       el("p", { class: "quiet" }, facts.filter(Boolean).join(" \u00b7 ")),
       c.error ? el("p", { class: "error-text" }, clip(c.error, 600)) : null,
       el("div", { class: "kin" }, el("span", null, parents.length ? "reads tails of" : "reads the question only"), parents.map((p) => this.link(p, p.slot))),
@@ -119,8 +121,15 @@ class Drawer {
     else if (failure) fill(this.body, problem(failure, () => this.load()));
     else refresh(this.body,
       el("div", { class: "body-head" }, el("span", { class: "quiet" }, this.meaning(shown.id), shown.text ? ` ${plural(shown.text.length, "character")}.` : ""),
-        shown.text ? el("button", { type: "button", class: "small", onclick: (event) => copyText(shown.text, event.currentTarget) }, "Copy") : null),
-      shown.text ? longText(shown.text) : el("p", { class: "quiet" }, ENDED.has(this.candidate.state) ? "Empty." : "Not yet; Raw shows what the trace has written so far."));
+        shown.text ? el("span", { class: "tools" }, MEANT.has(shown.id) ? asWrittenButton() : null,
+          el("button", { type: "button", class: "small", onclick: (event) => copyText(shown.text, event.currentTarget) }, "Copy")) : null),
+      shown.text ? longText(shown.text, typesetting.isOn && MEANT.has(shown.id)) : el("p", { class: "quiet" }, ENDED.has(this.candidate.state) ? "Empty." : "Not yet; Raw shows what the trace has written so far."));
+  }
+
+  retype() {
+    if (!this.isOpen || !this.detail) return;
+    this.drawHead();
+    this.drawTab();
   }
 
   meaning(id) {
@@ -165,13 +174,21 @@ function stateName(c) {
 }
 
 // A long text shows both ends first: the end is what became the tail.
-function longText(text) {
-  const block = (part) => el("pre", { dir: "auto" }, visible(part));
+function longText(text, isTypeset = false) {
+  const block = (part) => (isTypeset && part.length <= MOST_TYPESET ? typesetText(part) : el("pre", { dir: "auto" }, visible(part)));
   if (text.length <= LONG_TEXT) return block(text);
-  const half = LONG_TEXT / 2;
+  const [begin, end] = isTypeset ? wholeLines(text) : [LONG_TEXT / 2, text.length - LONG_TEXT / 2];
   const box = el("div");
-  fill(box, block(text.slice(0, half)),
-    el("button", { type: "button", class: "gap", onclick: () => fill(box, block(text)) }, `Show the ${whole(text.length - LONG_TEXT)} characters between`),
-    block(text.slice(-half)));
+  box.isWhole = true;
+  fill(box, block(text.slice(0, begin)),
+    el("button", { type: "button", class: "gap", onclick: () => fill(box, block(text)) }, `Show the ${whole(end - begin)} characters between`),
+    block(text.slice(end)));
   return box;
+}
+
+// Where the first part ends and the last one begins, so that no formula is cut where lines are not endless.
+function wholeLines(text) {
+  const half = LONG_TEXT / 2;
+  const [begin, end] = [text.lastIndexOf("\n", half) + 1, text.indexOf("\n", text.length - half) + 1];
+  return [begin > half / 2 ? begin : half, end && end < text.length - half / 2 ? end : text.length - half];
 }

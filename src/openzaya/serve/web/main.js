@@ -64,7 +64,7 @@ const app = {
   },
 
   help() {
-    const rows = [["Ctrl Enter", "send the question"], ["Arrow keys", "walk through the traces, in the graph and in the drawer"], ["Enter", "open the trace"], ["Escape", "close the drawer"], ["a", "ask"], ["r", "list of runs"], ["/", "search the runs"], ["t", "light, dark, or as the system"], ["?", "this help"]];
+    const rows = [["Ctrl Enter", "send the question"], ["Arrow keys", "walk through the traces, in the graph and in the drawer"], ["Enter", "open the trace"], ["Escape", "close the drawer"], ["a", "ask"], ["r", "list of runs"], ["/", "search the runs"], ["f", "formulas and tables, or the text as written"], ["t", "light, dark, or as the system"], ["?", "this help"]];
     this.helpDialog = el("dialog", { "aria-labelledby": "help-title" }, el("form", { method: "dialog" },
       el("h2", { id: "help-title" }, "Keys"), el("dl", { class: "keys" }, rows.map(([keys, what]) => el("div", null, el("dt", null, keys.split(" ").length === 2 && keys.startsWith("Ctrl") ? keys.split(" ").map((k) => el("kbd", null, k)) : el("kbd", null, keys)), el("dd", null, what)))), el("button", null, "Close")));
     return this.helpDialog;
@@ -77,6 +77,11 @@ const app = {
     const next = THEMES[(THEMES.indexOf(this.theme) + 1) % THEMES.length];
     setText(this.themeButton, { auto: "\u25d0 Auto", light: "\u25cb Light", dark: "\u25cf Dark" }[this.theme]);
     this.themeButton.setAttribute("aria-label", `Theme: ${this.theme}. Change to ${next}`);
+  },
+
+  toggleTypesetting() {
+    typesetting.toggle();
+    this.view.retype?.();
   },
 
   nextTheme() {
@@ -123,6 +128,7 @@ const app = {
     if (event.key === "Escape" && this.view.drawer?.isOpen) this.view.drawer.close();
     else if (event.key === "?") this.helpDialog.showModal();
     else if (event.key === "t") this.nextTheme();
+    else if (event.key === "f") this.toggleTypesetting();
     else if (RECORDED) return;
     else if (event.key === "a") location.hash = "#/";
     else if (event.key === "r") location.hash = "#/runs";

@@ -31,9 +31,10 @@ function runHead(view) {
     el("div", { class: "run-line" }, stateBadge(run.state), run.degraded ? el("span", { class: "badge warn", title: "Some candidate was lost" }, "degraded") : null,
       el("span", { class: "quiet" }, `${modelName(run)} \u00b7 ${moment(run.created)}`),
       el("span", { class: "tools" },
+        asWrittenButton(),
         view.model.isOver ? null : el("button", { type: "button", class: "small danger", onclick: cancel }, "Cancel run"),
         RECORDED ? null : el("a", { class: "button small", href: `#/runs?compare=${encodeURIComponent(view.id)}` }, "Compare"))),
-    el("h1", { class: question.length > 160 ? "long" : null }, el("bdi", null, clip(question, 700))),
+    el("h1", { class: question.length > 160 ? "long" : null }, el("bdi", null, questionNodes(question, 700))),
   ];
 }
 
@@ -50,14 +51,21 @@ function verdict(model, detail, view) {
   const isPlain = reply.trim() === String(run.answer || "").trim();
   return el("div", { class: "card" },
     el("div", { class: "answer-line" }, found ? chip(found) : null,
-      el("div", { class: "answer-main" }, el("h2", null, title), el("p", { class: String(run.answer || "").length > 80 ? "answer long" : "answer" }, el("bdi", null, isOpen ? "No answer could be read." : clip(run.answer, 1200)))),
+      el("div", { class: "answer-main" }, el("h2", null, title), el("p", { class: String(run.answer || "").length > 80 ? "answer long" : "answer" }, el("bdi", null, isOpen ? "No answer could be read." : answerNodes(run.answer, 1200)))),
       el("p", { class: "why" }, visible(run.why || ""))),
-    reply && !isPlain ? el("div", { class: "reply", tabindex: "0", role: "region", "aria-label": "Reply" }, reply.length > LONG_TEXT ? longText(reply) : withCode(reply)) : null,
-    detail?.thinking ? el("details", { class: "reasoning" }, el("summary", null, `Reasoning of the chosen trace, ${plural(detail.num_tokens, "token")}`), longText(detail.thinking)) : null,
+    reply && !isPlain ? el("div", { class: "reply", tabindex: "0", role: "region", "aria-label": "Reply" }, typesetting.isOn || reply.length > LONG_TEXT ? longText(reply, typesetting.isOn) : withCode(reply)) : null,
+    detail?.thinking ? reasoning(detail) : null,
     detail?.failure ? el("p", { class: "quiet" }, detail.failure) : null,
     el("div", { class: "actions" },
       reply ? el("button", { type: "button", class: "small", onclick: (event) => copyText(reply, event.currentTarget) }, "Copy reply") : null,
       model.winner ? el("button", { type: "button", class: "small", onclick: () => view.openCandidate(model.at(model.winner.stage, model.winner.slot)) }, `Open its trace: stage ${model.winner.stage}, slot ${model.winner.slot}`) : null));
+}
+
+// Most readers want the answer alone, so what was thought is drawn when it is opened.
+function reasoning(detail) {
+  const text = el("div", { class: "reasoning-text", tabindex: "0", role: "region", "aria-label": "Reasoning" });
+  const show = () => text.firstChild || fill(text, longText(detail.thinking, typesetting.isOn));
+  return el("details", { class: "reasoning", ontoggle: show }, el("summary", null, `Reasoning of the chosen trace, ${plural(detail.num_tokens, "token")}`), text);
 }
 
 // As the model wrote it; only what it fenced as code gets a font in which columns stand below each other.

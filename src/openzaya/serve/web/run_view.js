@@ -131,13 +131,23 @@ class RunView {
   // The reply is fetched once, when there is a winner.
   async drawVerdict() {
     const { model } = this;
-    const mark = `${model.run.state}|${model.run.answer}|${model.winner && keyOf(model.winner.stage, model.winner.slot)}`;
+    const mark = `${typesetting.isOn}|${model.run.state}|${model.run.answer}|${model.winner && keyOf(model.winner.stage, model.winner.slot)}`;
     if (this.verdict === mark) return;
     this.verdict = mark;
+    const isRead = this.parts.verdict.querySelector("details")?.open;
     fill(this.parts.verdict, verdict(model, null, this));
     if (!model.winner) return;
     const detail = await this.drawer.detailOf(model.at(model.winner.stage, model.winner.slot) || blank(model.winner.stage, model.winner.slot));
-    if (this.verdict === mark) fill(this.parts.verdict, verdict(model, detail, this));
+    if (this.verdict !== mark) return;
+    fill(this.parts.verdict, verdict(model, detail, this));
+    if (isRead) this.parts.verdict.querySelector("details").open = true;
+  }
+
+  // Formulas and tables, or the text as written.
+  retype() {
+    if (!this.model) return;
+    this.draw();
+    this.drawer.retype();
   }
 
   winnerLine() {

@@ -116,6 +116,10 @@ class RunsView {
     });
   }
 
+  retype() {
+    this.draw();
+  }
+
   draw() {
     const found = this.found();
     refresh(this.list, found.length ? this.table(found) : el("p", { class: "empty" }, this.runs.length ? "No run matches." : this.state === "all" ? "There are no runs yet. Ask something first." : "There are no such runs."));
@@ -154,8 +158,8 @@ class RunsView {
     return el("tr", { "data-run": run.id },
       cell("box", box),
       cell("state", stateBadge(run.state), run.degraded ? el("span", { class: "badge warn" }, "degraded") : null),
-      cell("question", el("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, el("bdi", null, clip(run.question || "(no text)", 140)))),
-      cell("answer", run.answer !== null && run.answer !== undefined ? el("bdi", null, clip(run.answer, 40)) : el("span", { class: "quiet" }, run.error ? clip(run.error, 60) : "\u2013")),
+      cell("question", el("a", { href: `#/runs/${encodeURIComponent(run.id)}` }, el("bdi", null, questionNodes(run.question || "(no text)", 140)))),
+      cell("answer", run.answer !== null && run.answer !== undefined ? el("bdi", null, answerNodes(run.answer, 40)) : el("span", { class: "quiet" }, run.error ? clip(run.error, 60) : "\u2013")),
       cell("model", modelName(run)),
       cell("tokens", el("span", { class: "num", title: cap ? `${percent(run.usage?.generated, cap)} of the cap of ${whole(cap)}` : null }, short(run.usage?.generated ?? 0))),
       cell("time", el("span", { class: "num" }, duration(run.elapsed_s))),
