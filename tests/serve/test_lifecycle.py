@@ -159,21 +159,21 @@ async def _never(self, patience_s):
 
 
 @pytest.mark.parametrize(
-    ("failure", "logged"),
+    ("kind", "message", "logged"),
     [
-        (RuntimeError("the secret prompt"), "stopped: RuntimeError at"),
-        (EngineError("the weights are broken"), "stopped: the weights are broken at"),
+        (RuntimeError, "the secret prompt", "stopped: RuntimeError at"),
+        (EngineError, "the weights are broken", "stopped: the weights are broken at"),
     ],
 )
 def test_a_failing_engine_fails_its_requests_and_nothing_hangs(
-    failure, logged, server, monkeypatch, caplog
+    kind, message, logged, server, monkeypatch, caplog
 ):
     with serving(slots=2) as small:
         sock = begin(small.port, stream=True)
         wait_for(lambda: small.engine.num_running == 1)
 
         def broken():
-            raise failure
+            raise kind(message)
 
         monkeypatch.setattr(small.engine, "step", broken)
         answer = b""

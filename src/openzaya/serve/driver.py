@@ -169,7 +169,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001  whatever it is, those who wait must learn of it
             where = error.__traceback__
             # Messages of other errors may hold text of a request.
-            told = error if isinstance(error, EngineError) else type(error).__name__
+            told = str(error) if isinstance(error, EngineError) else type(error).__name__
             log.error("the engine stopped: %s at line %s", told, _last_line(where))
             self.failure = type(error).__name__
             failure = ApiError(500, "the engine failed while generating", code="engine_failed")
