@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openzaya.core.errors import CheckpointError
+from openzaya.model.hub import resolve_folder
 from openzaya.model.shards import (
     READ_BYTES,
     SINGLE,
     Shards,
     TensorSpec,
-    resolve_folder,
     write_shards,
 )
 

@@ -6,8 +6,9 @@ import torch
 
 from openzaya.backends.machine import choose_device, memory_bytes
 from openzaya.core.errors import ConfigError
+from openzaya.model.hub import resolve_folder
 from openzaya.model.quantized import is_quantized_folder
-from openzaya.model.shards import Shards, resolve_folder
+from openzaya.model.shards import Shards
 
 MIN_BYTES_GPU = 1 << 30
 """Smaller models have answered on a CPU before a GPU's kernels are compiled."""

@@ -21,13 +21,13 @@ from openzaya.model.checkpoint_legacy import (
     to_legacy,
 )
 from openzaya.model.config import Precision, SkipMode, ZayaConfig
+from openzaya.model.hub import resolve_folder
 from openzaya.model.quantize import FORMATS, Format, dequantize, is_quantized
 from openzaya.model.shards import (
     MAX_SHARD_BYTES,
     Shards,
     TensorSpec,
     read_json,
-    resolve_folder,
     write_json,
     write_shards,
 )

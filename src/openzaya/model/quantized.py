@@ -10,8 +10,9 @@ from torch import Tensor
 from openzaya.core.errors import CheckpointError
 from openzaya.model.checkpoint import QUANTIZATION, Source, check_sums, expected_shapes
 from openzaya.model.config import Precision, ZayaConfig
+from openzaya.model.hub import resolve_folder
 from openzaya.model.quantize import is_quantized
-from openzaya.model.shards import read_json, resolve_folder
+from openzaya.model.shards import read_json
 
 
 class QuantizedZaya:
