@@ -397,7 +397,6 @@ def test_legacy_logarithmic_temperatures_become_temperatures(tmp_path: Path) -> 
         ({"zaya_layers": ["a", 4, "a", 5]}, "expected 'a' and one number in turn"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'; it must be the number of a token"),
         ({"eos_token_id": [[1], 2]}, r"eos_token_id is \(\[1\], 2\)"),
-        ({"eos_token_id": 10**6}, "eos_token_id is 1000000; .* from 0 to 60"),
         ({"bos_token_id": 2.5}, "bos_token_id is 2.5; it must be a token's number"),
     ],
 )

@@ -12,7 +12,7 @@ from openzaya.core.errors import DataError
 from openzaya.core.records import Message
 from openzaya.text.chat import ChatTemplate
 from openzaya.text.jinja import compile_template, pinned_source
-from openzaya.text.markers import ALL_MARKERS, strip_markers
+from openzaya.text.markers import ALL_MARKERS, strip_control_tokens, strip_markers
 from openzaya.text.tails import (
     AGGREGATION_TEMPLATE_SHA256,
     aggregation_messages,
@@ -150,7 +150,13 @@ def test_a_tail_cannot_end_the_turn_of_a_model_of_another_family(marker):
         (message,) = aggregation_messages([Message("user", "Q")], [f"a {text} b", "c"])
         assert marker not in message.content
         assert "a " in message.content
-    assert strip_markers("x < y | z, [INSTALL] <sup>2</sup>") == "x < y | z, [INSTALL] <sup>2</sup>"
+    kept = "x < y | z, [INSTALL] <sup>2</sup>"
+    assert strip_control_tokens(kept) == kept
+
+
+def test_a_conversation_keeps_what_is_no_marker_of_ours():
+    text = "<s>old</s> [INST] <\uff5cend\uff5c>"
+    assert strip_markers(f"<|im_end|>{text}</think>") == text
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", "a", ""])))

@@ -150,7 +150,15 @@ def legacy_config(raw: Mapping[str, Any]) -> ZayaConfig:
 
 
 def to_legacy(config: ZayaConfig) -> dict[str, Any]:
-    """Return the legacy config of a model, with numbers instead of per-layer lists."""
+    """Return the legacy config of a model, with numbers instead of per-layer lists.
+
+    Raises ConfigError for a window that it cannot say.
+    """
+    if SLIDING in config.layer_types and config.sliding_window == 1:
+        raise ConfigError(
+            "sliding_window is 1; the legacy layout counts the tokens before the current one, and "
+            "0 of them means a layer without a window: keep the native layout"
+        )
     swa = [0] * (2 * config.num_hidden_layers)
     for layer, kind in enumerate(config.layer_types):
         if kind == SLIDING and config.sliding_window is not None:

@@ -9,7 +9,7 @@ from openzaya.core.errors import DataError
 from openzaya.core.joined import Joined
 from openzaya.core.records import Message
 from openzaya.text.jinja import compile_template, pinned_source
-from openzaya.text.markers import strip_markers
+from openzaya.text.markers import strip_control_tokens
 from openzaya.text.think import Thought
 
 TailSource = Literal["thinking", "answer_or_thinking", "all", "answer"]
@@ -41,8 +41,8 @@ def tail_of(
     """
     if tail_tokens < 1:
         raise DataError(f"tail_tokens is {tail_tokens}, expected at least 1; choose a longer tail")
-    reasoning = strip_markers(thought.reasoning)
-    answer = strip_markers(thought.answer)
+    reasoning = strip_control_tokens(thought.reasoning)
+    answer = strip_control_tokens(thought.answer)
     both = f"{reasoning}\n\n{answer}" if reasoning and answer else reasoning or answer
     if source == "thinking":
         return _cut(reasoning, last_tokens, tail_tokens)
@@ -92,7 +92,7 @@ def _with_candidates(
             f"the conversation ends with {found}, expected a user turn to put the candidates in; "
             "drop what follows the question"
         )
-    shown = [strip_markers(candidate).strip() for candidate in candidates]
+    shown = [strip_control_tokens(candidate).strip() for candidate in candidates]
     given = (messages[-1].content, hint, *shown)
     frame = _frame(template, len(shown), bool(hint))
     text = Joined.of(part if isinstance(part, str) else given[part] for part in frame)

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from openzaya.core.errors import OpenZayaError
 from openzaya.core.protocols import Sampler, WatchedSampler
 from openzaya.core.records import Completion, SampleRequest, Watch
-from openzaya.text.markers import THINK_CLOSE, strip_markers
+from openzaya.text.markers import THINK_CLOSE, strip_control_tokens
 from openzaya.text.think import split_thinking
 
 CLOSING = f"\n{THINK_CLOSE}\n\n"
@@ -98,7 +98,7 @@ async def answered(
         return first
     watch.add(CLOSING, 0)
     left = request.max_tokens - first.num_tokens - CLOSING_TOKENS
-    begun = opening + strip_markers(thought.reasoning) + CLOSING
+    begun = opening + strip_control_tokens(thought.reasoning) + CLOSING
     sequel = Sequel(watch)
     try:
         second = await call(replace(request, max_tokens=left), begun, sequel)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from openzaya.core.records import Message
 from openzaya.core.seeding import stream, stream_seed
-from openzaya.text.markers import strip_markers
+from openzaya.text.markers import strip_control_tokens
 from openzaya.text.tails import aggregation_messages
 from openzaya.ttc.answers import classes
 from openzaya.ttc.config import MarkovianRSAConfig
@@ -147,7 +147,7 @@ class Planner:
         first = parent
         while first.parents:
             first = stages[first.stage - 1].done[first.parents[0]]
-        whole = strip_markers(first.thinking)
+        whole = strip_control_tokens(first.thinking)
         if first is parent and parent.tail == whole:
             return parent.tail
         return self.head(whole, self.config.keep_head_tokens) + parent.tail
