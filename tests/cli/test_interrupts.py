@@ -3,16 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from cli.command import SRC, openzaya
 
 from openzaya.cli import main as cli
 from openzaya.cli.interrupts import ctrl_c, end_imports
 
-SRC = Path(__file__).parents[2] / "src"
 STOPPED = "openzaya: stopped by Ctrl-C\n"
 SWALLOWS = """
 import os, signal, sys, time
@@ -27,16 +26,12 @@ raise RuntimeError("it went on")
 """A module that does with Ctrl-C what torch does while it imports numpy."""
 
 
-def openzaya(folder: Path, *words: str, ignoring: bool = False) -> subprocess.CompletedProcess:
+def run(folder: Path, *words: str, ignoring: bool = False) -> subprocess.CompletedProcess:
     """Run the command with the modules of a folder before all others."""
-    env = {**os.environ, "PYTHONPATH": f"{folder}:{SRC}"}
     answer = signal.SIG_IGN if ignoring else signal.SIG_DFL
-    return subprocess.run(
-        [sys.executable, "-m", "openzaya", *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
+    return openzaya(
+        *words,
+        path=f"{folder}:{SRC}",
         timeout=120,
         preexec_fn=lambda: signal.signal(signal.SIGINT, answer),
     )
@@ -48,7 +43,7 @@ def openzaya(folder: Path, *words: str, ignoring: bool = False) -> subprocess.Co
 def test_while_a_module_is_imported_that_would_swallow_it(tmp_path, module, verb):
     """One that a verb imports, and one that the command itself begins with."""
     (tmp_path / f"{module}.py").write_text(SWALLOWS)
-    done = openzaya(tmp_path, verb)
+    done = run(tmp_path, verb)
     assert done.stderr == f"imported\n{STOPPED}"
     assert done.returncode == 130
 
@@ -56,7 +51,7 @@ def test_while_a_module_is_imported_that_would_swallow_it(tmp_path, module, verb
 def test_where_it_is_ignored_it_stays_ignored(tmp_path):
     """As a shell ignores it for what it starts in the background."""
     (tmp_path / "torch.py").write_text(SWALLOWS.replace("time.sleep(5)", "pass"))
-    done = openzaya(tmp_path, "doctor", ignoring=True)
+    done = run(tmp_path, "doctor", ignoring=True)
     assert "it went on" in done.stderr
 
 

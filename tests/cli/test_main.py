@@ -9,28 +9,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cli.command import SRC, openzaya
 
 from openzaya.cli import main as cli
 from openzaya.core.errors import CheckpointError, ConfigError, TrainingStopped, UpstreamError
 from openzaya.core.native.build import cache_folder
 
-SRC = Path(__file__).parents[2] / "src"
 CLI = SRC / "openzaya" / "cli"
 HELP_CPU_S = 0.3
 PATHS = "check the path, who may use it, and the space on its disk\n"
 HEAVY = {"torch", "numpy", "rich", "transformers", "aiohttp", "asyncio", "jinja2", "tokenizers"}
-
-
-def openzaya(*words: str, **kwargs) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(SRC)}
-    return subprocess.run(
-        [sys.executable, "-m", "openzaya", *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        **kwargs,
-    )
 
 
 def constants(path: Path) -> dict[str, object]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from openzaya.cli.batch_files import AnswersFile, Problem, is_right, made_with, read_problems
 from openzaya.cli.batch_progress import ProblemLine, batch_bar, problem_line
+from openzaya.cli.interrupts import EXIT_INTERRUPTED
 from openzaya.core.errors import OpenZayaError, RequestError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from openzaya.ttc.journal import Journal
     from openzaya.ttc.result import Result
 
-EXIT_INTERRUPTED = 130
 EXIT_SOME_FAILED = 1
 
 

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openzaya.cli.interrupts import EXIT_INTERRUPTED
 from openzaya.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ examples:
   openzaya runs list --journal postgresql://me@host/runs
 """
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
-EXIT_INTERRUPTED = 130
 DAY_S = 86_400.0
 MIB = 1 << 20
 

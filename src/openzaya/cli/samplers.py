@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ async def open_sampler(
         from openzaya.backends.http_server import server_at
         from openzaya.backends.openai_http import OpenAISampler
 
-        server = server_at(f"{model}#{upstream_model}" if upstream_model else model)
+        server = server_at(model)
+        if upstream_model:
+            server = replace(server, model=upstream_model)
         asks_all = config.answer_reserve_tokens is not None
         async with OpenAISampler(server, probes_all=asks_all) as remote:
             yield remote

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openzaya.cli.interrupts import EXIT_INTERRUPTED
 from openzaya.cli.samplers import open_sampler, preset_name, spec_of
 from openzaya.core.errors import ConfigError, RequestError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 NAME = "solve"
 SUMMARY = "Answer one hard question with Markovian RSA, on our model or on a server."
 JSON = True
-EXIT_INTERRUPTED = 130
 DEFAULT_JOBS = 2
 """Problems of a batch that are worked on at once."""
 
